@@ -1,0 +1,153 @@
+"""ModelCard, FileRecord, ShardReceipt and Manifest: what is written beside the data, and why to trust it.
+
+All are frozen values that turn into JSON and back. A reader trusts the manifest only; a resumed job
+trusts receipts only. The labels say that content is synthetic, in the words of the standards.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from genai_ray.errors import UserError
+
+SCHEMA_VERSION = 1
+
+#: IPTC DigitalSourceType of media made by a trained model (full URI, as the standard requires).
+DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+
+
+class _Json:
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))  # pyright: ignore
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        values = json.loads(text)
+        known = {f.name for f in fields(cls)}  # pyright: ignore
+        return cls(**{k: v for k, v in values.items() if k in known})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard(_Json):
+    """All that is needed to generate from a model file, and where the model came from.
+
+    codec: how the graph's output is to be read (modality, size, channels, classes).
+    latent: numbers in one noise vector, drawn from `noise` (always "standard_normal").
+    training: samples seen, fingerprint and source of the training run.
+    """
+
+    name: str
+    preset: str
+    family: str
+    latent: int
+    conditional: bool
+    codec: dict[str, Any]
+    training: dict[str, Any]
+    versions: dict[str, str]
+    noise: str = "standard_normal"
+    synthetic: str = DIGITAL_SOURCE_TYPE
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord(_Json):
+    """One object of a data set; `path` is relative to the data set."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: str, rows: int, data: bytes) -> "FileRecord":
+        return cls(path=path, rows=rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardReceipt(_Json):
+    """Written after the files of a shard, never before: the shard is done, and this is what it holds."""
+
+    index: int
+    start: int
+    stop: int
+    fingerprint: str
+    files: list[dict[str, Any]] = field(default_factory=list)
+
+    @staticmethod
+    def key(index: int) -> str:
+        return f"_receipts/{index:06d}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(_Json):
+    """Written once, last. Lists every file, so anything else in the folder is not part of the data set."""
+
+    fingerprint: str
+    fields: dict[str, Any]
+    model: str
+    card: dict[str, Any]
+    rows: int
+    bytes: int
+    files: list[dict[str, Any]]
+    shards: list[dict[str, int]]
+    columns: dict[str, str]
+    versions: dict[str, str]
+    synthetic: str = DIGITAL_SOURCE_TYPE
+    schema_version: int = SCHEMA_VERSION
+
+
+# --- the model file ------------------------------------------------------------------------------
+
+CARD_KEY = "genai_ray.card"
+DIGEST_KEY = "genai_ray.digest"
+_BLANK = "0" * 64
+
+
+def seal(model: bytes) -> tuple[bytes, str]:
+    """Write the digest of a model file into the place that was left blank for it.
+
+    The digest is the SHA-256 of the file with 64 zeros in that place, so the file can carry it.
+    """
+    assert model.count(_BLANK.encode()) == 1, "the exporter leaves exactly one blank digest"
+    digest = hashlib.sha256(model).hexdigest()
+    return model.replace(_BLANK.encode(), digest.encode()), digest
+
+
+def open_card(metadata: dict[str, str], model: bytes, *, where: str) -> tuple[ModelCard, str]:
+    """The card and digest of a model file, checked.
+
+    Args:
+        metadata: the metadata properties of the ONNX file.
+        model: the bytes of the file.
+        where: its path, for the error.
+
+    Raises:
+        UserError: if the file has no card, was altered, or is of a newer schema.
+    """
+    remedy = "Export it again with `genai-ray export`."
+    if CARD_KEY not in metadata or DIGEST_KEY not in metadata:
+        raise UserError("model", where, "must be an ONNX file with a genai_ray card", remedy)
+    digest = metadata[DIGEST_KEY]
+    if hashlib.sha256(model.replace(digest.encode(), _BLANK.encode())).hexdigest() != digest:
+        raise UserError("model", where, "was altered after its export (digest differs)", remedy)
+    version = json.loads(metadata[CARD_KEY]).get("schema_version")
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            "model", where, f"has card schema {version}, this version reads {SCHEMA_VERSION}",
+            "Upgrade genai-ray.",
+        )  # fmt: skip
+    return ModelCard.from_json(metadata[CARD_KEY]), digest
+
+
+# --- labels inside files -------------------------------------------------------------------------
+
+
+def xmp_packet() -> bytes:
+    """An XMP packet that marks an image as made by a trained model (IPTC Photo Metadata 2025.1)."""
+    return (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+        'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+        'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+        f'Iptc4xmpExt:DigitalSourceType="{DIGITAL_SOURCE_TYPE}"/></rdf:RDF></x:xmpmeta>'
+    ).encode()

@@ -1,0 +1,248 @@
+"""Store: the only place that knows local paths, S3, credentials, retries and atomic writes.
+
+A store is a folder or an `s3://bucket/prefix`; keys are relative, with `/`. A put is whole or raises;
+a reader never sees a part of an object. Credentials and the endpoint come from the environment or
+the standard AWS chain (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...) and are never part of a Store,
+so a Store can be pickled, printed and logged.
+"""
+
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from genai_ray.errors import UserError
+
+_MULTIPART_BYTES = 64 << 20
+
+
+class Store:
+    """Objects under one URI.
+
+    Raises:
+        UserError: from every method, when the store does not exist or refuses the keys.
+    """
+
+    def __init__(self, uri: str):
+        if "://" in uri and not uri.startswith(("s3://", "file://")):
+            raise UserError("store", uri, "must be a folder or start with s3://", "Change store.")
+        self.uri = uri.removeprefix("file://").rstrip("/") or "/"
+        self._backend: _Local | _S3 | None = None
+
+    def __reduce__(self) -> Any:
+        return Store, (self.uri,)
+
+    def __repr__(self) -> str:
+        return f"Store({self.uri!r})"
+
+    def at(self, path: str) -> "Store":
+        """The store one or more folders further down."""
+        return Store(f"{self.uri}/{path.strip('/')}")
+
+    def check(self) -> None:
+        """Fail now if the store is not there or may not be listed, before any work is done."""
+        self._open().check()
+
+    def read(self, key: str) -> bytes:
+        """The whole object.
+
+        Raises:
+            FileNotFoundError: if there is no such object.
+        """
+        return self._open().read(key)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write or replace an object, whole."""
+        self._open().put(key, data)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Write an object unless it exists; says whether it was written. Atomic between writers."""
+        return self._open().put_if_absent(key, data)
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Sorted keys that begin with a prefix."""
+        return sorted(self._open().list(prefix))
+
+    def exists(self, key: str) -> bool:
+        return self._open().exists(key)
+
+    def delete(self, key: str) -> None:
+        """Remove an object; none there is fine."""
+        self._open().delete(key)
+
+    def _open(self) -> "_Local | _S3":
+        if self._backend is None:
+            self._backend = _S3(self.uri) if self.uri.startswith("s3://") else _Local(self.uri)
+        return self._backend
+
+
+class _Local:
+    def __init__(self, uri: str):
+        self.root = Path(uri)
+
+    def check(self) -> None:
+        # A folder is made by the first put; what can be known now is whether its parent allows it.
+        there = self.root
+        while not there.exists():
+            there = there.parent
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(
+                "store", str(self.root), f"{there} must be a folder that can be written",
+                "Choose another folder with store=… or change its rights.",
+            )  # fmt: skip
+
+    def read(self, key: str) -> bytes:
+        return (self.root / key).read_bytes()
+
+    def put(self, key: str, data: bytes) -> None:
+        temporary = self._temporary(key, data)
+        os.replace(temporary, self.root / key)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        temporary = self._temporary(key, data)
+        try:
+            # link, unlike rename, refuses to replace.
+            os.link(temporary, self.root / key)
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(temporary)
+        return True
+
+    def list(self, prefix: str) -> Iterator[str]:
+        folder = self.root / prefix.rpartition("/")[0]
+        for path in folder.rglob("*"):
+            key = path.relative_to(self.root).as_posix()
+            if key.startswith(prefix) and not path.name.startswith(".tmp-") and path.is_file():
+                yield key
+
+    def exists(self, key: str) -> bool:
+        return (self.root / key).is_file()
+
+    def delete(self, key: str) -> None:
+        (self.root / key).unlink(missing_ok=True)
+
+    def _temporary(self, key: str, data: bytes) -> str:
+        """The data, safe on disk under a name that list() does not show."""
+        folder = (self.root / key).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".tmp-", dir=folder)
+        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+            raise UserError(
+                "store", str(self.root), f"must be a folder that can be written ({error})",
+                "Choose another folder with store=… or change its rights.",
+            ) from None  # fmt: skip
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+        except BaseException:
+            os.unlink(name)
+            raise
+        return name
+
+
+class _S3:
+    def __init__(self, uri: str):
+        import boto3
+        from botocore.config import Config
+
+        self.uri = uri
+        self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        self.prefix = f"{prefix}/" if prefix else ""
+        if not self.bucket:
+            raise UserError("store", uri, "must name a bucket", "Write s3://bucket/prefix.")
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": 8},
+            connect_timeout=10,
+            read_timeout=60,
+            max_pool_connections=32,
+        )
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        self.client: Any = boto3.session.Session().client(
+            "s3", config=config, region_name=region or "us-east-1"
+        )
+
+    def check(self) -> None:
+        self._call("list_objects_v2", Prefix=self.prefix, MaxKeys=1)
+
+    def read(self, key: str) -> bytes:
+        return self._call("get_object", Key=self.prefix + key, then=lambda r: r["Body"].read())
+
+    def put(self, key: str, data: bytes) -> None:
+        if len(data) > _MULTIPART_BYTES:
+            # A multipart upload becomes visible only when its last part is confirmed.
+            self._call(
+                "upload_fileobj", Fileobj=io.BytesIO(data), Key=self.prefix + key
+            )  # fmt: skip
+        else:
+            self._call("put_object", Key=self.prefix + key, Body=data)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        from botocore.exceptions import ClientError
+
+        try:
+            self._call("put_object", Key=self.prefix + key, Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("PreconditionFailed", "412"):
+                return False
+            raise
+        return True
+
+    def list(self, prefix: str) -> Iterator[str]:
+        token: dict[str, str] = {}
+        while True:
+            page = self._call("list_objects_v2", Prefix=self.prefix + prefix, **token)
+            for entry in page.get("Contents", ()):
+                yield entry["Key"][len(self.prefix) :]
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def exists(self, key: str) -> bool:
+        try:
+            self._call("head_object", Key=self.prefix + key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        self._call("delete_object", Key=self.prefix + key)
+
+    def _call(self, operation: str, then: Any = None, **arguments: Any) -> Any:
+        """Call S3, and turn what a user can mend into a UserError and a missing key into Python's."""
+        from botocore import exceptions
+
+        try:
+            answer = getattr(self.client, operation)(Bucket=self.bucket, **arguments)
+            return then(answer) if then else answer
+        except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError):
+            raise UserError(
+                "store", self.uri, "needs credentials and there are none",
+                "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use a folder: store=runs.",
+            ) from None  # fmt: skip
+        except exceptions.EndpointConnectionError as error:
+            raise UserError(
+                "store", self.uri, f"must be reachable ({error})",
+                "Check AWS_ENDPOINT_URL; `genai-ray local up` starts a server on this machine.",
+            ) from None  # fmt: skip
+        except exceptions.ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            if code in ("NoSuchKey", "404"):
+                raise FileNotFoundError(f"{self.uri}: no object {arguments.get('Key')}") from None
+            if code == "NoSuchBucket":
+                raise UserError(
+                    "store", self.uri, f"bucket {self.bucket!r} does not exist",
+                    "Create it or correct the name.",
+                ) from None  # fmt: skip
+            if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+                raise UserError(
+                    "store", self.uri, f"the server refuses the credentials ({code})",
+                    "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy.",
+                ) from None  # fmt: skip
+            raise
