@@ -1,0 +1,86 @@
+"""Save and load of everything that training needs to go on exactly.
+
+A checkpoint is one object: a `torch.save` of tensors and plain values, then its SHA-256. Its name
+depends on the samples seen, so a repeated save replaces. Loading unpickles tensors only.
+"""
+
+import hashlib
+import io
+import re
+import warnings
+from typing import Any
+
+import torch
+
+from genai_ray.errors import IncompleteError
+from genai_ray.storage import Store
+
+_NAME = re.compile(r"train/checkpoint-(\d{12})\.pt")
+_DIGEST_BYTES = 32
+
+
+class DamagedCheckpointWarning(UserWarning):
+    """A checkpoint could not be read; training goes on from an older one."""
+
+
+def key(samples: int) -> str:
+    return f"train/checkpoint-{samples:012d}.pt"
+
+
+def pack(state: dict[str, Any]) -> bytes:
+    """The bytes of a checkpoint; a snapshot, later changes of the tensors do not reach it."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    body = buffer.getvalue()
+    return body + hashlib.sha256(body).digest()
+
+
+def unpack(data: bytes) -> dict[str, Any]:
+    """The state in a checkpoint.
+
+    Raises:
+        ValueError: if the bytes are not those that were saved.
+    """
+    body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
+        raise ValueError(f"checksum differs ({len(data)} bytes)")
+    return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+
+
+def saved(store: Store) -> list[int]:
+    """Samples seen of every checkpoint of a run, oldest first."""
+    matches = (_NAME.fullmatch(k) for k in store.list("train/checkpoint-"))
+    return sorted(int(m[1]) for m in matches if m)
+
+
+def latest(store: Store) -> dict[str, Any] | None:
+    """The newest checkpoint that can be read; None if a run has none.
+
+    Warns:
+        DamagedCheckpointWarning: for each newer one that is damaged.
+
+    Raises:
+        IncompleteError: if there are checkpoints and none can be read.
+    """
+    candidates = saved(store)
+    for samples in reversed(candidates):
+        try:
+            return unpack(store.read(key(samples)))
+        except (ValueError, FileNotFoundError) as error:
+            warnings.warn(
+                f"{store.uri}/{key(samples)} is damaged ({error}); going back to the one before",
+                DamagedCheckpointWarning,
+                stacklevel=2,
+            )
+    if candidates:
+        raise IncompleteError(
+            f"{store.uri}/train: none of {len(candidates)} checkpoints can be read; "
+            "delete them to train from the start"
+        )
+    return None
+
+
+def prune(store: Store, keep: int) -> None:
+    """Delete all but the newest checkpoints of a run."""
+    for samples in saved(store)[:-keep]:
+        store.delete(key(samples))

@@ -1,0 +1,339 @@
+"""Images: from digits, torchvision, folders and Parquet to uint8 arrays of one shape.
+
+Shapes: N images, H = W = size pixels, C = 1 or 3 channels; arrays are NHWC, uint8, 0..255.
+"""
+
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from genai_ray import rng
+from genai_ray.config import DataSpec
+from genai_ray.errors import UserError
+from genai_ray.storage import Store
+
+#: Sizes that are taken as they are; an image of any other is brought to `data.size`.
+SIZES = (8, 16, 28, 32, 56, 64, 112, 128)
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+DEFAULT_HOLDOUT = 0.2
+_GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")
+
+
+@dataclass(frozen=True)
+class ImageCodec:
+    """The one shape that images of a run have, and the names of their classes (None: no classes)."""
+
+    size: int
+    channels: int
+    classes: tuple[str, ...] | None
+
+    def encode(self, image: Image.Image) -> NDArray[np.uint8]:
+        """A Pillow image of any size and mode as (H, W, C): centre crop, antialiased bicubic."""
+        image = ImageOps.exif_transpose(image)
+        if image.mode in ("I", "I;16", "F"):
+            depth = np.asarray(image, np.float64)
+            image = Image.fromarray(np.clip(depth / 257, 0, 255).astype(np.uint8))
+        image = image.convert("L" if self.channels == 1 else "RGB")
+        if image.size != (self.size, self.size):
+            image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC)
+        return np.asarray(image, np.uint8).reshape(self.size, self.size, self.channels)
+
+    def decode(self, array: NDArray[np.uint8]) -> Image.Image:
+        return Image.fromarray(array[..., 0] if self.channels == 1 else array)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"modality": "image", **asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "ImageCodec":
+        classes = values["classes"]
+        return cls(values["size"], values["channels"], tuple(classes) if classes else None)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Real images, split once and for all into what trains and what judges.
+
+    The split depends on the data alone, so runs with different seeds are judged alike.
+    """
+
+    codec: ImageCodec
+    train_images: NDArray[np.uint8]
+    train_labels: NDArray[np.int64] | None
+    holdout_images: NDArray[np.uint8]
+    holdout_labels: NDArray[np.int64] | None
+    skipped: tuple[str, ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the training images and labels."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.train_images))
+        if self.train_labels is not None:
+            digest.update(np.ascontiguousarray(self.train_labels))
+        return digest.hexdigest()
+
+
+def load_images(spec: DataSpec, *, conditional: bool = False) -> ImageData:
+    """Read the source that the spec names.
+
+    Args:
+        spec: the `data` section.
+        conditional: whether the model will ask for classes.
+
+    Raises:
+        UserError: for a source that is missing, empty, corrupt, or without the classes asked for.
+    """
+    data = _SOURCES[spec.source](spec)
+    if conditional and data.codec.classes is None:
+        raise UserError(
+            "model.conditional", True, f"needs labels, but {spec.root or spec.source} has none",
+            "Put each class in a sub-folder (or a label column), or set model.conditional=false.",
+        )  # fmt: skip
+    return data
+
+
+# --- sources -------------------------------------------------------------------------------------
+
+
+def _digits(spec: DataSpec) -> ImageData:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    # The bundled digits count 0..16 in each pixel.
+    grey = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    names = tuple(str(i) for i in range(10))
+    return _split(spec, _reshape(spec, grey), labels.astype(np.int64), names)
+
+
+def _torchvision(dataset: str, archives: str) -> Callable[[DataSpec], ImageData]:
+    def load(spec: DataSpec) -> ImageData:
+        parts = [_torchvision_part(spec, dataset, archives, train) for train in (True, False)]
+        (images, labels), (test_images, test_labels) = (
+            (_reshape(spec, np.asarray(p.data)), np.asarray(p.targets, np.int64)) for p in parts
+        )
+        # MNIST's are "0 - zero", ...; the number alone is what people type.
+        classes = tuple(name.split(" - ")[0] for name in parts[0].classes)
+        if spec.holdout is not None:
+            return _split(spec, images, labels, classes)
+        codec = ImageCodec(images.shape[1], images.shape[3], classes)
+        return ImageData(codec, images, labels, test_images, test_labels)
+
+    return load
+
+
+def _torchvision_part(spec: DataSpec, dataset: str, archives: str, train: bool) -> Any:
+    """A torchvision data set from `data.root` (unpacked or as archives), else downloaded."""
+    from torchvision import datasets
+
+    make = getattr(datasets, dataset)
+    cache = Path.home() / ".cache" / "genai_ray"
+    root = Path(spec.root).expanduser() if spec.root else cache
+    try:
+        return make(root, train=train, download=False)
+    except RuntimeError:
+        packed = sorted(root.glob(archives))
+    try:
+        if packed:
+            with tempfile.TemporaryDirectory() as staged:
+                for archive in packed:
+                    copy = Path(staged) / archive.relative_to(root)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(archive, copy)
+                # With the archives in place this checks their MD5 and unpacks; nothing is fetched.
+                return make(staged, train=train, download=True)
+        if spec.download:
+            return make(root, train=train, download=True)
+        reason = "it is not there and data.download is false"
+    except (RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+    raise UserError(
+        "data.root", spec.root, f"must hold {dataset} ({archives}): {reason}",
+        "Put the publisher's archives there, or allow the download.",
+    )  # fmt: skip
+
+
+def _folder(spec: DataSpec) -> ImageData:
+    assert spec.root is not None
+    store = Store(spec.root)
+    keys = [k for k in _existing(spec, store) if k.lower().endswith(SUFFIXES)]
+    if not keys:
+        raise UserError(
+            "data.root", spec.root, f"must hold images ({', '.join(SUFFIXES)}), and holds none",
+            "Check the path; classes are sub-folders.",
+        )  # fmt: skip
+    nested = [k for k in keys if "/" in k]
+    if nested and len(nested) < len(keys):
+        loose = next(k for k in keys if "/" not in k)
+        raise UserError(
+            "data.root", spec.root, f"has images both beside ({loose}) and in ({nested[0]}) "
+            "sub-folders", "Put every image in the sub-folder of its class, or none.",
+        )  # fmt: skip
+    classes = tuple(sorted({k.split("/")[0] for k in keys})) if nested else None
+    with ThreadPoolExecutor(16) as pool:
+        contents = pool.map(store.read, keys)
+        images, kept, skipped = _decode(spec, zip(keys, contents, strict=True))
+    labels = None
+    if classes:
+        index = {name: i for i, name in enumerate(classes)}
+        labels = np.array([index[keys[i].split("/")[0]] for i in kept], np.int64)
+    return _split(spec, _encode(spec, images), labels, classes, skipped)
+
+
+def _parquet(spec: DataSpec) -> ImageData:
+    assert spec.root is not None
+    root, _, name = spec.root.rpartition("/") if spec.root.endswith(".parquet") else (
+        spec.root, "", "")  # fmt: skip
+    store = Store(root or ".")
+    keys = [name] if name else [k for k in _existing(spec, store) if k.endswith(".parquet")]
+    if not keys:
+        raise UserError("data.root", spec.root, "must hold .parquet files, and holds none",
+                        "Check the path.")  # fmt: skip
+    try:
+        tables = [pq.read_table(io.BytesIO(store.read(k))) for k in keys]
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        raise UserError("data.root", spec.root, f"must be readable Parquet ({error})",
+                        "Check the file.") from None  # fmt: skip
+    columns = tables[0].schema.names
+    if spec.image_column not in columns:
+        raise UserError(
+            "data.image_column", spec.image_column, f"is not a column of {keys[0]}",
+            f"Columns: {', '.join(columns)}.",
+        )  # fmt: skip
+    cells = [c for t in tables for c in t.column(spec.image_column).to_pylist()]
+    named = ((f"row {i}", c["bytes"] if isinstance(c, dict) else c) for i, c in enumerate(cells))
+    field = tables[0].schema.field(spec.image_column)
+    if pa.types.is_fixed_size_binary(field.type):
+        shape = json.loads((field.metadata or {})[b"shape"])
+        images = [Image.fromarray(np.frombuffer(c, np.uint8).reshape(shape).squeeze())
+                  for _, c in named]  # fmt: skip
+        kept, skipped = list(range(len(images))), ()
+    else:
+        images, kept, skipped = _decode(spec, named)
+    labels, classes = None, None
+    if spec.label_column in columns:
+        values = [v for t in tables for v in t.column(spec.label_column).to_pylist()]
+        labels, classes = _label_column(spec, tables[0].schema, [values[i] for i in kept])
+    return _split(spec, _encode(spec, images), labels, classes, skipped)
+
+
+_SOURCES: dict[str, Callable[[DataSpec], ImageData]] = {
+    "digits": _digits,
+    "mnist": _torchvision("MNIST", "MNIST/raw/*.gz"),
+    "fashion_mnist": _torchvision("FashionMNIST", "FashionMNIST/raw/*.gz"),
+    "cifar10": _torchvision("CIFAR10", "cifar-10-python.tar.gz"),
+    "folder": _folder,
+    "parquet": _parquet,
+}
+
+
+# --- steps that sources share --------------------------------------------------------------------
+
+
+def _existing(spec: DataSpec, store: Store) -> list[str]:
+    if not store.uri.startswith("s3://") and not Path(store.uri).is_dir():
+        raise UserError("data.root", spec.root, "must be a folder that exists", "Check the path.")
+    return store.list()
+
+
+def _decode(
+    spec: DataSpec, named: Iterable[tuple[str, bytes | None]]
+) -> tuple[list[Image.Image], list[int], tuple[str, ...]]:
+    """The images that decode, their positions, and the names of those that do not."""
+    images, kept, skipped = [], [], []
+    for position, (name, content) in enumerate(named):
+        try:
+            image = Image.open(io.BytesIO(content or b""))
+            image.load()
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            if spec.on_corrupt == "fail":
+                raise UserError(
+                    "data.root", f"{spec.root}: {name}", f"must be an image that decodes ({error})",
+                    "Remove it, or set data.on_corrupt=skip to leave such files out.",
+                ) from None  # fmt: skip
+            skipped.append(name)
+        else:
+            images.append(image)
+            kept.append(position)
+    if not images:
+        raise UserError("data.root", spec.root, "holds no image that decodes", "Check the files.")
+    return images, kept, tuple(skipped)
+
+
+def _encode(spec: DataSpec, images: Sequence[Image.Image]) -> NDArray[np.uint8]:
+    size = spec.size
+    if size is None:
+        found = {image.size for image in images}
+        width, height = next(iter(found))
+        if len(found) > 1 or width != height or width not in SIZES:
+            shown = ", ".join(f"{w}x{h}" for w, h in sorted(found)[:4])
+            raise UserError(
+                "data.size", None, f"is needed, since the images measure {shown}"
+                f"{', …' if len(found) > 4 else ''}", f"Choose one of {SIZES}.",
+            )  # fmt: skip
+        size = width
+    grey = all(image.mode in _GREY_MODES for image in images)
+    codec = ImageCodec(size, spec.channels or (1 if grey else 3), None)
+    return np.stack([codec.encode(image) for image in images])
+
+
+def _reshape(spec: DataSpec, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Arrays of one size, (N, H, W) or NHWC, brought to the size and channels of the spec."""
+    images = images.reshape(*images.shape[:3], -1)
+    size, channels = spec.size or images.shape[1], spec.channels or images.shape[3]
+    if (size, channels) == (images.shape[1], images.shape[3]):
+        return np.ascontiguousarray(images)
+    codec = ImageCodec(size, channels, None)
+    return np.stack([codec.encode(Image.fromarray(i.squeeze())) for i in images])
+
+
+def _label_column(
+    spec: DataSpec, schema: pa.Schema, values: list[Any]
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    if any(v is None for v in values):
+        raise UserError("data.label_column", spec.label_column, "has empty cells",
+                        "Fill them, or name another column.")  # fmt: skip
+    hugging_face = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    feature = hugging_face.get("info", {}).get("features", {}).get(spec.label_column, {})
+    if "names" in feature:
+        return np.array(values, np.int64), tuple(feature["names"])
+    distinct = sorted(set(values))
+    index = {value: i for i, value in enumerate(distinct)}
+    return np.array([index[v] for v in values], np.int64), tuple(str(v) for v in distinct)
+
+
+def _split(
+    spec: DataSpec,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64] | None,
+    classes: tuple[str, ...] | None,
+    skipped: tuple[str, ...] = (),
+) -> ImageData:
+    n = len(images)
+    held = round(n * (spec.holdout or DEFAULT_HOLDOUT))
+    if not 1 <= held < n:
+        raise UserError("data.holdout", spec.holdout, f"leaves {n - held} of {n} images to train "
+                        f"and {held} to judge", "Add images or change the share.")  # fmt: skip
+    order = np.argsort(rng.permute(0, rng.Stream.HOLDOUT, np.arange(n), n))
+    holdout, train = np.sort(order[:held]), np.sort(order[held:])
+    return ImageData(
+        ImageCodec(images.shape[1], images.shape[3], classes),
+        images[train],
+        None if labels is None else labels[train],
+        images[holdout],
+        None if labels is None else labels[holdout],
+        skipped,
+    )

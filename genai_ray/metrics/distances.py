@@ -1,0 +1,27 @@
+"""Pairwise Euclidean distances in blocks, the one primitive behind every neighbour score."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+# Rounding of |a|^2 + |b|^2 - 2ab relative to |a|^2 + |b|^2, with room for some thousand dimensions.
+_ROUNDING = 1e-13
+
+
+def blocks(n: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` rows that cover 0..n in order."""
+    if size < 1:
+        raise ValueError(f"chunk is {size}; it must be at least 1 row")
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Squared Euclidean distances, (n, d) and (m, d) float64 -> (n, m) float64, never negative.
+
+    Distances too small to tell from rounding are returned as exactly 0, so that equal rows meet at
+    zero. Centre the data first where its mean is far from the origin.
+    """
+    scale = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)
+    squared = scale - 2 * (a @ b.T)
+    squared[squared <= _ROUNDING * scale] = 0
+    return squared

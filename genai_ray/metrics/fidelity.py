@@ -1,0 +1,228 @@
+"""Distances between the distributions of real and generated features.
+
+Shapes: features are (n, d) arrays of finite numbers, one row per sample. All sums run in float64.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from .distances import blocks, squared_distances
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sufficient statistics of a feature set; shards add up with `+`, in any order.
+
+    `n` samples, their `sum` (d,) and the sum of their outer products `outer` (d, d), float64. The
+    covariance is a difference of two large numbers when the mean is large against the spread, so
+    standardise features before taking moments.
+    """
+
+    n: int
+    sum: np.ndarray
+    outer: np.ndarray
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> Self:
+        """Moments of (n, d) features; n may be 0, so that empty shards need no special case."""
+        x = _features("features", features, minimum=0)
+        return cls(len(x), x.sum(axis=0), x.T @ x)
+
+    def merge(self, other: Self) -> Self:
+        if self.sum.shape != other.sum.shape:
+            raise ValueError(
+                f"cannot merge moments of {len(self.sum)} and {len(other.sum)} features per sample"
+            )
+        return type(self)(self.n + other.n, self.sum + other.sum, self.outer + other.outer)
+
+    __add__ = merge
+
+    def mean(self) -> np.ndarray:
+        return self.sum / self.n
+
+    def covariance(self) -> np.ndarray:
+        """Unbiased covariance (d, d)."""
+        return (self.outer - np.outer(self.sum, self.mean())) / (self.n - 1)
+
+
+def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
+    """Fréchet distance between Gaussians fitted to two feature sets (Heusel et al. 2017, FID).
+
+    In squared feature units, 0 or above, lower is better. Biased upwards at finite n, by an amount
+    that depends on the model (Chong & Forsyth 2020): compare only equal n, and prefer
+    `kernel_distance` below some 10,000 samples.
+
+    Raises ValueError on fewer than 2 samples, unequal feature counts or non-finite values.
+    """
+    real, fake = _pair(real, fake)
+    # The distance does not depend on the origin; the moments' rounding error does.
+    centre = real.mean(axis=0)
+    return frechet_from_moments(Moments.of(real - centre), Moments.of(fake - centre))
+
+
+def frechet_from_moments(real: Moments, fake: Moments) -> float:
+    """`frechet_distance` from merged `Moments`: memory O(d^2), however many samples there were."""
+    if real.sum.shape != fake.sum.shape:
+        raise ValueError(
+            f"real has {len(real.sum)} features per sample and fake has {len(fake.sum)}; "
+            "both must come from the same extractor"
+        )
+    for name, moments in (("real", real), ("fake", fake)):
+        if moments.n < 2:
+            raise ValueError(f"{name} has {moments.n} samples; a covariance needs at least 2")
+    shift = real.mean() - fake.mean()
+    covariance_real, covariance_fake = real.covariance(), fake.covariance()
+    # tr sqrt(AA' BB') is the sum of the singular values of A'B. Unlike a matrix square root of the
+    # product this stays real and exact to rounding when a covariance is singular.
+    cross = np.linalg.norm(_factor(covariance_real).T @ _factor(covariance_fake), ord="nuc")
+    distance = shift @ shift + np.trace(covariance_real) + np.trace(covariance_fake) - 2 * cross
+    return max(0.0, float(distance))
+
+
+def kernel_distance(
+    real: np.ndarray,
+    fake: np.ndarray,
+    *,
+    seed: int = 0,
+    whole_set_max: int = 10_000,
+    subsets: int = 100,
+    subset_size: int = 1_000,
+    chunk: int = 1_024,
+) -> float:
+    """Unbiased squared maximum mean discrepancy with a cubic kernel (Binkowski et al. 2018, KID).
+
+    Kernel (x.y / d + 1)^3. Around 0 for equal distributions, where it may be slightly negative;
+    lower is better. Being unbiased it can be compared across sample counts. Sets of up to
+    `whole_set_max` samples are used whole and `seed` has no effect; larger ones are averaged over
+    `subsets` random subsets of `subset_size` samples drawn without replacement.
+
+    Raises ValueError on fewer than 2 samples, unequal feature counts or non-finite values.
+    """
+    real, fake = _pair(real, fake)
+    if max(len(real), len(fake)) <= whole_set_max:
+        return _mmd(real, fake, chunk)
+    size = min(subset_size, len(real), len(fake))
+    if size < 2 or subsets < 1:
+        raise ValueError(
+            f"subsets={subsets} of subset_size={subset_size}; need at least 1 subset of 2 samples"
+        )
+    rng = np.random.Generator(np.random.Philox(seed))
+    estimates = [
+        _mmd(
+            real[rng.choice(len(real), size, replace=False)],
+            fake[rng.choice(len(fake), size, replace=False)],
+            chunk,
+        )
+        for _ in range(subsets)
+    ]
+    return float(np.mean(estimates))
+
+
+def prdc(
+    real: np.ndarray, fake: np.ndarray, *, k: int = 5, chunk: int = 512
+) -> dict[str, float]:
+    """Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
+
+    Each sample owns the open ball that reaches to its k-th nearest neighbour in its own set.
+
+    - precision: share of fake inside a real ball. Are the samples realistic?
+    - recall: share of real inside a fake ball. Could the model produce every real sample?
+    - density: real balls around a fake sample over k. Precision that outliers cannot inflate;
+      1 is expected for equal distributions, more is possible.
+    - coverage: share of real balls that hold a fake sample. Recall that outliers cannot inflate.
+
+    Use equally many real and fake samples, since the balls shrink as n grows. A sample repeated
+    more than k times has a ball of radius 0, which holds exactly its copies. Memory is
+    O(chunk * n).
+
+    Raises ValueError unless 1 <= k < n in both sets, on unequal feature counts or non-finite values.
+    """
+    real, fake = _pair(real, fake)
+    for name, rows in (("real", real), ("fake", fake)):
+        if not 1 <= k < len(rows):
+            raise ValueError(
+                f"k={k} with {len(rows)} {name} samples; k must be at least 1 and below the "
+                "number of samples"
+            )
+    centre = real.mean(axis=0)
+    real, fake = real - centre, fake - centre
+    real_radii, fake_radii = _squared_radii(real, k, chunk), _squared_radii(fake, k, chunk)
+
+    balls_around_fake = np.zeros(len(fake), dtype=np.int64)
+    recalled = np.zeros(len(real), dtype=bool)
+    covered = np.zeros(len(real), dtype=bool)
+    for rows in blocks(len(real), chunk):
+        squared = squared_distances(real[rows], fake)
+        in_real_ball = _inside(squared, real_radii[rows, None])
+        balls_around_fake += in_real_ball.sum(axis=0)
+        covered[rows] = in_real_ball.any(axis=1)
+        recalled[rows] = _inside(squared, fake_radii).any(axis=1)
+    return {
+        "precision": float(np.mean(balls_around_fake > 0)),
+        "recall": float(recalled.mean()),
+        "density": float(balls_around_fake.mean() / k),
+        "coverage": float(covered.mean()),
+    }
+
+
+def _features(name: str, features: np.ndarray, *, minimum: int) -> np.ndarray:
+    x = np.asarray(features, dtype=np.float64)
+    if x.ndim != 2 or x.shape[1] == 0:
+        raise ValueError(f"{name} has shape {x.shape}; it must be (samples, features)")
+    if len(x) < minimum:
+        raise ValueError(f"{name} has {len(x)} samples; at least {minimum} are needed")
+    if not np.isfinite(x).all():
+        bad = int((~np.isfinite(x)).any(axis=1).sum())
+        raise ValueError(f"{name} has NaN or infinity in {bad} of {len(x)} rows; remove them first")
+    return x
+
+
+def _pair(real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    real, fake = _features("real", real, minimum=2), _features("fake", fake, minimum=2)
+    if real.shape[1] != fake.shape[1]:
+        raise ValueError(
+            f"real has {real.shape[1]} features per sample and fake has {fake.shape[1]}; "
+            "both must come from the same extractor"
+        )
+    return real, fake
+
+
+def _factor(covariance: np.ndarray) -> np.ndarray:
+    """A matrix A with A A' = covariance; a Cholesky factor would not exist for singular ones."""
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors * np.sqrt(np.maximum(values, 0))
+
+
+def _mmd(real: np.ndarray, fake: np.ndarray, chunk: int) -> float:
+    n, m = len(real), len(fake)
+    within_real = _kernel_sum(real, real, chunk) - _kernel(np.sum(real * real, axis=1), real).sum()
+    within_fake = _kernel_sum(fake, fake, chunk) - _kernel(np.sum(fake * fake, axis=1), fake).sum()
+    across = _kernel_sum(real, fake, chunk)
+    return float(within_real / (n * (n - 1)) + within_fake / (m * (m - 1)) - 2 * across / (n * m))
+
+
+def _kernel_sum(a: np.ndarray, b: np.ndarray, chunk: int) -> float:
+    return sum(float(_kernel(a[rows] @ b.T, a).sum()) for rows in blocks(len(a), chunk))
+
+
+def _kernel(products: np.ndarray, features: np.ndarray) -> np.ndarray:
+    base = products / features.shape[1] + 1
+    return base * base * base  # base**3 goes through pow() and takes 20 times as long
+
+
+def _squared_radii(x: np.ndarray, k: int, chunk: int) -> np.ndarray:
+    """Squared distance of every row to its k-th nearest other row, (n,)."""
+    radii = np.empty(len(x))
+    for rows in blocks(len(x), chunk):
+        squared = squared_distances(x[rows], x)
+        own = np.arange(rows.start, rows.stop)
+        squared[own - rows.start, own] = np.inf
+        radii[rows] = np.partition(squared, k - 1, axis=1)[:, k - 1]
+    return radii
+
+
+def _inside(squared: np.ndarray, squared_radii: np.ndarray) -> np.ndarray:
+    # The margin keeps the k-th neighbour itself outside the open ball whatever the last bit says.
+    return (squared < squared_radii * (1 - 1e-9)) | (squared == 0)

@@ -1,0 +1,19 @@
+"""Networks, losses and families. A family says what is trained and how; the loop does the rest."""
+
+from collections.abc import Callable
+
+from genai_ray.data.image import ImageCodec
+from genai_ray.models.families import Family, Phase
+from genai_ray.models.gan import Gan
+from genai_ray.models.vae import Vae
+from genai_ray.presets import Variant
+
+FAMILIES: dict[str, Callable[[Variant, ImageCodec, int], Family]] = {"gan": Gan, "vae": Vae}
+
+
+def build(variant: Variant, codec: ImageCodec, classes: int) -> Family:
+    """The untrained family of a variant for data of a shape; `classes` 0 means unconditional."""
+    return FAMILIES[variant.family](variant, codec, classes)
+
+
+__all__ = ["FAMILIES", "Family", "Phase", "build"]

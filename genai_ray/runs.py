@@ -1,0 +1,66 @@
+"""A run in its store: whose it is, and whether what is there belongs to the spec at hand."""
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import yaml
+
+from genai_ray import config
+from genai_ray.config import Spec
+from genai_ray.errors import UserError
+from genai_ray.storage import Store
+
+_PACKAGES = ("genai-ray", "ray", "torch", "onnxruntime-gpu", "onnxruntime", "pyarrow", "numpy")
+
+
+def claim(store: Store, spec: Spec) -> None:
+    """Write spec.yaml, unless the run was trained by a spec that differs where it matters.
+
+    Raises:
+        UserError: listing each field that differs.
+    """
+    fields = config.fingerprint_fields(spec, "train")
+    saved = saved_spec(store)
+    if saved is not None and store.list("train/"):
+        refuse_difference(config.fingerprint_fields(saved, "train"), fields, store.uri)
+    document = {
+        "spec": config.dump(spec),
+        "fingerprint": config.fingerprint(fields),
+        "versions": versions(),
+    }
+    store.put("spec.yaml", yaml.safe_dump(document, sort_keys=False).encode())
+
+
+def saved_spec(store: Store) -> Spec | None:
+    """The spec that a run was made with; None if there is none."""
+    try:
+        return config.parse(yaml.safe_load(store.read("spec.yaml"))["spec"])
+    except FileNotFoundError:
+        return None
+
+
+def refuse_difference(there: Mapping[str, Any], wanted: Mapping[str, Any], uri: str) -> None:
+    """Raise a UserError that lists the fields in which finished work differs from what is wanted."""
+    names = [n for n in sorted({*there, *wanted}) if there.get(n) != wanted.get(n)]
+    if names:
+        shown = "; ".join(
+            f"{n} is {json.dumps(there.get(n))} there and {json.dumps(wanted.get(n))} here"
+            for n in names
+        )
+        raise UserError(
+            "fingerprint", uri, f"was made with other values: {shown}",
+            "Use the same values to go on, or another name=… or store=… for a new run.",
+        )  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of the installed packages that can change a result."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
