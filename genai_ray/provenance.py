@@ -101,7 +101,8 @@ class Manifest(_Json):
 
 CARD_KEY = "genai_ray.card"
 DIGEST_KEY = "genai_ray.digest"
-_BLANK = "0" * 64
+#: What the exporter writes where the digest will stand.
+BLANK = "0" * 64
 
 
 def seal(model: bytes) -> tuple[bytes, str]:
@@ -109,9 +110,9 @@ def seal(model: bytes) -> tuple[bytes, str]:
 
     The digest is the SHA-256 of the file with 64 zeros in that place, so the file can carry it.
     """
-    assert model.count(_BLANK.encode()) == 1, "the exporter leaves exactly one blank digest"
+    assert model.count(BLANK.encode()) == 1, "the exporter leaves exactly one blank digest"
     digest = hashlib.sha256(model).hexdigest()
-    return model.replace(_BLANK.encode(), digest.encode()), digest
+    return model.replace(BLANK.encode(), digest.encode()), digest
 
 
 def open_card(metadata: dict[str, str], model: bytes, *, where: str) -> tuple[ModelCard, str]:
@@ -129,7 +130,7 @@ def open_card(metadata: dict[str, str], model: bytes, *, where: str) -> tuple[Mo
     if CARD_KEY not in metadata or DIGEST_KEY not in metadata:
         raise UserError("model", where, "must be an ONNX file with a genai_ray card", remedy)
     digest = metadata[DIGEST_KEY]
-    if hashlib.sha256(model.replace(digest.encode(), _BLANK.encode())).hexdigest() != digest:
+    if hashlib.sha256(model.replace(digest.encode(), BLANK.encode())).hexdigest() != digest:
         raise UserError("model", where, "was altered after its export (digest differs)", remedy)
     version = json.loads(metadata[CARD_KEY]).get("schema_version")
     if version > SCHEMA_VERSION:

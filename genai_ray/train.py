@@ -176,7 +176,8 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
 class _State:
     """The networks, their averages and optimisers, and how to save and load them whole."""
 
-    def __init__(self, spec: Spec, codec: ImageCodec, device: torch.device):
+    def __init__(self, spec: Spec, codec: ImageCodec, source: str, device: torch.device):
+        self.codec, self.source = codec, source
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.fold(spec.seed, rng.Stream.INIT))
             self.family: Family = new_family(spec, codec)
@@ -194,6 +195,8 @@ class _State:
     def state_dict(self, samples: int) -> dict[str, Any]:
         return {
             "samples": samples,
+            "codec": self.codec.to_json(),
+            "source": self.source,
             "nets": self.family.nets.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
@@ -221,9 +224,12 @@ def _fit(
     device = torch.device(spec.train.device)
     torch.set_num_threads(max(1, int(spec.train.cpus_per_worker)))
     store = Store(spec.run_uri)
-    state = _State(spec, codec, device)
+    state = _State(spec, codec, shared["source"], device)
     samples = 0
     if (found := checkpoint.latest(store)) is not None:
+        if found["source"] != shared["source"]:
+            raise UserError("data", spec.data.source, "holds other images than the run was begun with",
+                            "Restore them, or give the run another name.")  # fmt: skip
         state.load_state_dict(found)
         samples = found["samples"]
     if not spec.model.conditional:

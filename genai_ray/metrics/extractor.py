@@ -43,7 +43,9 @@ class Extractor:
         if self.classes is None:
             raise ValueError(f"{self.name} was trained without labels and cannot classify")
         with torch.inference_mode():
-            logits = self.network.get_submodule("head")(torch.from_numpy(self._codes(images, batch)))
+            logits = self.network.get_submodule("head")(
+                torch.from_numpy(self._codes(images, batch))
+            )
         return logits.argmax(dim=1).numpy()
 
     def accuracy(self, images: np.ndarray, labels: np.ndarray) -> float:
@@ -89,9 +91,7 @@ class Extractor:
         network = _build(saved["size"], saved["channels"], classes)
         network.load_state_dict(tensors)
         network.eval().requires_grad_(False)
-        return cls(
-            saved["size"], saved["channels"], classes, network, mean.numpy(), std.numpy()
-        )
+        return cls(saved["size"], saved["channels"], classes, network, mean.numpy(), std.numpy())
 
     def _tensors(self) -> dict[str, Tensor]:
         statistics = {"features.mean": self.mean, "features.std": self.std}
@@ -126,7 +126,8 @@ def train_extractor(
 
     images: (n, size, size, channels) uint8, n >= 2, size 8..128, channels 1 or 3. Use the
     training split only, or the real-versus-real comparison flatters itself.
-    labels: (n,) integers in 0..classes-1, or None; `classes` defaults to the largest label + 1.
+    labels: (n,) integers in 0..classes-1, classes >= 2, or None; `classes` defaults to the largest
+    label + 1.
     steps: optimiser steps of `batch` images. The default takes about 20 s for 28x28 grey images on
     2 CPU cores, and grows with the number of pixels.
 
@@ -136,19 +137,19 @@ def train_extractor(
     Raises ValueError where the arrays are not as described.
     """
     _check_images(images)
-    if labels is not None:
-        labels, classes = _check_labels(labels, len(images), classes)
-    elif classes is not None:
-        raise ValueError(f"classes={classes} without labels; give both or neither")
     if len(images) < 2 or steps < 1 or batch < 2:
         raise ValueError(
             f"{len(images)} images, steps={steps}, batch={batch}; need at least 2, 1 and 2"
         )
+    if labels is not None:
+        labels, classes = _check_labels(labels, len(images), classes)
+    elif classes is not None:
+        raise ValueError(f"classes={classes} without labels; give both or neither")
     size, channels = images.shape[1], images.shape[3]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = _build(size, channels, classes)
-        decoder = nn.Identity() if classes else _decoder(size, channels)
+        decoder = nn.Identity() if labels is not None else _decoder(size, channels)
         _optimise(network, decoder, images, labels, seed=seed, steps=steps, batch=batch)
     network.eval().requires_grad_(False)
 
@@ -203,7 +204,7 @@ def _batches(
 def _build(size: int, channels: int, classes: int | None) -> nn.Sequential:
     network = nn.Sequential()
     network.add_module("encoder", _encoder(size, channels))
-    if classes:
+    if classes is not None:
         network.add_module("head", nn.Sequential(nn.ReLU(), nn.Linear(DIMENSIONS, classes)))
     return network
 
@@ -225,10 +226,12 @@ def _decoder(size: int, channels: int) -> nn.Sequential:
     """Codes (n, 64) -> images (n, channels, size, size), the encoder backwards."""
     layers: list[nn.Module] = [nn.Linear(DIMENSIONS, 64 * 4 * 4), nn.Unflatten(1, (64, 4, 4))]
     width_in = 64
-    for target in [*reversed(_halvings(size)), size]:
-        layers += [nn.Upsample(size=(target, target)), *_conv(width_in, 32, stride=1)]
+    for side in reversed(_halvings(size)):
+        layers += [nn.Upsample(size=(side, side)), *_conv(width_in, 32, stride=1)]
         width_in = 32
-    return nn.Sequential(*layers, nn.Conv2d(32, channels, 3, padding=1))
+    return nn.Sequential(
+        *layers, nn.Upsample(size=(size, size)), nn.Conv2d(32, channels, 3, padding=1)
+    )
 
 
 def _halvings(size: int) -> list[int]:
@@ -249,7 +252,8 @@ def _conv(width_in: int, width: int, *, stride: int) -> list[nn.Module]:
 
 
 def _pixels(images_NHWC: np.ndarray) -> Tensor:
-    return torch.from_numpy(images_NHWC).permute(0, 3, 1, 2).float() / 127.5 - 1
+    # Copies, as torch warns about sharing read-only memory such as np.frombuffer's or Ray's.
+    return torch.tensor(images_NHWC).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _check_images(images: np.ndarray) -> None:
@@ -262,9 +266,7 @@ def _check_images(images: np.ndarray) -> None:
         )
 
 
-def _check_labels(
-    labels: np.ndarray, n: int, classes: int | None
-) -> tuple[np.ndarray, int]:
+def _check_labels(labels: np.ndarray, n: int, classes: int | None) -> tuple[np.ndarray, int]:
     labels = np.asarray(labels)
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
@@ -272,6 +274,8 @@ def _check_labels(
         )
     labels = labels.astype(np.int64)
     classes = int(labels.max()) + 1 if classes is None else classes
+    if classes < 2:
+        raise ValueError(f"classes={classes}; one class teaches nothing, so give labels=None")
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(
             f"labels run from {labels.min()} to {labels.max()}; with classes={classes} they must "

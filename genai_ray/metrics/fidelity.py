@@ -120,9 +120,7 @@ def kernel_distance(
     return float(np.mean(estimates))
 
 
-def prdc(
-    real: np.ndarray, fake: np.ndarray, *, k: int = 5, chunk: int = 512
-) -> dict[str, float]:
+def prdc(real: np.ndarray, fake: np.ndarray, *, k: int = 5, chunk: int = 512) -> dict[str, float]:
     """Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
     Each sample owns the open ball that reaches to its k-th nearest neighbour in its own set.
@@ -137,7 +135,8 @@ def prdc(
     more than k times has a ball of radius 0, which holds exactly its copies. Memory is
     O(chunk * n).
 
-    Raises ValueError unless 1 <= k < n in both sets, on unequal feature counts or non-finite values.
+    Raises ValueError unless 1 <= k < n in both sets, on unequal feature counts and on values that
+    are not finite.
     """
     real, fake = _pair(real, fake)
     for name, rows in (("real", real), ("fake", fake)):
@@ -196,20 +195,28 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
 
 
 def _mmd(real: np.ndarray, fake: np.ndarray, chunk: int) -> float:
-    n, m = len(real), len(fake)
-    within_real = _kernel_sum(real, real, chunk) - _kernel(np.sum(real * real, axis=1), real).sum()
-    within_fake = _kernel_sum(fake, fake, chunk) - _kernel(np.sum(fake * fake, axis=1), fake).sum()
-    across = _kernel_sum(real, fake, chunk)
-    return float(within_real / (n * (n - 1)) + within_fake / (m * (m - 1)) - 2 * across / (n * m))
+    return (
+        _mean_kernel_of_pairs(real, chunk)
+        + _mean_kernel_of_pairs(fake, chunk)
+        - 2 * _kernel_sum(real, fake, chunk) / (len(real) * len(fake))
+    )
+
+
+def _mean_kernel_of_pairs(x: np.ndarray, chunk: int) -> float:
+    # A sample paired with itself would bias the estimate, so the diagonal is left out.
+    n, d = x.shape
+    diagonal = float(_kernel(np.einsum("ij,ij->i", x, x), d).sum())
+    return (_kernel_sum(x, x, chunk) - diagonal) / (n * (n - 1))
 
 
 def _kernel_sum(a: np.ndarray, b: np.ndarray, chunk: int) -> float:
-    return sum(float(_kernel(a[rows] @ b.T, a).sum()) for rows in blocks(len(a), chunk))
+    d = a.shape[1]
+    return sum(float(_kernel(a[rows] @ b.T, d).sum()) for rows in blocks(len(a), chunk))
 
 
-def _kernel(products: np.ndarray, features: np.ndarray) -> np.ndarray:
-    base = products / features.shape[1] + 1
-    return base * base * base  # base**3 goes through pow() and takes 20 times as long
+def _kernel(products: np.ndarray, d: int) -> np.ndarray:
+    base = products / d + 1
+    return base * base * base  # base**3 goes through pow(), which is far slower
 
 
 def _squared_radii(x: np.ndarray, k: int, chunk: int) -> np.ndarray:

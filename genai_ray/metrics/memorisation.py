@@ -36,9 +36,10 @@ def nearest(
     """Euclidean distance to, and index of, the nearest reference row of each query.
 
     queries (n, ...) and reference (m, ...) with the same trailing shape, which is flattened ->
-    distances (n,) float64 and indices (n,) int64. uint8 pixels count as 0..1, so a distance of 1 is
-    one pixel gone from black to white; other dtypes are taken as they are. Exact search: equal rows
-    are at distance 0 and ties go to the lowest index. Memory O(chunk^2).
+    distances (n,) float64 and indices (n,) int64. uint8 pixels count as 0..1, so a distance of 1
+    is one pixel gone from black to white; other dtypes are taken as they are. The search is
+    exhaustive, equal rows are at distance exactly 0 and ties go to the lowest index; among floats,
+    rows closer to a query than about 1e-6 of its norm count as tied. Memory O(chunk^2).
 
     Raises ValueError on an empty set, unequal row shapes, or uint8 against another dtype.
     """

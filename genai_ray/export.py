@@ -1,0 +1,141 @@
+"""Turn a checkpoint into `model/generator.onnx`: one file that is enough to generate from.
+
+The graph takes noise and labels, ends in uint8 pixels, and carries its ModelCard. It is compared
+with torch before it is published; a difference fails the export.
+"""
+
+import io
+import json
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from torch import nn
+
+from genai_ray import checkpoint, config, rng
+from genai_ray.config import Spec
+from genai_ray.data.image import ImageCodec
+from genai_ray.errors import IncompleteError
+from genai_ray.provenance import BLANK, CARD_KEY, DIGEST_KEY, ModelCard, seal
+from genai_ray.runs import versions
+from genai_ray.storage import Store
+from genai_ray.train import new_family
+
+MODEL_KEY = "model/generator.onnx"
+OPSET = 20
+_PARITY_BATCHES = (1, 7, 64)
+# Rounding to uint8 turns a float difference of 1e-7 into one grey level where a value lies on the
+# edge between two; more than that is another model.
+_PARITY_LEVELS = 1
+_PARITY_SHARE = 1e-3
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """uri: of the ONNX file; digest: its identity; bytes: its size; parity: largest difference."""
+
+    uri: str
+    digest: str
+    bytes: int
+    parity: int
+
+
+class ParityError(RuntimeError):
+    """ONNX Runtime and torch disagree on the same inputs; nothing was published."""
+
+
+def export(spec: Spec) -> ExportResult:
+    """Export the averaged model of the newest checkpoint of a run.
+
+    Raises:
+        IncompleteError: if the run is not trained to its end.
+        ParityError: if the exported graph does not give what torch gives.
+    """
+    store = Store(spec.run_uri)
+    state = checkpoint.latest(store)
+    if state is None or state["samples"] < spec.train.samples:
+        seen = 0 if state is None else state["samples"]
+        raise IncompleteError(
+            f"{spec.run_uri} was trained on {seen:,} of {spec.train.samples:,} samples; "
+            "run `genai-ray train` first"
+        )
+    codec = ImageCodec.from_json(state["codec"])
+    family = new_family(spec, codec)
+    family.nets[family.averaged].load_state_dict(state["average"])
+    card = ModelCard(
+        name=spec.name,
+        preset=spec.model.preset,
+        family=spec.model.family,
+        latent=family.latent,
+        conditional=spec.model.conditional,
+        codec=codec.to_json(),
+        training={
+            "samples": state["samples"],
+            "data": state["source"],
+            "source": spec.data.source,
+            "seed": spec.seed,
+            "fingerprint": config.fingerprint(config.fingerprint_fields(spec, "train")),
+        },
+        versions=versions(),
+    )
+    sampler = family.sampler().eval()
+    model, digest = seal(to_onnx(sampler, card))
+    parity = check_parity(sampler, model, card)
+    store.put(MODEL_KEY, model)
+    store.put("model/card.json", json.dumps(json.loads(card.to_json()), indent=2).encode())
+    return ExportResult(f"{spec.run_uri}/{MODEL_KEY}", digest, len(model), parity)
+
+
+def to_onnx(sampler: nn.Module, card: ModelCard) -> bytes:
+    """The sampler as ONNX with a dynamic batch, the card in it and a blank digest."""
+    arguments = _inputs(card, start=0, count=2)
+    names = ["noise", "label"][: len(arguments)]
+    batch = torch.export.Dim("batch", min=1, max=2**20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        program = torch.onnx.export(
+            sampler, arguments, dynamo=True, opset_version=OPSET, verbose=False,
+            input_names=names, output_names=["image"],
+            dynamic_shapes=tuple({0: batch} for _ in arguments),
+        )  # fmt: skip
+    assert program is not None
+    model = program.model_proto
+    onnx.checker.check_model(model)
+    onnx.helper.set_model_props(model, {CARD_KEY: card.to_json(), DIGEST_KEY: BLANK})
+    buffer = io.BytesIO()
+    onnx.save(model, buffer)
+    return buffer.getvalue()
+
+
+def check_parity(sampler: nn.Module, model: bytes, card: ModelCard) -> int:
+    """The largest difference in grey levels between ONNX Runtime and torch.
+
+    Raises:
+        ParityError: if it is above one level, or one level in more than 0.1 % of the values.
+    """
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    worst = 0
+    for count in _PARITY_BATCHES:
+        arguments = _inputs(card, start=count, count=count)
+        with torch.no_grad():
+            expected = sampler(*arguments).numpy().astype(np.int16)
+        feed = {i.name: a.numpy() for i, a in zip(session.get_inputs(), arguments, strict=True)}
+        difference = np.abs(np.asarray(session.run(None, feed)[0]) - expected)
+        worst = max(worst, int(difference.max()))
+        if worst > _PARITY_LEVELS or (difference > 0).mean() > _PARITY_SHARE:
+            raise ParityError(
+                f"ONNX Runtime and torch differ by up to {worst} grey levels, in "
+                f"{(difference > 0).mean():.2%} of the values of a batch of {count}; the limit is "
+                f"{_PARITY_LEVELS} level in {_PARITY_SHARE:.1%}"
+            )
+    return worst
+
+
+def _inputs(card: ModelCard, *, start: int, count: int) -> tuple[torch.Tensor, ...]:
+    noise = torch.from_numpy(rng.normal(0, rng.Stream.EVALUATE, start, count, card.latent))
+    if not card.conditional:
+        return (noise,)
+    return noise, torch.arange(count) % len(card.codec["classes"])
