@@ -100,6 +100,7 @@ class GenerateSpec(_Section):
     cpus_per_worker: float = _outside(1, gt=0)
     device: Literal["cpu", "cuda"] = Field("cpu")
     max_attempts: int = _outside(3, ge=1, description="at one shard, before it is a failure")
+    start_timeout_s: float = _outside(120.0, gt=0)
 
 
 class Gates(_Section):
@@ -118,6 +119,7 @@ class EvaluateSpec(_Section):
     """How the shipped data are measured; nothing here changes them."""
 
     samples: int = _outside(10_000, ge=100, description="at most, of real and of generated")
+    duplicate_rows: int = _outside(1_000_000, ge=100, description="searched for repeats, at most")
     k: int = _outside(5, ge=1, description="neighbours of precision, recall, density, coverage")
     gates: Gates = _outside(Gates())
 
@@ -146,6 +148,10 @@ class Spec(_Section):
             raise ValueError(
                 "generate.classes asks for labels, but the model has no classes; "
                 "set model.conditional=true"
+            )
+        if self.evaluate.gates.agreement_min is not None and not self.model.conditional:
+            raise ValueError(
+                "evaluate.gates.agreement_min needs classes; set model.conditional=true or drop it"
             )
         return self
 

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genai_ray import checkpoint, config, rng
+from genai_ray import checkpoint, cluster, config, rng
 from genai_ray.config import Spec
 from genai_ray.data.image import ImageCodec, ImageData, load_images
 from genai_ray.errors import IncompleteError, UserError
@@ -66,7 +66,13 @@ def train(spec: Spec, data: ImageData | None = None) -> TrainResult:
     store.check()
     data = data or load_images(spec.data, conditional=spec.model.conditional)
     if spec.train.workers:
-        _require_cluster(spec)
+        cluster.connect()
+        cluster.require(
+            "train.workers", spec.train.workers, _resources(spec),
+            timeout_s=spec.train.start_timeout_s,
+            remedy="Lower train.workers or train.cpus_per_worker, or use a larger cluster; "
+            "train.start_timeout_s says how long to wait.",
+        )  # fmt: skip
     claim(store, spec)
     if spec.train.samples <= max(checkpoint.saved(store), default=0):
         return TrainResult(samples=spec.train.samples, seconds=0.0, rate=0.0)
@@ -87,39 +93,6 @@ def train(spec: Spec, data: ImageData | None = None) -> TrainResult:
 # --- Ray -----------------------------------------------------------------------------------------
 
 
-def _require_cluster(spec: Spec) -> None:
-    """Wait for the workers' resources, and say what is missing when they do not come."""
-    import ray
-    from ray.util.placement_group import placement_group, remove_placement_group
-
-    if not ray.is_initialized():
-        ray.init(address="local", include_dashboard=False, log_to_driver=True)
-    bundle = _resources(spec)
-    group = placement_group([bundle] * spec.train.workers)
-    total = ray.cluster_resources()
-    lacking = {k: v * spec.train.workers for k, v in bundle.items()
-               if total.get(k, 0) < v * spec.train.workers}  # fmt: skip
-    # A cluster that scales needs time to grow; one that cannot fit them yet may be growing.
-    came = group.wait(spec.train.start_timeout_s if not lacking or _scales() else 0.5)
-    remove_placement_group(group)
-    if not came:
-        has = ", ".join(f"{total.get(k, 0):g} {k}" for k in bundle)
-        needs = ", ".join(f"{v * spec.train.workers:g} {k}" for k, v in bundle.items())
-        raise UserError(
-            "train.workers", spec.train.workers, f"need {needs}, and the cluster has {has}"
-            f"{'' if lacking else ', which other jobs hold'}",
-            f"Lower train.workers, or wait longer with train.start_timeout_s "
-            f"(now {spec.train.start_timeout_s:g}).",
-        )  # fmt: skip
-
-
-def _scales() -> bool:
-    """Whether an autoscaler runs, by the key under which it reports."""
-    from ray.experimental.internal_kv import _internal_kv_get
-
-    return _internal_kv_get(b"__autoscaling_config") is not None
-
-
 def _resources(spec: Spec) -> dict[str, float]:
     gpu = {"GPU": 1.0} if spec.train.device == "cuda" else {}
     return {"CPU": float(spec.train.cpus_per_worker)} | gpu
@@ -127,7 +100,7 @@ def _resources(spec: Spec) -> dict[str, float]:
 
 def _fit_on_cluster(spec: Spec, shared: dict[str, Any], data: ImageData) -> dict[str, Any]:
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -147,6 +120,8 @@ def _fit_on_cluster(spec: Spec, shared: dict[str, Any], data: ImageData) -> dict
                 name=spec.name,
                 storage_path=scratch,
                 failure_config=FailureConfig(max_failures=spec.train.max_failures),
+                # Without a dashboard Ray's own watcher warns every second.
+                logging_config=LoggingConfig(log_level="ERROR"),
             ),
         )
         try:

@@ -198,7 +198,7 @@ def test_k_out_of_range_is_refused(k):
 
 def test_moments_of_unequal_width_do_not_merge():
     with pytest.raises(ValueError, match="3 and 4 features"):
-        Moments.of(np.ones((2, 3))) + Moments.of(np.ones((2, 4)))
+        _ = Moments.of(np.ones((2, 3))) + Moments.of(np.ones((2, 4)))
 
 
 def test_moments_of_one_sample_have_no_distance():

@@ -133,7 +133,7 @@ def test_a_score_without_a_real_value_says_so():
     html = render_html(
         minimal_report(scores=[Score(name="s", fake=1, better="lower", explanation="")])
     )
-    assert '<td class="number">n/a</td>' in html
+    assert 'data-label="Real">n/a</td>' in html
 
 
 def test_contradictory_scores_are_refused():

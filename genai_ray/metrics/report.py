@@ -41,10 +41,11 @@ class Score:
 class Report:
     """Everything the page shows; what is empty or None is left out.
 
-    Pictures are PNG bytes, best from `image_grid` and `png_bytes`. `class_samples_png` has one row
-    of tiles per name in `class_names`. `neighbour_pairs_png`, from `pair_grid`, discloses real
-    training images: leave it None where these are confidential. `losses` maps a name to
-    (samples seen, value) points. `provenance` may nest mappings and lists.
+    Pictures are PNG bytes, best from `image_grid` and `png_bytes`. `samples_png` must be a random
+    draw and not a selection, since the page says so. `class_samples_png` has one row of tiles per
+    name in `class_names`. `neighbour_pairs_png`, from `pair_grid`, discloses real training images:
+    leave it None where these are confidential. `losses` maps a name to (samples seen, value)
+    points. `provenance` may nest mappings and lists.
     """
 
     title: str

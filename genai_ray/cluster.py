@@ -1,0 +1,65 @@
+"""The Ray cluster at hand: join it, and wait for what a job needs of it."""
+
+import logging
+import os
+import signal
+import threading
+from types import FrameType
+
+from genai_ray.errors import IncompleteError, UserError
+
+
+def connect() -> None:
+    """Join the cluster that RAY_ADDRESS names (a submitted job has it), else start one in-process.
+
+    SIGTERM then ends the work as incomplete; Ray replaces handlers that were set before.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS", "")
+        quiet = {"logging_level": logging.WARNING, "log_to_driver": True}
+        if address and not address.startswith("http"):
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(address="local", include_dashboard=True, **quiet)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)
+
+
+def require(
+    field: str, workers: int, bundle: dict[str, float], *, timeout_s: float, remedy: str
+) -> None:
+    """Wait until the cluster can place `workers` bundles of resources at once.
+
+    Raises:
+        UserError: naming the field and what is missing, when they do not come in time; at once on
+            a cluster that is too small and cannot grow.
+    """
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    total = ray.cluster_resources()
+    fits = all(total.get(kind, 0) >= amount * workers for kind, amount in bundle.items())
+    came = False
+    if fits or _grows():
+        # The group makes an autoscaler grow the cluster; it is given back for the real job.
+        group = placement_group([bundle] * workers)
+        came = group.wait(timeout_s)
+        remove_placement_group(group)
+    if not came:
+        needs = ", ".join(f"{amount * workers:g} {kind}" for kind, amount in bundle.items())
+        has = ", ".join(f"{total.get(kind, 0):g} {kind}" for kind in bundle)
+        held = f", which others held for {timeout_s:g} s" if fits else ""
+        raise UserError(field, workers, f"need {needs}, and the cluster has {has}{held}", remedy)
+
+
+def _grows() -> bool:
+    """Whether an autoscaler looks after this cluster: it then has a monitor that has reported."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    return _internal_kv_get(b"__autoscaling_config") is not None
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise IncompleteError("stopped by SIGTERM; the same command goes on from here")

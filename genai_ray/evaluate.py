@@ -1,0 +1,341 @@
+"""Measure a finished data set against real data it was not trained on, and publish it or not.
+
+What is measured are the shipped bytes, read back and checked against the manifest. Every score
+stands beside the same score of real training data, since a bare number says little.
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+
+from genai_ray import config, rng
+from genai_ray.config import Gates, Spec
+from genai_ray.data.image import ImageCodec, ImageData, load_images
+from genai_ray.errors import GateError, IncompleteError, UserError
+from genai_ray.generate import read_manifest
+from genai_ray.metrics.extractor import Extractor, train_extractor
+from genai_ray.metrics.fidelity import frechet_distance, kernel_distance, prdc
+from genai_ray.metrics.memorisation import copy_rates, duplicate_rate, nearest
+from genai_ray.metrics.report import (
+    Report,
+    Score,
+    image_grid,
+    pair_grid,
+    png_bytes,
+    render_html,
+)
+from genai_ray.provenance import FileRecord, Manifest
+from genai_ray.sinks import class_folders
+from genai_ray.storage import Store
+from genai_ray.train import read_metrics
+
+_PREVIEW_COLUMNS = 10
+_PAIRS = 20
+
+#: name -> (which way is better, one line on what it says)
+METRICS: dict[str, tuple[str, str]] = {
+    "fid": ("lower", "Fréchet distance of the feature distributions (Heusel et al. 2017)"),
+    "kid": ("lower", "Kernel distance, unbiased: right for small samples (Binkowski et al. 2018)"),
+    "precision": ("higher", "Share of generated images that lie where real ones do"),
+    "recall": ("higher", "Share of real images that lie where generated ones do"),
+    "density": ("higher", "Precision that single outliers cannot raise (Naeem et al. 2020)"),
+    "coverage": ("higher", "Share of real images with a generated one near by"),
+    "agreement": ("higher", "A classifier trained on real images sees the class that was asked"),
+    "duplicate_rate": ("lower", "Share of images that repeat an earlier one, byte for byte"),
+    "exact_copy_rate": ("lower", "Share that equals a training image, pixel for pixel"),
+    "near_copy_rate": ("lower", "Share as close to a training image as 1 % of unseen real ones"),
+}
+
+
+@dataclass(frozen=True)
+class GateOutcome:
+    """One gate of the spec: what was measured, what was asked, and whether it passed."""
+
+    name: str
+    value: float
+    limit: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """fake and real: metric name -> value, for generated and for real training images."""
+
+    uri: str
+    extractor: str
+    samples: int
+    fake: dict[str, float]
+    real: dict[str, float]
+    gates: list[GateOutcome]
+    published: bool
+
+
+def evaluate(spec: Spec, data: ImageData | None = None) -> EvaluateResult:
+    """Measure the data set of a run, write its report, and publish it if the gates pass.
+
+    Raises:
+        IncompleteError: if the data set is not complete.
+        UserError: if a file is not what the manifest says, or a gate cannot be measured.
+        GateError: if a gate fails; the report is there, `_SUCCESS` is not.
+    """
+    store = Store(spec.run_uri)
+    manifest = read_manifest(store.at("dataset"))
+    if manifest is None:
+        raise IncompleteError(f"{spec.run_uri} has no finished data set; run `genai-ray generate`")
+    if not manifest.files:
+        raise UserError("generate.sink", "discard", "leaves nothing to measure",
+                        "Generate with sink=parquet or sink=images.")  # fmt: skip
+    data = data or load_images(spec.data)
+    codec = ImageCodec.from_json(manifest.card["codec"])
+    extractor = _extractor(spec, store, data)
+    images, labels, repeated = _read(store.at("dataset"), manifest, codec, spec)
+    holdout = _choose(data.holdout_images, spec)
+    train = _choose(data.train_images, spec)
+    n = min(len(holdout), len(train), len(images))
+
+    fake_features = extractor.features(images[:n])
+    real_features = extractor.features(holdout[:n])
+    baseline = extractor.features(train[:n])
+    fake = _distances(real_features, fake_features, spec.evaluate.k)
+    real = _distances(real_features, baseline, spec.evaluate.k)
+    if labels is not None and extractor.classes and data.holdout_labels is not None:
+        fake["agreement"] = float((extractor.classify(images) == labels).mean())
+        real["agreement"] = extractor.accuracy(data.holdout_images, data.holdout_labels)
+    fake["duplicate_rate"], real["duplicate_rate"] = repeated, duplicate_rate(data.train_images)
+    copies = copy_rates(data.train_images, holdout, images[:n])
+    fake |= copies["fake"]
+    real |= copies["real"]
+
+    gates = judge(spec.evaluate.gates, fake, real)
+    result = EvaluateResult(
+        uri=f"{spec.run_uri}/report", extractor=extractor.name, samples=n, fake=fake, real=real,
+        gates=gates, published=all(g.passed for g in gates),
+    )  # fmt: skip
+    _write_report(store, spec, manifest, data, result, images, labels)
+    if not result.published:
+        store.delete("dataset/_SUCCESS")
+        failed = "; ".join(f"{g.name}: {g.value:.4g}, limit {g.limit:g}"
+                           for g in gates if not g.passed)  # fmt: skip
+        raise GateError(f"{spec.run_uri}: not published, gates failed: {failed}. See {result.uri}")
+    store.put("dataset/_SUCCESS", b"")
+    return result
+
+
+def judge(gates: Gates, fake: dict[str, float], real: dict[str, float]) -> list[GateOutcome]:
+    """Compare measured values with the gates that are set: `<metric>[_ratio]_(min|max)`.
+
+    Raises:
+        UserError: for a gate on a metric that was not measured.
+    """
+    outcomes = []
+    for gate, limit in gates.model_dump(exclude_none=True).items():
+        metric, _, bound = gate.rpartition("_")
+        ratio = metric.endswith("_ratio")
+        metric = metric.removesuffix("_ratio")
+        if metric not in fake:
+            raise UserError(f"evaluate.gates.{gate}", limit, f"{metric} was not measured: the model "
+                            "or the data have no classes", "Remove the gate.")  # fmt: skip
+        value = fake[metric] / max(real[metric], 1e-12) if ratio else fake[metric]
+        passed = value >= limit if bound == "min" else value <= limit
+        outcomes.append(GateOutcome(gate, value, limit, bool(passed)))
+    return outcomes
+
+
+def _distances(
+    real: NDArray[np.float32], fake: NDArray[np.float32], k: int
+) -> dict[str, float]:  # fmt: skip
+    return {
+        "fid": frechet_distance(real, fake),
+        "kid": kernel_distance(real, fake),
+        **prdc(real, fake, k=k),
+    }
+
+
+def _extractor(spec: Spec, store: Store, data: ImageData) -> Extractor:
+    """The feature extractor of this data, trained once for a run and kept beside its reports."""
+    key = f"report/extractor-{data.digest[:8]}.pt"
+    try:
+        return Extractor.from_bytes(store.read(key))
+    except FileNotFoundError:
+        classes = len(data.codec.classes or ())
+        labels = data.train_labels if classes > 1 else None
+        extractor = train_extractor(data.train_images, labels, seed=0,
+                                    classes=classes if classes > 1 else None)  # fmt: skip
+        store.put(key, extractor.to_bytes())
+        return extractor
+
+
+def _choose(images: NDArray[np.uint8], spec: Spec) -> NDArray[np.uint8]:
+    """A fixed random choice of at most `evaluate.samples` images; sources may be sorted by class."""
+    n = len(images)
+    order = np.argsort(rng.permute(0, rng.Stream.EVALUATE, np.arange(n), n))
+    return images[order[: spec.evaluate.samples]]
+
+
+# --- reading what was shipped --------------------------------------------------------------------
+
+
+def _read(
+    store: Store, manifest: Manifest, codec: ImageCodec, spec: Spec
+) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, float]:
+    """The first `evaluate.samples` images with labels, and the share of repeats among many more.
+
+    Samples do not depend on one another, so the first ones are as good a choice as any.
+    """
+    wanted, rows = min(spec.evaluate.samples, manifest.rows), 0
+    images: list[NDArray[np.uint8]] = []
+    labels: list[NDArray[np.int64]] = []
+    encoded: list[bytes] = []
+    for classes, cells in shipped(store, manifest, codec):
+        taken = cells[: max(0, wanted - rows)]
+        images += [_decode(cell, codec) for cell in taken]
+        if classes is not None:
+            labels.append(classes[: len(taken)])
+        encoded += cells
+        rows += len(cells)
+        if rows >= spec.evaluate.duplicate_rows:
+            break
+    return np.stack(images), np.concatenate(labels) if labels else None, duplicate_rate(encoded)
+
+
+def shipped(
+    store: Store, manifest: Manifest, codec: ImageCodec
+) -> Iterator[tuple[NDArray[np.int64] | None, list[bytes]]]:
+    """Labels and encoded images of each file of a data set, in order.
+
+    Raises:
+        UserError: if a file is missing or is not the one that the manifest names.
+    """
+    folders = {name: i for i, name in enumerate(class_folders(codec))}
+    for record in manifest.files:
+        try:
+            data = store.read(record["path"])
+        except FileNotFoundError:
+            data = b""
+        if FileRecord.of(record["path"], record["rows"], data) != FileRecord(**record):
+            raise UserError(
+                "dataset", f"{store.uri}/{record['path']}", "is missing or not what the manifest "
+                "says (SHA-256 differs)", "Delete the data set's folder and generate it again.",
+            )  # fmt: skip
+        if record["path"].endswith(".png"):
+            label = folders.get(record["path"].split("/")[-2])
+            yield None if label is None else np.array([label]), [data]
+            continue
+        table = pq.read_table(pa.BufferReader(data))
+        labels = table["label"].to_numpy() if "label" in table.column_names else None
+        column = table["image"].combine_chunks()
+        cells = column.field("bytes") if pa.types.is_struct(column.type) else column
+        yield labels, cells.to_pylist()
+
+
+def _decode(cell: bytes, codec: ImageCodec) -> NDArray[np.uint8]:
+    shape = (codec.size, codec.size, codec.channels)
+    if cell.startswith(b"\x89PNG"):
+        return np.asarray(Image.open(io.BytesIO(cell))).reshape(shape)
+    return np.frombuffer(cell, np.uint8).reshape(shape)
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+def _write_report(
+    store: Store, spec: Spec, manifest: Manifest, data: ImageData, result: EvaluateResult,
+    images: NDArray[np.uint8], labels: NDArray[np.int64] | None,
+) -> None:  # fmt: skip
+    record = {
+        **asdict(result),
+        "counts": {"generated": manifest.rows, "compared": result.samples,
+                   "train": len(data.train_images), "holdout": len(data.holdout_images)},
+        "k": spec.evaluate.k,
+        "dataset": manifest.fingerprint,
+        "model": manifest.model,
+        "skipped_source_images": list(data.skipped),
+    }  # fmt: skip
+    store.put("report/quality.json", json.dumps(record, indent=2).encode())
+    names = data.codec.classes if labels is not None else None
+    by_class = None if labels is None or not names else _per_class(images, labels, len(names))
+    preview = image_grid(images[:100], columns=_PREVIEW_COLUMNS) if by_class is None else by_class
+    store.put("report/preview.png", png_bytes(preview))
+    _, closest = nearest(images[:_PAIRS], data.train_images)
+    pairs = pair_grid(data.train_images[closest], images[:_PAIRS], columns=_PREVIEW_COLUMNS)
+    page = render_html(
+        Report(
+            title=f"{spec.name}: {manifest.rows:,} synthetic images",
+            summary={
+                "Images": f"{manifest.rows:,} of {data.codec.size}x{data.codec.size}"
+                f"x{data.codec.channels}",
+                "Model": f"{spec.model.preset}, {manifest.model[:16]}",
+                "Compared": f"{result.samples:,} generated with {result.samples:,} held-out real",
+                "Features": result.extractor,
+                "Published": "yes" if result.published else "no",
+            },
+            scores=_scores(result),
+            samples_png=png_bytes(image_grid(images[:100], columns=_PREVIEW_COLUMNS)),
+            class_samples_png=None if by_class is None else png_bytes(by_class),
+            class_names=names or (),
+            neighbour_pairs_png=png_bytes(pairs),
+            losses=_curves(store),
+            provenance={
+                "data set": manifest.fingerprint,
+                "digital source type": manifest.synthetic,
+                "model card": manifest.card,
+                "versions": manifest.versions,
+            },
+            spec_yaml=yaml.safe_dump(config.dump(spec), sort_keys=False),
+        )
+    )
+    store.put("report/report.html", page.encode())
+
+
+def _scores(result: EvaluateResult) -> list[Score]:
+    gates = {g.name.rpartition("_")[0].removesuffix("_ratio"): g for g in result.gates}
+    scores = []
+    for name, value in result.fake.items():
+        better, explanation = METRICS[name]
+        gate = gates.get(name)
+        rule = None
+        if gate is not None:
+            bound = "at least" if gate.name.endswith("_min") else "at most"
+            unit = " times real" if "_ratio_" in gate.name else ""
+            rule = f"{bound} {gate.limit:g}{unit}"
+        scores.append(
+            Score(
+                name=f"{name}@{result.extractor}" if name in ("fid", "kid") else name,
+                fake=value,
+                real=result.real[name],
+                better="lower" if better == "lower" else "higher",
+                explanation=explanation,
+                gate=rule,
+                passed=None if gate is None else gate.passed,
+            )
+        )
+    return scores
+
+
+def _per_class(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int
+) -> NDArray[np.uint8]:
+    """A row of the first images of each class; a class that was not asked for has an empty row."""
+    tiles = np.full((classes, _PREVIEW_COLUMNS, *images.shape[1:]), 255, np.uint8)
+    for c in range(classes):
+        found = images[labels == c][:_PREVIEW_COLUMNS]
+        tiles[c, : len(found)] = found
+    return image_grid(tiles.reshape(-1, *images.shape[1:]), columns=_PREVIEW_COLUMNS)
+
+
+def _curves(store: Store) -> dict[str, list[tuple[float, float]]]:
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in read_metrics(store):
+        for name, value in row.items():
+            if name not in ("samples", "rate"):
+                curves.setdefault(name, []).append((row["samples"], value))
+    return curves
+
