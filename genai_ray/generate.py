@@ -209,12 +209,7 @@ class ShardWorker:
 
     def _make(self, shard: Shard) -> ShardReceipt:
         made = self.plan
-        images, labels = self.sampler.samples(shard.start, shard.stop)
-        rows = sinks.Rows(
-            index=shard.index, start=shard.start, images=images, labels=labels,
-            codec=ImageCodec.from_json(made.card.codec), encoding=made.spec.encoding,
-            provenance=_provenance(made, shard),
-        )  # fmt: skip
+        rows = _rows(made, self.sampler, shard)
         files = sinks.SINKS[made.spec.sink](rows, made.store)
         receipt = ShardReceipt(
             index=shard.index, start=shard.start, stop=shard.stop, fingerprint=made.fingerprint,
@@ -257,6 +252,40 @@ class Sampler:
         if labels is None:
             return {"noise": noise}
         return {"noise": noise, "label": np.resize(labels[first : first + count], batch)}
+
+
+def calibrate(made: Plan, *, seconds: float) -> tuple[float, float]:
+    """(rows per second of one worker, bytes per row), tried on the first samples; nothing is kept.
+
+    Encoding goes through the same code as a real shard, into a store that forgets.
+    """
+    sampler, forgetful = Sampler(made), _Forgetful()
+    count, rows, size = made.spec.batch, 0, 0
+    sampler.samples(0, min(count, made.spec.samples))  # the first call also plans the graph
+    started = time.monotonic()
+    while time.monotonic() - started < seconds:
+        stop = min(count, made.spec.samples)
+        files = sinks.SINKS[made.spec.sink](_rows(made, sampler, Shard(0, 0, stop)), forgetful)
+        rows, size = rows + stop, size + sum(f.bytes for f in files)
+        count = min(2 * count, made.spec.shard_rows)
+    return rows / (time.monotonic() - started), size / rows
+
+
+class _Forgetful(Store):
+    def __init__(self) -> None:
+        super().__init__("/dev/null")
+
+    def put(self, key: str, data: bytes) -> None:
+        pass
+
+
+def _rows(made: Plan, sampler: Sampler, shard: Shard) -> sinks.Rows:
+    images, labels = sampler.samples(shard.start, shard.stop)
+    return sinks.Rows(
+        index=shard.index, start=shard.start, images=images, labels=labels,
+        codec=ImageCodec.from_json(made.card.codec), encoding=made.spec.encoding,
+        provenance=_provenance(made, shard),
+    )  # fmt: skip
 
 
 def open_session(model: bytes, spec: GenerateSpec) -> ort.InferenceSession:

@@ -1,0 +1,342 @@
+"""The embedded stack for one machine: a Ray head with its jobs API, and a SeaweedFS S3 server.
+
+Both listen on 127.0.0.1 and want generated keys. `up` starts them, `down` ends the processes that
+`up` started and no others; what is in the object store stays in the folder for the next time.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from genai_ray.errors import IncompleteError, UserError
+from genai_ray.storage import Store
+
+BUCKET = "genai"
+HOST = "127.0.0.1"
+DEFAULT_FOLDER = Path(".genai-ray")
+_START_DEADLINE_S = 90.0
+_STOP_DEADLINE_S = 10.0
+_REPORTS = ("report.html", "preview.png", "quality.json")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running stack. processes: pid -> creation time, so that a reused pid is not taken for ours."""
+
+    folder: str
+    s3_port: int
+    dashboard_port: int
+    gcs_port: int
+    access_key: str
+    secret_key: str = field(repr=False)
+    token: str = field(repr=False)
+    scratch: str = ""
+    processes: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client needs: S3 endpoint and keys, address and token of the jobs API."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_ENDPOINT_URL": f"http://{HOST}:{self.s3_port}",
+            "AWS_REGION": "us-east-1",
+            "RAY_API_SERVER_ADDRESS": f"http://{HOST}:{self.dashboard_port}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+        }
+
+    @property
+    def alive(self) -> bool:
+        return bool(self.processes) and all(_ours(self.processes))
+
+
+def up(
+    folder: Path = DEFAULT_FOLDER, *, s3_port: int | None = None,
+    dashboard_port: int | None = None, gcs_port: int | None = None, with_ray: bool = True,
+) -> Stack:  # fmt: skip
+    """Start what is not running; ports that are not given are chosen among the free ones.
+
+    Raises:
+        UserError: for a port in use.
+        IncompleteError: if a server does not answer within 90 s; nothing is left running.
+    """
+    folder = folder.resolve()
+    before = find(folder)
+    if before is not None and before.alive:
+        return before
+    if before is not None:
+        down(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    stack = Stack(
+        folder=str(folder),
+        s3_port=_port("--s3-port", s3_port),
+        dashboard_port=_port("--dashboard-port", dashboard_port),
+        gcs_port=_port("--gcs-port", gcs_port),
+        # The same keys as before, since the object store remembers them.
+        access_key=before.access_key if before else secrets.token_hex(10).upper(),
+        secret_key=before.secret_key if before else secrets.token_urlsafe(30),
+        token=secrets.token_hex(32),
+        # Sockets live here, and their paths must be short.
+        scratch=tempfile.mkdtemp(prefix="genai-ray-"),
+    )
+    _save(stack)
+    try:
+        _start(stack, "s3", _s3_command(stack), lambda: _s3_answers(stack))
+        if with_ray:
+            _start(stack, "ray", _ray_command(stack), lambda: _ray_answers(stack))
+    except BaseException:
+        down(folder)
+        raise
+    return stack
+
+
+def down(folder: Path = DEFAULT_FOLDER) -> bool:
+    """End the stack's processes with all their children; says whether there was one."""
+    folder = folder.resolve()
+    stack = find(folder)
+    if stack is None:
+        return False
+    family = [p for parent in _ours(stack.processes) if parent
+              for p in (parent, *_children(parent))]  # fmt: skip
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, stubborn = psutil.wait_procs(family, timeout=_STOP_DEADLINE_S)
+    for process in stubborn:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(stubborn, timeout=_STOP_DEADLINE_S)
+    shutil.rmtree(stack.scratch, ignore_errors=True)
+    stack.processes.clear()
+    _save(stack)
+    return bool(family)
+
+
+def find(folder: Path = DEFAULT_FOLDER) -> Stack | None:
+    """The stack of a folder, running or not; None if there never was one."""
+    try:
+        return Stack(**json.loads((folder.resolve() / "stack.json").read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def run_job(
+    spec_path: str, overrides: Sequence[str], output: Path, *, folder: Path = DEFAULT_FOLDER
+) -> int:
+    """Start the stack, submit the pipeline of a spec as a job, follow it, fetch its report.
+
+    The stack is taken down at the end. Returns the exit code of the job.
+    """
+    from genai_ray import config
+
+    spec = config.load(spec_path, overrides)
+    # A stack that is still up belongs to a call that was killed, and may still work on this run.
+    down(folder)
+    with running(folder) as stack:
+        environment = {**os.environ, **stack.environment, "PATH": _path()}
+        command = ["ray", "job", "submit", "--working-dir", ".", "--",
+                   "python", "jobs/pipeline.py", spec_path, *overrides]  # fmt: skip
+        sys.stderr.write(f"$ {' '.join(command)}\n")
+        subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=False)
+        code = _job_exit_code(stack)
+        with _environment(stack.environment):
+            report = Store(spec.run_uri).at("report")
+            output.mkdir(parents=True, exist_ok=True)
+            for name in _REPORTS:
+                if report.exists(name):
+                    (output / name).write_bytes(report.read(name))
+    return code
+
+
+@contextlib.contextmanager
+def running(folder: Path = DEFAULT_FOLDER, *, with_ray: bool = True) -> Iterator[Stack]:
+    """A stack for the length of a block."""
+    try:
+        yield up(folder, with_ray=with_ray)
+    finally:
+        down(folder)
+
+
+# --- the two servers -----------------------------------------------------------------------------
+
+
+def _s3_command(stack: Stack) -> list[str]:
+    data = Path(stack.folder) / "s3"
+    data.mkdir(exist_ok=True)
+    # Every port is named: the defaults are fixed, and two stacks would meet on them.
+    ports = {name: _free_port() for name in (
+        "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
+        "filer.port", "filer.port.grpc", "s3.port.grpc", "admin.port", "admin.port.grpc",
+    )}  # fmt: skip
+    return [
+        _executable("weed"), "mini", f"-dir={data}", f"-ip={HOST}", f"-ip.bind={HOST}",
+        f"-bucket={BUCKET}", f"-s3.port={stack.s3_port}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        "-webdav=false", "-admin.ui=false", "-master.telemetry=false",
+        *(f"-{name}={port}" for name, port in ports.items()),
+    ]  # fmt: skip
+
+
+def _ray_command(stack: Stack) -> list[str]:
+    return [
+        _executable("ray"), "start", "--head", "--block", "--disable-usage-stats",
+        f"--node-ip-address={HOST}", f"--port={stack.gcs_port}", f"--dashboard-host={HOST}",
+        f"--dashboard-port={stack.dashboard_port}", f"--temp-dir={stack.scratch}",
+        f"--ray-client-server-port={_free_port()}", "--include-dashboard=true",
+    ]  # fmt: skip
+
+
+def _start(stack: Stack, name: str, command: list[str], answers: Callable[[], bool]) -> None:
+    """Start a server in a session of its own and wait until it answers."""
+    log = Path(stack.folder) / f"{name}.log"
+    # Inherited by every job and actor, so no key has to stand in a job's description.
+    environment = {**os.environ, **stack.environment, "PATH": _path()}
+    # A head that is told to stop would first wait for its node to be drained.
+    environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
+    environment["RAY_JOB_STOP_WAIT_TIME_S"] = "30"
+    for unwanted in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        environment.pop(unwanted, None)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.STDOUT, start_new_session=True, cwd=stack.folder,
+        )  # fmt: skip
+    stack.processes[str(process.pid)] = psutil.Process(process.pid).create_time()
+    _save(stack)
+    deadline = time.monotonic() + _START_DEADLINE_S
+    while not answers():
+        if process.poll() is not None or time.monotonic() > deadline:
+            ended = "ended" if process.poll() is not None else "does not answer"
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
+            raise IncompleteError(f"the {name} server {ended}; see {log}:\n{tail}")
+        time.sleep(0.1)
+
+
+def _s3_answers(stack: Stack) -> bool:
+    request = urllib.request.Request(f"http://{HOST}:{stack.s3_port}/{BUCKET}")
+    try:
+        urllib.request.urlopen(request, timeout=2)
+    except urllib.error.HTTPError as error:
+        # 403: it is up, knows of keys, and wants one; the bucket is made before it serves.
+        return error.code == 403
+    except OSError:
+        return False
+    return True
+
+
+def _ray_answers(stack: Stack) -> bool:
+    request = urllib.request.Request(
+        f"http://{HOST}:{stack.dashboard_port}/api/jobs/",
+        headers={"Authorization": f"Bearer {stack.token}"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def _job_exit_code(stack: Stack) -> int:
+    """The exit code of the newest job; 3 if it did not run to an end of its own."""
+    request = urllib.request.Request(
+        f"http://{HOST}:{stack.dashboard_port}/api/jobs/",
+        headers={"Authorization": f"Bearer {stack.token}"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        jobs: list[dict[str, Any]] = json.load(answer)
+    submitted = [j for j in jobs if j["type"] == "SUBMISSION"]
+    newest = max(submitted, key=lambda j: j["start_time"] or 0, default=None)
+    code = newest and newest.get("driver_exit_code")
+    return IncompleteError.exit_code if code is None else int(code)
+
+
+# --- processes, ports, files ---------------------------------------------------------------------
+
+
+def _ours(processes: Mapping[str, float]) -> list[psutil.Process | None]:
+    """The processes that still are the ones that were started; None for each that is gone."""
+    found: list[psutil.Process | None] = []
+    for pid, created in processes.items():
+        try:
+            process = psutil.Process(int(pid))
+            same = abs(process.create_time() - created) < 0.01
+            found.append(process if same and process.status() != psutil.STATUS_ZOMBIE else None)
+        except psutil.NoSuchProcess:
+            found.append(None)
+    return found
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []
+
+
+def _port(option: str, wanted: int | None) -> int:
+    if wanted is None:
+        return _free_port()
+    with socket.socket() as probe:
+        # As servers do, so that a port that is only waiting to be forgotten counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, wanted))
+        except (OSError, OverflowError) as error:
+            raise UserError(option, wanted, f"must be a free port of {HOST} ({error})",
+                            "Give another, or none to have one chosen.") from None  # fmt: skip
+    return wanted
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
+def _path() -> str:
+    """PATH with this environment's programs first, so that jobs run in it."""
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
+def _executable(name: str) -> str:
+    found = shutil.which(name, path=_path())
+    if found is None:
+        raise UserError("environment", name, "must be on the PATH",
+                        "pip install genai-ray brings it.")  # fmt: skip
+    return found
+
+
+def _save(stack: Stack) -> None:
+    """Readable by its owner only, since the keys are in it."""
+    path = Path(stack.folder) / "stack.json"
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w") as file:
+        json.dump(asdict(stack), file)
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
