@@ -6,6 +6,7 @@ and checks everything that can be checked without touching data, store or cluste
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -102,6 +103,12 @@ class GenerateSpec(_Section):
     max_attempts: int = _outside(3, ge=1, description="at one shard, before it is a failure")
     start_timeout_s: float = _outside(120.0, gt=0)
 
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _class_names_are_text(cls, classes: Any) -> Any:
+        # YAML reads the class 3 as a number.
+        return {str(k): v for k, v in classes.items()} if isinstance(classes, Mapping) else classes
+
 
 class Gates(_Section):
     """Limits on measured quality; a data set that breaks one is not marked as published."""
@@ -139,6 +146,8 @@ class Spec(_Section):
     @field_validator("store")
     @classmethod
     def _absolute(cls, store: str) -> str:
+        if re.fullmatch("s3:/*", store):
+            raise ValueError("must name a bucket, as in s3://bucket/prefix")
         # Workers run in folders of their own, so a relative path would mean another place there.
         return store.rstrip("/") if "://" in store else str(Path(store).expanduser().resolve())
 
@@ -247,7 +256,12 @@ def _override(values: dict[str, Any], override: str) -> None:
                 "override", override, f"{parent} is a value, not a section", "Shorten the key."
             )
     # YAML 1.1 takes 1_000 as a number but not 1e-4 without a point; the JSON rules fill that gap.
-    value = yaml.safe_load(text) if text else None
+    try:
+        value = yaml.safe_load(text) if text else None
+    except yaml.YAMLError as error:
+        raise UserError(
+            "override", override, f"must hold a YAML value ({error})", "Quote text: key='\"a: b\"'."
+        ) from None
     if isinstance(value, str):
         try:
             value = float(value)
@@ -297,4 +311,5 @@ def _options(path: list[str]) -> list[str]:
     for part in path[:-1]:
         model = model.model_fields[part].annotation
     arguments = get_args(model.model_fields[path[-1]].annotation)
-    return [str(a) for option in arguments for a in (get_args(option) or (option,))]
+    options = [a for option in arguments for a in (get_args(option) or (option,))]
+    return [str(a) for a in options if a is not type(None)]

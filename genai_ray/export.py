@@ -103,11 +103,21 @@ def to_onnx(sampler: nn.Module, card: ModelCard) -> bytes:
         )  # fmt: skip
     assert program is not None
     model = program.model_proto
+    _strip(model)
     onnx.checker.check_model(model)
     onnx.helper.set_model_props(model, {CARD_KEY: card.to_json(), DIGEST_KEY: BLANK})
     buffer = io.BytesIO()
     onnx.save(model, buffer)
     return buffer.getvalue()
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove the exporter's notes: they name files and lines of the machine it ran on."""
+    del model.graph.metadata_props[:]
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input,
+                 *model.graph.output, *model.graph.initializer):  # fmt: skip
+        part.doc_string = ""
+        del part.metadata_props[:]
 
 
 def check_parity(sampler: nn.Module, model: bytes, card: ModelCard) -> int:

@@ -156,6 +156,8 @@ def _run(spec: Spec, made: Plan, shards: list[Shard]) -> Iterator[dict[str, Any]
         remedy="Lower generate.workers or generate.cpus_per_worker, or use a larger cluster.",
     )  # fmt: skip
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # It warns when bars are off, as they are here because the driver draws its own.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     blocks = min(len(shards), _MAX_BLOCKS)
     # One block a shard: a receipt is seen as soon as its block is done.

@@ -28,9 +28,12 @@ from genai_ray.storage import Store
 
 BUCKET = "genai"
 HOST = "127.0.0.1"
+# Ray replaces 127.0.0.1 by the machine's outside address; of the rest of the loopback net it does
+# not know, and only Linux has it without set-up.
+_RAY_HOST = "127.0.0.2" if sys.platform == "linux" else HOST
 DEFAULT_FOLDER = Path(".genai-ray")
 _START_DEADLINE_S = 90.0
-_STOP_DEADLINE_S = 10.0
+_STOP_DEADLINE_S = 5.0
 _REPORTS = ("report.html", "preview.png", "quality.json")
 
 
@@ -195,7 +198,7 @@ def _s3_command(stack: Stack) -> list[str]:
 def _ray_command(stack: Stack) -> list[str]:
     return [
         _executable("ray"), "start", "--head", "--block", "--disable-usage-stats",
-        f"--node-ip-address={HOST}", f"--port={stack.gcs_port}", f"--dashboard-host={HOST}",
+        f"--node-ip-address={_RAY_HOST}", f"--port={stack.gcs_port}", f"--dashboard-host={HOST}",
         f"--dashboard-port={stack.dashboard_port}", f"--temp-dir={stack.scratch}",
         f"--ray-client-server-port={_free_port()}", "--include-dashboard=true",
     ]  # fmt: skip

@@ -69,7 +69,7 @@ def run(spec: Spec) -> PipelineResult:
 
 def score_table(result: EvaluateResult) -> str:
     """Scores of generated images beside those of real ones, with the gates."""
-    head = f"  {'':<16} {'generated':>10} {'real':>10}   {result.samples:,} of each"
+    head = f"  {'':<17} {'generated':>10} {'real':>10}   {result.samples:,} of each"
     lines = [f"{head}, features of {result.extractor}"]
     gates = {g.name.rpartition("_")[0].removesuffix("_ratio"): g for g in result.gates}
     for name, value in result.fake.items():
@@ -78,7 +78,7 @@ def score_table(result: EvaluateResult) -> str:
         if gate is not None:
             note = f"   {'pass' if gate.passed else 'FAIL'} {gate.name} {gate.limit:g}"
         arrow = "↓" if METRICS[name][0] == "lower" else "↑"
-        lines.append(f"  {name:<14} {arrow} {value:>10.4f} {result.real[name]:>10.4f}{note}")
+        lines.append(f"  {name:<15} {arrow} {value:>10.4f} {result.real[name]:>10.4f}{note}")
     lines.append(f"  published: {'yes' if result.published else 'no'}")
     return "\n".join(lines)
 

@@ -6,7 +6,7 @@ same name (`model.width=32`); the resolved spec that is saved beside the output 
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from genai_ray.errors import UserError, nearest
 
@@ -39,6 +39,15 @@ class Variant(BaseModel):
         if not all(0 <= b < 1 for b in betas):
             raise ValueError("each of Adam's betas must be at least 0 and below 1")
         return betas
+
+    @model_validator(mode="after")
+    def _mlp_has_layers(self) -> "Variant":
+        if self.network == "mlp" and not self.discriminator_widths:
+            raise ValueError(
+                "model.network=mlp needs hidden layers in model.discriminator_widths (an encoder "
+                "has them too); the preset mlp_gan shows some"
+            )
+        return self
 
 
 class Preset(BaseModel):

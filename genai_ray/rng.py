@@ -48,7 +48,7 @@ def normal(seed: int, stream: int, start: int, count: int, size: int) -> NDArray
     words = bits(seed, stream, start, count, -(-size // 4))
     # Little-endian by definition of the format, so that a big-endian machine agrees.
     index = np.ascontiguousarray(words).astype("<u8", copy=False).view("<u2")
-    return _quantiles()[index.reshape(count, -1)[:, :size]]
+    return _quantiles()[index.reshape(count, 4 * words.shape[1])[:, :size]]
 
 
 def permute(seed: int, stream: int, index: NDArray[np.int64], n: int) -> NDArray[np.int64]:

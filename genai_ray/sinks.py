@@ -126,7 +126,7 @@ def parquet_schema(
 def class_folders(codec: ImageCodec) -> list[str]:
     """A folder name for each class: letters, digits and `._-`, distinct."""
     names = [re.sub(r"[^\w.-]+", "-", name) for name in codec.classes or ()]
-    if len(set(names)) < len(names):
+    if len(set(names)) < len(names) or any(not name.strip(".") for name in names):
         names = [f"{i}-{name}" for i, name in enumerate(names)]
     return names
 

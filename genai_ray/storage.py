@@ -7,7 +7,9 @@ so a Store can be pickled, printed and logged.
 """
 
 import io
+import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 from genai_ray.errors import UserError
 
 _MULTIPART_BYTES = 64 << 20
+_BUCKET = re.compile(r"s3://[A-Za-z0-9._:-]+(/|$)")
 
 
 class Store:
@@ -28,6 +31,8 @@ class Store:
     def __init__(self, uri: str):
         if "://" in uri and not uri.startswith(("s3://", "file://")):
             raise UserError("store", uri, "must be a folder or start with s3://", "Change store.")
+        if uri.startswith("s3://") and not _BUCKET.match(uri):
+            raise UserError("store", uri, "must name a bucket", "Write s3://bucket/prefix.")
         self.uri = uri.removeprefix("file://").rstrip("/") or "/"
         self._backend: _Local | _S3 | None = None
 
@@ -98,7 +103,11 @@ class _Local:
 
     def put(self, key: str, data: bytes) -> None:
         temporary = self._temporary(key, data)
-        os.replace(temporary, self.root / key)
+        try:
+            os.replace(temporary, self.root / key)
+        except OSError:
+            os.unlink(temporary)
+            raise
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         temporary = self._temporary(key, data)
@@ -151,12 +160,13 @@ class _S3:
     def __init__(self, uri: str):
         import boto3
         from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
 
+        # At INFO it tells, in every process of a job, where it found credentials.
+        logging.getLogger("botocore").setLevel(logging.WARNING)
         self.uri = uri
         self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self.prefix = f"{prefix}/" if prefix else ""
-        if not self.bucket:
-            raise UserError("store", uri, "must name a bucket", "Write s3://bucket/prefix.")
         config = Config(
             retries={"mode": "standard", "total_max_attempts": 8},
             connect_timeout=10,
@@ -164,9 +174,15 @@ class _S3:
             max_pool_connections=32,
         )
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        self.client: Any = boto3.session.Session().client(
-            "s3", config=config, region_name=region or "us-east-1"
-        )
+        try:
+            self.client: Any = boto3.session.Session().client(
+                "s3", config=config, region_name=region or "us-east-1"
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise UserError(
+                "store", uri, f"needs AWS settings that can be used ({error})",
+                "Check AWS_ENDPOINT_URL (http://host:port) and AWS_PROFILE.",
+            ) from None  # fmt: skip
 
     def check(self) -> None:
         self._call("list_objects_v2", Prefix=self.prefix, MaxKeys=1)
@@ -226,7 +242,7 @@ class _S3:
                 "store", self.uri, "needs credentials and there are none",
                 "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use a folder: store=runs.",
             ) from None  # fmt: skip
-        except exceptions.EndpointConnectionError as error:
+        except exceptions.ConnectionError as error:  # refused, unknown host, timeout, TLS
             raise UserError(
                 "store", self.uri, f"must be reachable ({error})",
                 "Check AWS_ENDPOINT_URL; `genai-ray local up` starts a server on this machine.",

@@ -6,12 +6,13 @@ averaged by one flat all-reduce a phase. So changing the number of workers chang
 order of samples, and a run that goes on from a checkpoint is the run that was never stopped.
 """
 
+import contextlib
 import copy
 import json
 import math
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -85,8 +86,6 @@ def train(spec: Spec, data: ImageData | None = None) -> TrainResult:
         result = _fit(shared, data.train_images, data.train_labels, rank=0, world=1)
     else:
         result = _fit_on_cluster(spec, shared, data)
-    if "diverged" in result:
-        raise DivergedError(result["diverged"])
     return TrainResult(**result)
 
 
@@ -125,12 +124,15 @@ def _fit_on_cluster(spec: Spec, shared: dict[str, Any], data: ImageData) -> dict
             ),
         )
         try:
-            return trainer.fit().return_value  # pyright: ignore[reportReturnType]
+            result: Any = trainer.fit().return_value
         except TrainingFailedError as error:
             raise IncompleteError(
                 f"training of {spec.run_uri} stopped after {spec.train.max_failures} restarts: "
                 f"{error}"
             ) from error
+    if "diverged" in result:
+        raise DivergedError(result["diverged"])
+    return result
 
 
 def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -139,10 +141,14 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
 
     context = ray.train.get_context()
     images, labels = ray.get(arguments["arrays"][0])
-    return _fit(
-        arguments["shared"], images, labels,
-        rank=context.get_world_rank(), world=context.get_world_size(),
-    )  # fmt: skip
+    try:
+        return _fit(
+            arguments["shared"], images, labels,
+            rank=context.get_world_rank(), world=context.get_world_size(),
+        )  # fmt: skip
+    except DivergedError as error:
+        # As a value: an exception would be taken for a crash and tried again.
+        return {"diverged": str(error)}
 
 
 # --- the loop ------------------------------------------------------------------------------------
@@ -210,11 +216,33 @@ def _fit(
     if not spec.model.conditional:
         labels = None
 
+    samples_now, started = samples, time.monotonic()
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(_Log(store, spec, done=samples)) if rank == 0 else None
+        for samples, logs in _steps(spec, state, images, labels, samples, rank, world):
+            if log:
+                log.step(samples, logs)
+            if _checkpoint_is_due(spec, samples):
+                _synchronise_buffers([state.family.nets, state.average], world)
+                if log:
+                    log.checkpoint(state, samples)
+    seconds = time.monotonic() - started
+    rate = (samples - samples_now) / max(seconds, 1e-9)
+    return {"samples": samples, "seconds": seconds, "rate": rate}
+
+
+def _steps(
+    spec: Spec, state: _State, images: NDArray[np.uint8], labels: NDArray[np.int64] | None,
+    samples: int, rank: int, world: int,
+) -> Iterator[tuple[int, dict[str, Tensor]]]:  # fmt: skip
+    """Take the steps that are left; yields the samples seen and the logs of each.
+
+    Raises:
+        DivergedError: on every rank at the same step.
+    """
+    device = torch.device(spec.train.device)
     batch, total = spec.train.global_batch, spec.train.samples
-    steps = math.ceil(total / batch)
-    log = _Log(store, spec, done=samples) if rank == 0 else None
-    started, first = time.monotonic(), samples
-    for step in range(samples // batch, steps):
+    for step in range(samples // batch, math.ceil(total / batch)):
         torch.manual_seed(rng.fold(spec.seed, rng.Stream.TRAIN_DROPOUT, step, rank))
         real = _batch(spec, images, labels, step, rank, world, device)
         logs: dict[str, Tensor] = {}
@@ -224,21 +252,13 @@ def _fit(
                 loss, values = _step(state, phase, real, noise, spec)
                 logs |= values
                 if not math.isfinite(loss):
-                    return {"diverged": f"step {step}, phase {phase.name}: the loss is {loss}; "
-                            "lower model.learning_rate or check the data"}  # fmt: skip
+                    raise DivergedError(
+                        f"step {step}, phase {phase.name}: the loss is {loss}; lower "
+                        "model.learning_rate, or check the data"
+                    )
         samples = min((step + 1) * batch, total)
         _update_average(state, spec.model.ema_half_life, batch, samples)
-
-        if log:
-            log.step(samples, logs)
-        if _passes(samples, batch, spec.train.checkpoint_every) or step + 1 == steps:
-            _synchronise_buffers([state.family.nets, state.average], world)
-            if log:
-                log.checkpoint(state, samples)
-    if log:
-        log.close()
-    seconds = time.monotonic() - started
-    return {"samples": samples, "seconds": seconds, "rate": (samples - first) / max(seconds, 1e-9)}
+        yield samples, logs
 
 
 def _step(
@@ -342,6 +362,11 @@ def _order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     return rng.permute(rng.fold(seed, epoch), rng.Stream.TRAIN_ORDER, np.arange(n), n)
 
 
+def _checkpoint_is_due(spec: Spec, samples: int) -> bool:
+    every = spec.train.checkpoint_every
+    return samples == spec.train.samples or _passes(samples, spec.train.global_batch, every)
+
+
 def _passes(samples: int, batch: int, every: int) -> bool:
     """Whether the last batch reached or passed a multiple of `every`."""
     return samples // every > (samples - batch) // every
@@ -387,9 +412,15 @@ class _Log:
         grid = _sample_grid(state, self.spec)
         self._pending = self._pool.submit(self._publish, packed, samples, list(self.rows), grid)
 
-    def close(self) -> None:
-        self._wait()
-        self._pool.shutdown()
+    def __enter__(self) -> "_Log":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self._wait()
+        finally:
+            self._pool.shutdown()
+            self._events.close()
 
     def _wait(self) -> None:
         if self._pending is not None:
@@ -428,6 +459,12 @@ class _Events:
         self._writer.flush()
         for path in Path(self._folder.name).iterdir():
             self.store.put(f"train/{path.name}", path.read_bytes())
+
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._folder.cleanup()
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from genai_ray.data.image import ImageCodec
+from genai_ray.errors import UserError
 from genai_ray.presets import Variant
 
 _WIDEST = 8  # times the width of the finest layer
@@ -16,13 +17,16 @@ _WIDEST = 8  # times the width of the finest layer
 
 def grid(size: int) -> tuple[int, int]:
     """(side of the coarsest feature map, number of halvings) for images of a size."""
-    halvings = 0
-    while size >= 8:
-        if size % 2:
-            raise ValueError(f"size {size} cannot be halved to below 8; use a multiple of a power of 2")
-        size //= 2
+    side, halvings = size, 0
+    while side >= 8:
+        if side % 2:
+            raise UserError(
+                "data.size", size, "must be 4, 5, 6 or 7 times a power of 2 for conv networks",
+                "Use 28, 32, 64, …, or model.network=mlp.",
+            )  # fmt: skip
+        side //= 2
         halvings += 1
-    return size, halvings
+    return side, halvings
 
 
 def _channels(width: int, halvings: int) -> list[int]:

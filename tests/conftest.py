@@ -1,0 +1,82 @@
+"""One Ray cluster and one S3 server for the whole session, and one small trained run to copy."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from genai_ray import config, local
+from genai_ray.config import Spec
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def needs_shared(folder: str) -> pytest.MarkDecorator:
+    """Skip where the real data set is not beside the checkout."""
+    there = (SHARED_DATA / folder).exists()
+    return pytest.mark.skipif(not there, reason=f"needs ../shared/data/{folder}")
+
+
+@pytest.fixture(scope="session")
+def s3_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local.Stack]:
+    """A live S3 server, with endpoint and keys in the environment of this process."""
+    folder = tmp_path_factory.mktemp("stack")
+    with local.running(folder, with_ray=False) as stack:
+        aws = {k: v for k, v in stack.environment.items() if k.startswith("AWS_")}
+        before = {k: os.environ.get(k) for k in aws}
+        os.environ.update(aws)
+        yield stack
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@pytest.fixture
+def s3_uri(s3_stack: local.Stack) -> str:
+    """An empty place of its own in the S3 server."""
+    return f"s3://{local.BUCKET}/{uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3_stack: local.Stack) -> Iterator[None]:
+    """The session's Ray cluster; its workers inherit the keys of the S3 server."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def small_spec(store: Path | str, *overrides: str) -> Spec:
+    """A conditional DCGAN on digits that trains in a second, in this process."""
+    small = [
+        f"store={store}", "name=small", "model.width=8", "model.latent=16", "train.workers=0",
+        "train.samples=1280", "train.global_batch=64", "train.checkpoint_every=320",
+        "generate.samples=1000", "generate.shard_rows=256", "generate.workers=1",
+        "evaluate.gates={}",
+    ]  # fmt: skip
+    root = Path(__file__).resolve().parents[1]
+    return config.load(root / "jobs" / "specs" / "digits.yaml", [*small, *overrides])
+
+
+@pytest.fixture(scope="session")
+def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from genai_ray.export import export
+    from genai_ray.train import train
+
+    store = tmp_path_factory.mktemp("trained")
+    spec = small_spec(store)
+    train(spec)
+    export(spec)
+    return store
+
+
+@pytest.fixture
+def run_store(trained_store: Path, tmp_path: Path) -> Path:
+    """A store of its own with the small run trained and exported."""
+    return Path(shutil.copytree(trained_store, tmp_path / "store"))

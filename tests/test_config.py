@@ -1,0 +1,403 @@
+"""The Spec: what it accepts, what it refuses with which words, and which fields a result hangs on."""
+
+import pickle
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from genai_ray import config
+from genai_ray.config import Spec, dump, fingerprint, fingerprint_fields, generation_seed, parse
+from genai_ray.errors import UserError
+from genai_ray.presets import PRESETS
+
+SPECS = sorted((Path(__file__).resolve().parents[1] / "jobs" / "specs").glob("*.yaml"))
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "spec.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def loaded(tmp_path: Path, *overrides: str, text: str = "name: run") -> Spec:
+    return config.load(written(tmp_path, text), overrides)
+
+
+def refusal(tmp_path: Path, *overrides: str, text: str = "name: run") -> UserError:
+    """The error, after the checks that hold for every one."""
+    with pytest.raises(UserError) as caught:
+        loaded(tmp_path, *overrides, text=text)
+    error = caught.value
+    assert error.exit_code == 2
+    assert error.field
+    assert error.rule
+    assert error.remedy
+    assert error.field in str(error)
+    assert error.remedy in str(error)
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is UserError
+    assert str(copy) == str(error)
+    assert (copy.field, copy.value, copy.rule, copy.remedy) == (
+        error.field, error.value, error.rule, error.remedy,
+    )  # fmt: skip
+    return error
+
+
+# --- what is accepted ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda p: p.name)
+def test_every_spec_of_the_tree_loads_and_dumps(path: Path):
+    spec = config.load(path)
+    assert parse(dump(spec)) == spec
+    assert parse(yaml.safe_load(yaml.safe_dump(dump(spec)))) == spec
+
+
+def test_there_are_specs_to_load():
+    assert SPECS
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_fills_in_the_model_and_gives_way_to_the_spec(tmp_path: Path, preset: str):
+    spec = loaded(tmp_path, f"model.preset={preset}")
+    for name, value in PRESETS[preset].values.items():
+        assert getattr(spec.model, name) == value
+    changed = loaded(tmp_path, f"model.preset={preset}", "model.latent=7")
+    assert changed.model == spec.model.model_copy(update={"latent": 7})
+    assert parse(dump(changed)) == changed
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "expected"),
+    [
+        ("seed=7", "", 7),
+        ("train.samples=1_000", "train", 1000),
+        ("train.samples=1e6", "train", 1_000_000),
+        ("model.learning_rate=1e-4", "model", 1e-4),
+        ("model.conditional=true", "model", True),
+        ("model.betas=[0, 0.9]", "model", (0, 0.9)),
+        ("model.ema_half_life=0", "model", 0),
+        ("data.root=a=b", "data", "a=b"),
+        ("data.root=", "data", None),
+        ("data.holdout=0.25", "data", 0.25),
+        ("evaluate.gates.fid_ratio_max=2", "evaluate.gates", 2.0),
+        ("name=other", "", "other"),
+    ],
+)
+def test_overrides_are_yaml_values(tmp_path: Path, override: str, section: str, expected: Any):
+    value: Any = loaded(tmp_path, override)
+    for part in filter(None, section.split(".")):
+        value = getattr(value, part)
+    assert getattr(value, override.partition("=")[0].rpartition(".")[2]) == expected
+
+
+def test_an_override_wins_over_the_file_and_the_last_one_over_the_others(tmp_path: Path):
+    text = "name: run\nseed: 1\ntrain: {samples: 5, workers: 2}"
+    spec = loaded(tmp_path, "seed=2", "train.samples=6", "seed=3", text=text)
+    assert (spec.seed, spec.train.samples, spec.train.workers) == (3, 6, 2)
+
+
+def test_a_number_of_the_file_can_be_the_name_of_a_class(tmp_path: Path):
+    text = "name: run\nmodel: {conditional: true}\ngenerate: {classes: {0: 10, 3: 5}}"
+    spec = loaded(tmp_path, text=text)
+    assert spec.generate.classes == {"0": 10, "3": 5}
+
+
+def test_stores_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert loaded(tmp_path, "store=runs").run_uri == f"{tmp_path}/runs/run"
+    assert loaded(tmp_path, "store=s3://bucket/prefix/").run_uri == "s3://bucket/prefix/run"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"), [([], 5), (["generate.seed=0"], 0), (["generate.seed=9"], 9)]
+)
+def test_generation_takes_the_seed_of_the_run_unless_it_has_its_own(
+    tmp_path: Path, overrides: list[str], expected: int
+):
+    spec = loaded(tmp_path, "seed=5", *overrides)
+    assert generation_seed(spec) == expected
+    assert fingerprint_fields(spec, "generate")["seed"] == expected
+    assert fingerprint_fields(spec, "train")["seed"] == 5
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("sed", "seed"),
+        ("data.sorce", "source"),
+        ("model.latend", "latent"),
+        ("train.worker", "workers"),
+        ("generate.shard_row", "shard_rows"),
+        ("evaluate.gate", "gates"),
+        ("evaluate.gates.fid_ratio", "fid_ratio_max"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(tmp_path: Path, key: str, near: str):
+    error = refusal(tmp_path, f"{key}=1")
+    assert error.field == key
+    assert repr(near) in error.remedy
+
+
+def test_an_unknown_key_far_from_all_lists_them(tmp_path: Path):
+    remedy = refusal(tmp_path, "train.zzzzzz=1").remedy
+    assert all(name in remedy for name in config.TrainSpec.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "remedy"),
+    [
+        ("data.source=diggits", "data.source", "'digits'"),
+        ("data.channels=2", "data.channels", "Known: 1, 3."),
+        ("train.device=gpu", "train.device", "cpu, cuda"),
+        ("model.loss=hing", "model.loss", "'hinge'"),
+        ("model.preset=dcgam", "model.preset", "'dcgan'"),
+        ("generate.sink=parket", "generate.sink", "'parquet'"),
+    ],
+)
+def test_a_wrong_choice_names_the_choices(tmp_path: Path, override: str, field: str, remedy: str):
+    error = refusal(tmp_path, override)
+    assert error.field == field
+    assert remedy in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("override", "field"),
+    [
+        ("seed=one", "seed"),
+        ("seed=-1", "seed"),
+        (f"seed={2**63}", "seed"),
+        ("seed=1.5", "seed"),
+        ("train.samples=0", "train.samples"),
+        ("train.samples=many", "train.samples"),
+        ("model.conditional=perhaps", "model.conditional"),
+        ("model.learning_rate=-1e-4", "model.learning_rate"),
+        ("model.betas=[0.5, 1.0]", "model.betas"),
+        ("data.size=7", "data.size"),
+        ("data.holdout=1", "data.holdout"),
+        ("evaluate.gates.precision_min=1.5", "evaluate.gates.precision_min"),
+        ("evaluate.gates.coverage_ratio_min=.nan", "evaluate.gates.coverage_ratio_min"),
+        ("train=3", "train"),
+        ("model=[1]", "model"),
+        ("name=../up", "name"),
+        ("store=s3://", "store"),
+    ],
+)
+def test_a_wrong_value_names_its_field(tmp_path: Path, override: str, field: str):
+    error = refusal(tmp_path, override)
+    assert error.field == field
+    assert f"{field}=" in error.remedy
+
+
+@pytest.mark.parametrize(("batch", "use"), [(7, 6), (1, 2), (9, 8)])
+def test_workers_must_divide_the_batch(tmp_path: Path, batch: int, use: int):
+    error = refusal(tmp_path, f"train.global_batch={batch}", "train.workers=2")
+    assert error.field == "train"
+    assert error.value == {"global_batch": batch, "workers": 2}
+    assert f"train.global_batch={batch} must be divisible by train.workers=2" in error.rule
+    assert f"use {use}" in error.rule
+    assert loaded(tmp_path, f"train.global_batch={use}", "train.workers=2").train.workers == 2
+
+
+def test_no_worker_takes_any_batch(tmp_path: Path):
+    assert loaded(tmp_path, "train.global_batch=7", "train.workers=0").train.global_batch == 7
+
+
+@pytest.mark.parametrize("override", ["generate.classes={a: 1}", "evaluate.gates.agreement_min=1"])
+def test_classes_need_a_conditional_model(tmp_path: Path, override: str):
+    error = refusal(tmp_path, override)
+    assert override.partition("=")[0] in error.rule
+    assert "model.conditional=true" in error.rule
+    assert loaded(tmp_path, override, "model.conditional=true").model.conditional
+
+
+@pytest.mark.parametrize("source", ["folder", "parquet"])
+def test_sources_of_the_user_need_a_root(tmp_path: Path, source: str):
+    assert "data.root" in refusal(tmp_path, f"data.source={source}").rule
+    assert loaded(tmp_path, f"data.source={source}", "data.root=x").data.root == "x"
+
+
+@pytest.mark.parametrize("preset", ["dcgan", "vae"])
+def test_an_mlp_needs_hidden_layers(tmp_path: Path, preset: str):
+    overrides = [f"model.preset={preset}", "model.network=mlp"]
+    assert "model.discriminator_widths" in refusal(tmp_path, *overrides).rule
+    spec = loaded(tmp_path, *overrides, "model.discriminator_widths=[8]")
+    assert spec.model.discriminator_widths == (8,)
+
+
+@pytest.mark.parametrize("override", ["seed", "=1", "seed.x.y=1", "seed=[1,", "seed={"])
+def test_a_malformed_override_is_shown(tmp_path: Path, override: str):
+    text = "name: run\nseed: 1"
+    error = refusal(tmp_path, override, text=text)
+    assert error.field == "override"
+    assert error.value == override
+
+
+@pytest.mark.parametrize("text", ["", "seed: 1", "{}"])
+def test_a_name_is_required(tmp_path: Path, text: str):
+    error = refusal(tmp_path, text=text)
+    assert (error.field, error.rule) == ("name", "is required")
+
+
+@pytest.mark.parametrize("text", ["- a", "run", "7", "name: [", "a: b: c", "name: a\0"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str):
+    error = refusal(tmp_path, text=text)
+    assert error.field == "spec"
+    assert error.value == str(tmp_path / "spec.yaml")
+
+
+def test_keys_are_words(tmp_path: Path):
+    assert refusal(tmp_path, text="name: run\n1: 2").field == "1"
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "binary"])
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, kind: str):
+    path = tmp_path / kind
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "binary":
+        path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="readable YAML") as caught:
+        config.load(path)
+    assert caught.value.value == str(path)
+
+
+# --- the fingerprint -----------------------------------------------------------------------------
+
+Stage = Literal["train", "generate"]
+
+#: A legal value that differs from BASE, for every field that can change what training makes, ...
+TRAIN: dict[str, Any] = {
+    "seed": 1,
+    "data.source": "mnist",
+    "data.size": 16,
+    "data.channels": 3,
+    "data.holdout": 0.5,
+    "data.on_corrupt": "skip",
+    "data.image_column": "picture",
+    "data.label_column": "class",
+    "model.preset": "vae",
+    "model.conditional": False,
+    "model.family": "vae",
+    "model.network": "mlp",
+    "model.latent": 3,
+    "model.width": 3,
+    "model.generator_widths": [3],
+    "model.discriminator_widths": [3],
+    "model.dropout": 0.5,
+    "model.spectral_norm": False,
+    "model.loss": "hinge",
+    "model.n_dis": 3,
+    "model.beta": 3.0,
+    "model.learning_rate": 1.0,
+    "model.betas": [0.1, 0.2],
+    "model.ema_half_life": 3,
+    "train.device": "cuda",
+    "train.global_batch": 4,
+    "train.samples": 4,
+    "train.precision": "bf16",
+    "train.checkpoint_every": 4,
+}
+#: ... what generation makes of a model file, ...
+GENERATE: dict[str, Any] = {
+    "seed": 1,
+    "generate.seed": 2,
+    "generate.samples": 4,
+    "generate.shard_rows": 4,
+    "generate.sink": "images",
+    "generate.encoding": "raw",
+    "generate.classes": {"a": 1.0},
+    "generate.device": "cuda",
+}
+#: ... and neither.
+NEITHER: dict[str, Any] = {
+    "name": "other",
+    "store": "s3://elsewhere",
+    "data.root": "elsewhere",
+    "data.download": False,
+    "train.workers": 2,
+    "train.cpus_per_worker": 2.0,
+    "train.keep_checkpoints": 4,
+    "train.max_failures": 4,
+    "train.log_seconds": 1.0,
+    "train.start_timeout_s": 1.0,
+    "generate.batch": 4,
+    "generate.workers": 4,
+    "generate.cpus_per_worker": 2.0,
+    "generate.max_attempts": 4,
+    "generate.start_timeout_s": 1.0,
+    "evaluate.samples": 200,
+    "evaluate.duplicate_rows": 200,
+    "evaluate.k": 4,
+    "evaluate.gates.fid_ratio_max": 1.0,
+    "evaluate.gates.precision_min": 1.0,
+    "evaluate.gates.recall_min": 1.0,
+    "evaluate.gates.coverage_ratio_min": 1.0,
+    "evaluate.gates.agreement_min": 1.0,
+    "evaluate.gates.duplicate_rate_max": 1.0,
+    "evaluate.gates.exact_copy_rate_max": 1.0,
+}
+#: Conditional, and with layers for an MLP, so that each field can be changed alone.
+BASE = parse({"name": "run", "model": {"conditional": True, "discriminator_widths": [8]}})
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Dotted names of every field that holds a value."""
+    names = []
+    for name, info in model.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names += leaves(kind, f"{prefix}{name}.")
+        else:
+            names.append(f"{prefix}{name}")
+    return names
+
+
+def changed(field: str, value: Any) -> Spec:
+    values = dump(BASE)
+    section: Any = values
+    *parents, last = field.split(".")
+    for parent in parents:
+        section = section[parent]
+    assert section[last] != value, "the table must hold another value than BASE"
+    section[last] = value
+    return parse(values)
+
+
+def digest(spec: Spec, stage: Stage) -> str:
+    return fingerprint(fingerprint_fields(spec, stage))
+
+
+def test_every_field_is_decided():
+    """A new field belongs into one of the tables: can it change what training or generation makes?"""
+    assert set(leaves(Spec)) == TRAIN.keys() | GENERATE.keys() | NEITHER.keys()
+    assert TRAIN.keys() & GENERATE.keys() == {"seed"}
+    assert not NEITHER.keys() & (TRAIN.keys() | GENERATE.keys())
+
+
+@pytest.mark.parametrize("field", leaves(Spec))
+def test_the_fingerprint_hangs_on_what_can_change_a_result(field: str):
+    value = (TRAIN | GENERATE | NEITHER)[field]
+    spec = changed(field, value)
+    for stage, inside in (("train", TRAIN), ("generate", GENERATE)):
+        assert (digest(spec, stage) != digest(BASE, stage)) == (field in inside)
+
+
+def test_the_fingerprint_is_of_values_not_of_how_they_were_written():
+    direct = parse({"name": "a", "seed": 0, "model": {"preset": "dcgan", "latent": 100}})
+    other = parse({"name": "b", "store": "s3://x", "train": {"workers": 4}})
+    assert digest(direct, "train") == digest(other, "train")
+    assert len(digest(direct, "train")) == 64
+
+
+def test_generation_ignores_the_seed_of_training_when_it_has_its_own():
+    values = dump(BASE)
+    values["generate"]["seed"] = 3
+    one, two = (digest(parse(values | {"seed": seed}), "generate") for seed in (1, 2))
+    assert one == two
