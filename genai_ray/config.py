@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import pydantic
 import yaml
@@ -35,10 +35,13 @@ class DataSpec(_Section):
 
     source: Source = "digits"
     root: str | None = _outside(None, description="folder or s3:// URI of the source")
-    size: int | None = Field(None, ge=8, le=512, description="height and width in pixels")
-    channels: Literal[1, 3] | None = Field(None, description="null: as in the source")
+    size: int | None = Field(default=None, ge=8, le=512, description="height and width in pixels")
+    channels: Literal[1, 3] | None = Field(default=None, description="null: as in the source")
     holdout: float | None = Field(
-        None, gt=0, lt=1, description="share kept from training; null: the source's test split"
+        default=None,
+        gt=0,
+        lt=1,
+        description="share kept from training; null: the source's test split",
     )
     on_corrupt: Literal["fail", "skip"] = "fail"
     image_column: str = "image"
@@ -56,7 +59,7 @@ class ModelSpec(Variant):
     """A preset, and the values that differ from it."""
 
     preset: str = "dcgan"
-    conditional: bool = Field(False, description="generate a class that is asked for")
+    conditional: bool = Field(default=False, description="generate a class that is asked for")
 
 
 class TrainSpec(_Section):
@@ -65,10 +68,10 @@ class TrainSpec(_Section):
     workers: int = _outside(1, ge=0, description="0: in the driver's own process, for debugging")
     cpus_per_worker: float = _outside(1, gt=0)
     device: Literal["cpu", "cuda"] = "cpu"
-    global_batch: int = Field(128, ge=1)
-    samples: int = Field(400_000, ge=1)
+    global_batch: int = Field(default=128, ge=1)
+    samples: int = Field(default=400_000, ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"
-    checkpoint_every: int = Field(50_000, ge=1, description="in samples")
+    checkpoint_every: int = Field(default=50_000, ge=1, description="in samples")
     keep_checkpoints: int = _outside(2, ge=2)
     max_failures: int = _outside(2, ge=0, description="worker crashes to survive in one call")
     log_seconds: float = _outside(5.0, gt=0)
@@ -88,18 +91,18 @@ class TrainSpec(_Section):
 class GenerateSpec(_Section):
     """What to generate and how it is cut into files."""
 
-    samples: int = Field(10_000, ge=1)
-    seed: int | None = Field(None, ge=0, lt=2**63, description="null: the seed of the run")
-    shard_rows: int = Field(8192, ge=1)
+    samples: int = Field(default=10_000, ge=1)
+    seed: int | None = Field(default=None, ge=0, lt=2**63, description="null: the seed of the run")
+    shard_rows: int = Field(default=8192, ge=1)
     sink: Literal["parquet", "images", "discard"] = "parquet"
-    encoding: Literal["png", "raw"] = Field("png", description="of the pixels in Parquet")
+    encoding: Literal["png", "raw"] = Field(default="png", description="of the pixels in Parquet")
     classes: dict[str, float] | None = Field(
-        None, description="class name to count or share; null: equal counts"
+        default=None, description="class name to count or share; null: equal counts"
     )
     batch: int = _outside(64, ge=1, description="samples in one call of the model")
     workers: int = _outside(1, ge=1)
     cpus_per_worker: float = _outside(1, gt=0)
-    device: Literal["cpu", "cuda"] = Field("cpu")
+    device: Literal["cpu", "cuda"] = Field(default="cpu")
     max_attempts: int = _outside(3, ge=1, description="at one shard, before it is a failure")
     start_timeout_s: float = _outside(120.0, gt=0)
 
@@ -107,19 +110,24 @@ class GenerateSpec(_Section):
     @classmethod
     def _class_names_are_text(cls, classes: Any) -> Any:
         # YAML reads the class 3 as a number.
-        return {str(k): v for k, v in classes.items()} if isinstance(classes, Mapping) else classes
+        if not isinstance(classes, Mapping):
+            return classes
+        named = cast(Mapping[Any, Any], classes)
+        return {str(name): value for name, value in named.items()}
 
 
 class Gates(_Section):
     """Limits on measured quality; a data set that breaks one is not marked as published."""
 
-    fid_ratio_max: float | None = Field(None, gt=0, description="FID over real-versus-real")
-    precision_min: float | None = Field(None, ge=0, le=1)
-    recall_min: float | None = Field(None, ge=0, le=1)
-    coverage_ratio_min: float | None = Field(None, ge=0, description="over real-versus-real")
-    agreement_min: float | None = Field(None, ge=0, le=1)
-    duplicate_rate_max: float | None = Field(None, ge=0, le=1)
-    exact_copy_rate_max: float | None = Field(None, ge=0, le=1)
+    fid_ratio_max: float | None = Field(default=None, gt=0, description="FID over real-versus-real")
+    precision_min: float | None = Field(default=None, ge=0, le=1)
+    recall_min: float | None = Field(default=None, ge=0, le=1)
+    coverage_ratio_min: float | None = Field(
+        default=None, ge=0, description="over real-versus-real"
+    )
+    agreement_min: float | None = Field(default=None, ge=0, le=1)
+    duplicate_rate_max: float | None = Field(default=None, ge=0, le=1)
+    exact_copy_rate_max: float | None = Field(default=None, ge=0, le=1)
 
 
 class EvaluateSpec(_Section):
@@ -135,8 +143,8 @@ class Spec(_Section):
     """One run."""
 
     name: str = _outside(..., pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    seed: int = Field(0, ge=0, lt=2**63)
-    store: str = _outside("runs", description="folder or s3://bucket/prefix")
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    store: str = _outside("runs", description="folder or s3://bucket/prefix", validate_default=True)
     data: DataSpec = DataSpec()
     model: ModelSpec = ModelSpec()
     train: TrainSpec = TrainSpec()

@@ -95,7 +95,7 @@ def evaluate(spec: Spec, data: ImageData | None = None) -> EvaluateResult:
                         "Generate with sink=parquet or sink=images.")  # fmt: skip
     data = data or load_images(spec.data)
     codec = ImageCodec.from_json(manifest.card["codec"])
-    extractor = _extractor(spec, store, data)
+    extractor = feature_extractor(spec, data)
     images, labels, repeated = _read(store.at("dataset"), manifest, codec, spec)
     holdout = _choose(data.holdout_images, spec)
     train = _choose(data.train_images, spec)
@@ -159,8 +159,9 @@ def _distances(
     }
 
 
-def _extractor(spec: Spec, store: Store, data: ImageData) -> Extractor:
+def feature_extractor(spec: Spec, data: ImageData) -> Extractor:
     """The feature extractor of this data, trained once for a run and kept beside its reports."""
+    store = Store(spec.run_uri)
     key = f"report/extractor-{data.digest[:8]}.pt"
     try:
         return Extractor.from_bytes(store.read(key))

@@ -110,7 +110,7 @@ def generate(spec: Spec) -> GenerateResult:
     """
     Store(spec.run_uri).check()
     made = plan(spec)
-    _claim(made)
+    _refuse_another(made)
     if (manifest := read_manifest(made.store)) is not None:
         return _result(made, manifest, seconds=0.0, done_now=0)
     started = time.monotonic()
@@ -119,6 +119,8 @@ def generate(spec: Spec) -> GenerateResult:
     done_before = sum(r.stop - r.start for r in receipts.values())
     failures = []
     if missing:
+        _require_cluster(made.spec, len(missing))
+        _claim(made)
         for key in made.store.list("_attempts/"):
             made.store.delete(key)
         progress = Progress("generate", spec.generate.samples, done=done_before)
@@ -142,19 +144,20 @@ def generate(spec: Spec) -> GenerateResult:
 # --- the Ray Data job ----------------------------------------------------------------------------
 
 
+def _require_cluster(spec: GenerateSpec, shards: int) -> None:
+    cluster.connect()
+    cluster.require(
+        "generate.workers", min(spec.workers, shards),
+        {"CPU": float(spec.cpus_per_worker)} | ({"GPU": 1.0} if spec.device == "cuda" else {}),
+        timeout_s=spec.start_timeout_s,
+        remedy="Lower generate.workers or generate.cpus_per_worker, or use a larger cluster.",
+    )  # fmt: skip
+
+
 def _run(spec: Spec, made: Plan, shards: list[Shard]) -> Iterator[dict[str, Any]]:
     """Rows {index, receipt, error}, one a shard, in the order in which they are done."""
     import ray.data
 
-    cluster.connect()
-    workers = min(made.spec.workers, len(shards))
-    gpus = 1.0 if made.spec.device == "cuda" else 0.0
-    cluster.require(
-        "generate.workers", workers,
-        {"CPU": float(made.spec.cpus_per_worker)} | ({"GPU": gpus} if gpus else {}),
-        timeout_s=made.spec.start_timeout_s,
-        remedy="Lower generate.workers or generate.cpus_per_worker, or use a larger cluster.",
-    )  # fmt: skip
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     # It warns when bars are off, as they are here because the driver draws its own.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
@@ -166,9 +169,9 @@ def _run(spec: Spec, made: Plan, shards: list[Shard]) -> Iterator[dict[str, Any]
         ShardWorker,
         fn_constructor_args=(config.dump(spec), made.digest),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=workers),
+        compute=ray.data.ActorPoolStrategy(size=min(made.spec.workers, len(shards))),
         num_cpus=made.spec.cpus_per_worker,
-        num_gpus=gpus or None,
+        num_gpus=1 if made.spec.device == "cuda" else None,
     )
     yield from dataset.iter_rows()
 
@@ -390,9 +393,14 @@ def read_manifest(store: Store) -> Manifest | None:
 
 
 def _claim(made: Plan) -> None:
-    """Write the data set's own fields, or refuse those that differ from what is there."""
+    """Say with which values the data set is made, before anything else of it is written."""
     fields = json.dumps(made.fields, sort_keys=True).encode()
     if not made.store.put_if_absent("_fields.json", fields):
+        _refuse_another(made)  # another driver was faster
+
+
+def _refuse_another(made: Plan) -> None:
+    if made.store.exists("_fields.json"):
         there = json.loads(made.store.read("_fields.json"))
         refuse_difference(there, made.fields, made.store.uri)
 

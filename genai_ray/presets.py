@@ -18,19 +18,23 @@ class Variant(BaseModel):
 
     family: Literal["gan", "vae"] = "gan"
     network: Literal["mlp", "conv"] = "conv"
-    latent: int = Field(100, ge=1, description="numbers in one noise vector")
-    width: int = Field(64, ge=1, description="channels of the finest layer (conv networks)")
-    generator_widths: tuple[int, ...] = Field((), description="hidden layers (mlp networks)")
-    discriminator_widths: tuple[int, ...] = Field((), description="hidden layers (mlp networks)")
-    dropout: float = Field(0.0, ge=0, lt=1, description="in the discriminator")
-    spectral_norm: bool = Field(False, description="in the discriminator")
+    latent: int = Field(default=100, ge=1, description="numbers in one noise vector")
+    width: int = Field(default=64, ge=1, description="channels of the finest layer (conv networks)")
+    generator_widths: tuple[int, ...] = Field(
+        default=(), description="hidden layers (mlp networks)"
+    )
+    discriminator_widths: tuple[int, ...] = Field(
+        default=(), description="hidden layers (mlp networks)"
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="in the discriminator")
+    spectral_norm: bool = Field(default=False, description="in the discriminator")
     loss: Literal["nonsaturating", "hinge"] = "nonsaturating"
-    n_dis: int = Field(1, ge=1, description="discriminator steps for one generator step")
-    beta: float = Field(1.0, ge=0, description="weight of the KL term (vae family)")
-    learning_rate: float = Field(2e-4, gt=0)
-    betas: tuple[float, float] = Field((0.5, 0.999), description="of Adam")
+    n_dis: int = Field(default=1, ge=1, description="discriminator steps for one generator step")
+    beta: float = Field(default=1.0, ge=0, description="weight of the KL term (vae family)")
+    learning_rate: float = Field(default=2e-4, gt=0)
+    betas: tuple[float, float] = Field(default=(0.5, 0.999), description="of Adam")
     ema_half_life: int = Field(
-        10_000, ge=0, description="of the generator average, in samples; 0 is off"
+        default=10_000, ge=0, description="of the generator average, in samples; 0 is off"
     )
 
     @field_validator("betas")

@@ -100,20 +100,21 @@ def parquet_schema(
     codec: ImageCodec, encoding: str, labelled: bool, provenance: dict[str, Any]
 ) -> pa.Schema:
     """The columns of a data set, with what `datasets` and our own reader need to know of them."""
-    fields = [pa.field("id", pa.int64(), nullable=False)]
+    # Nullable all: `datasets` believes the metadata below only if fields equal its own.
+    fields = [pa.field("id", pa.int64())]
     features: dict[str, Any] = {"id": {"dtype": "int64", "_type": "Value"}}
     if labelled:
-        fields.append(pa.field("label", pa.int64(), nullable=False))
+        fields.append(pa.field("label", pa.int64()))
         features["label"] = {"names": list(codec.classes or ()), "_type": "ClassLabel"}
     if encoding == "png":
         parts = [pa.field("bytes", pa.binary()), pa.field("path", pa.string())]
-        fields.append(pa.field("image", pa.struct(parts), nullable=False))
+        fields.append(pa.field("image", pa.struct(parts)))
         features["image"] = {"_type": "Image"}
     else:
         shape = (codec.size, codec.size, codec.channels)
         about = {"shape": json.dumps(shape), "dtype": "uint8"}
         width = codec.size * codec.size * codec.channels
-        fields.append(pa.field("image", pa.binary(width), nullable=False, metadata=about))
+        fields.append(pa.field("image", pa.binary(width), metadata=about))
         features["image"] = {"dtype": "binary", "_type": "Value"}
     metadata = {
         "huggingface": json.dumps({"info": {"features": features}}),

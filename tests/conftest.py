@@ -66,13 +66,18 @@ def small_spec(store: Path | str, *overrides: str) -> Spec:
 
 @pytest.fixture(scope="session")
 def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small run, trained and exported, with the feature extractor that judges it."""
+    from genai_ray.data.image import load_images
+    from genai_ray.evaluate import feature_extractor
     from genai_ray.export import export
     from genai_ray.train import train
 
     store = tmp_path_factory.mktemp("trained")
     spec = small_spec(store)
-    train(spec)
+    data = load_images(spec.data)
+    train(spec, data)
     export(spec)
+    feature_extractor(spec, data)
     return store
 
 

@@ -47,6 +47,8 @@ class ImageCodec:
         if image.mode in ("I", "I;16", "F"):
             depth = np.asarray(image, np.float64)
             image = Image.fromarray(np.clip(depth / 257, 0, 255).astype(np.uint8))
+        if "transparency" in image.info:
+            image = image.convert("RGBA")  # which Pillow would else only advise
         image = image.convert("L" if self.channels == 1 else "RGB")
         if image.size != (self.size, self.size):
             image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC)
@@ -213,11 +215,20 @@ def _parquet(spec: DataSpec) -> ImageData:
             "data.image_column", spec.image_column, f"is not a column of {keys[0]}",
             f"Columns: {', '.join(columns)}.",
         )  # fmt: skip
+    field = tables[0].schema.field(spec.image_column)
+    kind = field.type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    raw = pa.types.is_fixed_size_binary(kind) and b"shape" in (field.metadata or {})
+    if not (raw or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise UserError(
+            "data.image_column", spec.image_column, f"must hold images, and holds {field.type}",
+            f"Columns: {', '.join(columns)}.",
+        )  # fmt: skip
     cells = [c for t in tables for c in t.column(spec.image_column).to_pylist()]
     named = ((f"row {i}", c["bytes"] if isinstance(c, dict) else c) for i, c in enumerate(cells))
-    field = tables[0].schema.field(spec.image_column)
-    if pa.types.is_fixed_size_binary(field.type):
-        shape = json.loads((field.metadata or {})[b"shape"])
+    if raw:
+        shape = json.loads(field.metadata[b"shape"])
         images = [Image.fromarray(np.frombuffer(c, np.uint8).reshape(shape).squeeze())
                   for _, c in named]  # fmt: skip
         kept, skipped = list(range(len(images))), ()
@@ -258,7 +269,9 @@ def _decode(
         try:
             image = Image.open(io.BytesIO(content or b""))
             image.load()
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        except (
+            UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError,
+        ) as error:  # fmt: skip
             if spec.on_corrupt == "fail":
                 raise UserError(
                     "data.root", f"{spec.root}: {name}", f"must be an image that decodes ({error})",

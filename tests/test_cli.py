@@ -1,0 +1,151 @@
+"""The command line: exit codes, errors that help, and nothing written after a mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import small_spec
+
+from genai_ray.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+DIGITS = str(ROOT / "jobs" / "specs" / "digits.yaml")
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    captured = capsys.readouterr()
+    return int(ended.value.code or 0), captured.out, captured.err
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom genai_ray.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as e:\n    assert not e.code, e.code\n"
+        "heavy = {'torch', 'ray', 'pyarrow', 'numpy', 'boto3', 'pydantic', 'onnxruntime'}\n"
+        "loaded = heavy & set(sys.modules)\nassert not loaded, loaded"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "generate" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian.samples=5"], "trian: got {'samples': 5}; is not a key of the spec. Did you mean"),
+        (["train.sampels=5"], "train.sampels: got 5; is not a key of the spec. Did you mean"),
+        (["train.samples=many"], "train.samples: got 'many'; input should be a valid integer"),
+        (["train.workers=3"], "train.global_batch=128 must be divisible by train.workers=3"),
+        (["model.preset=dcgna"], "model.preset: got 'dcgna'; must name a preset"),
+        (["data.source=digit"], "data.source: got 'digit'; must be one of"),
+        (["data.source=folder"], "data.root must say where the folder lies"),
+        (["data.source=folder", "data.root=/not/there"], "must be a folder that exists"),
+        (["model.conditional=false"], "agreement_min needs classes"),
+        (["store=ftp://x"], "must be a folder or start with s3://"),
+        (["train.workers"], "must look like key=value"),
+        (["name=../up"], "name: got '../up'"),
+        (["generate.classes={1: 0.5}", "model.conditional=false"], "set model.conditional=true"),
+    ],
+)
+def test_mistakes_exit_2_and_write_nothing(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    code, out, err = call(capsys, "train", DIGITS, f"store={store}", *arguments)
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert not store.exists()
+
+
+def test_store_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = call(capsys, "train", DIGITS, f"store={tmp_path}/file/x", "train.workers=0")
+    assert code == 2
+    assert "must be a folder that can be written" in err
+
+
+def test_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "train")[0] == 2
+    assert call(capsys, "tarin", DIGITS)[0] == 2
+    assert call(capsys, "train", "no/such.yaml")[0] == 2
+
+
+def test_incomplete_exits_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "export", DIGITS, f"store={tmp_path}")
+    assert code == 3
+    assert "run `genai-ray train` first" in err
+
+
+def test_presets_and_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "presets", "--json")
+    assert code == 0
+    assert json.loads(out)["dcgan"]["source"].startswith("Radford")
+    _, out, _ = call(capsys, "schema")
+    assert json.loads(out)["properties"]["train"]
+
+
+def overrides(store: Path) -> list[str]:
+    spec = small_spec(store)
+    return [DIGITS, f"store={store}", "name=small", f"model.width={spec.model.width}",
+            "model.latent=16", "train.workers=0", "train.samples=1280", "train.global_batch=64",
+            "train.checkpoint_every=320", "generate.samples=1000", "generate.shard_rows=256",
+            "generate.workers=1", "evaluate.gates={}"]  # fmt: skip
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_verbs_one_by_one_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = overrides(tmp_path)
+    for verb, expected in [
+        ("train", "trained on 1,280 samples"),
+        ("export", "generator.onnx"),
+        ("plan", "shards         4"),
+        ("generate", "1,000 rows in 4 files"),
+        ("evaluate", "published: yes"),
+        ("run", "published: yes"),
+    ]:
+        code, out, err = call(capsys, verb, *arguments)
+        assert code == 0, err
+        assert expected in out
+    code, out, _ = call(capsys, "inspect", str(tmp_path / "small"), "--json")
+    found = json.loads(out)
+    assert found["trained"] == 1280
+    assert found["published"] is True
+    assert found["dataset"]["rows"] == 1000
+    _, out, _ = call(capsys, "inspect", str(tmp_path / "small" / "model" / "generator.onnx"))
+    assert "standard_normal" in out
+    assert call(capsys, "inspect", str(tmp_path))[0] == 2
+    failing = [*arguments, "evaluate.gates={agreement_min: 1.0}"]
+    code, _, err = call(capsys, "evaluate", *failing)
+    assert code == 4
+    assert "agreement_min" in err
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_finished_run_with_another_fingerprint(
+    run_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*overrides(run_store), "model.latent=20"]
+    code, _, err = call(capsys, "run", *arguments)
+    assert code == 2
+    assert "model.latent is 16 there and 20 here" in err
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("s3_stack")
+def test_s3_mistakes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["train", DIGITS, "train.workers=0"]
+    code, _, err = call(capsys, *arguments, "store=s3://no-such-bucket/x")
+    assert code == 2
+    assert "bucket 'no-such-bucket' does not exist" in err
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    code, _, err = call(capsys, *arguments, "store=s3://genai/x")
+    assert code == 2
+    assert "the server refuses the credentials (SignatureDoesNotMatch)" in err
+    assert "wrong" not in err

@@ -1,0 +1,93 @@
+"""The demo, killed while it trains and begun again by the same command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.dataset as pads
+import pytest
+from conftest import SHARED_DATA
+
+from genai_ray import local
+from genai_ray.storage import Store
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ["model.width=16", "train.samples=12800", "train.checkpoint_every=1280",
+         "generate.samples=4000", "generate.shard_rows=512", "evaluate.gates={}"]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(420)
+def test_killed_demo_resumes_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, output = tmp_path / "stack", tmp_path / "out"
+    command = [sys.executable, "-m", "genai_ray.cli", "local", "run", "jobs/specs/digits.yaml",
+               *SMALL, "--folder", str(folder), "--output", str(output)]  # fmt: skip
+    with (tmp_path / "log").open("wb") as log:
+        first = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not _has_checkpoint(folder):
+        assert first.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait(10)
+    assert not (output / "report.html").exists()
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "published: yes" in done.stdout
+    assert (output / "report.html").exists()
+    assert (output / "preview.png").exists()
+    assert json.loads((output / "quality.json").read_text())["counts"]["generated"] == 4000
+    stack = local.find(folder)
+    assert stack is not None
+    assert not stack.alive
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    """Whether the run in the stack's store has come to its first checkpoint."""
+    stack = local.find(folder)
+    if stack is None or not local._s3_answers(stack):
+        return False
+    with local._environment(stack.environment):
+        keys = Store(f"s3://{local.BUCKET}/runs/digits/train").list()
+    return any(k.startswith("checkpoint-") for k in keys)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("source", ["mnist", "fashion_mnist"])
+def test_torchvision_sets_go_the_whole_way(source: str, tmp_path: Path) -> None:
+    from genai_ray import config
+    from genai_ray.pipeline import run
+
+    names = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
+    if not (SHARED_DATA / names[source]).exists():
+        pytest.skip(f"needs ../shared/data/{names[source]}")
+    spec = config.parse(
+        {
+            "name": source,
+            "store": str(tmp_path),
+            "data": {"source": source, "root": str(SHARED_DATA), "download": False},
+            "model": {"preset": "vae", "conditional": True, "width": 16},
+            "train": {"workers": 1, "samples": 12_800, "global_batch": 64},
+            "generate": {"samples": 2_000, "shard_rows": 1_000},
+            "evaluate": {"samples": 2_000},
+        }
+    )
+    result = run(spec)
+    assert result.evaluate.published
+    # Far from good after seconds, but far from noise, which a classifier gets right one time in ten.
+    assert result.evaluate.fake["agreement"] > 0.25
+    assert result.evaluate.real["agreement"] > 0.85
+    table = pads.dataset(tmp_path / source / "dataset" / "data").to_table(columns=["id", "label"])
+    assert pd.Series(table["label"]).value_counts().tolist() == [200] * 10

@@ -1,0 +1,69 @@
+"""The embedded stack: own keys, own ports, own processes."""
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import psutil
+import pytest
+
+from genai_ray import local
+from genai_ray.errors import UserError
+from genai_ray.storage import Store
+
+
+def test_objects_outlive_the_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = []
+    for content in (None, b"kept"):
+        with local.running(tmp_path, with_ray=False) as stack:
+            for name, value in stack.environment.items():
+                monkeypatch.setenv(name, value)
+            keys.append((stack.access_key, stack.secret_key))
+            store = Store(f"s3://{local.BUCKET}/here")
+            if content is None:
+                store.put("a", b"kept")
+            else:
+                assert store.read("a") == content
+            pids = [int(pid) for pid in stack.processes]
+            assert stack.alive
+        assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert keys[0] == keys[1]
+
+
+def test_keys_are_readable_by_the_owner_only(tmp_path: Path) -> None:
+    with local.running(tmp_path, with_ray=False) as stack:
+        mode = stat.S_IMODE(os.stat(tmp_path / "stack.json").st_mode)
+        assert mode == 0o600
+        assert stack.secret_key not in repr(stack)
+        assert stack.token not in repr(stack)
+        ours = [p for p in psutil.net_connections("tcp")
+                if p.status == "LISTEN" and str(p.pid) in stack.processes]  # fmt: skip
+        assert ours
+        assert {p.laddr.ip for p in ours} == {"127.0.0.1"}
+
+
+def test_port_in_use(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"--s3-port: got {port}; must be a free port"):
+            local.up(tmp_path / "stack", s3_port=port)
+    assert local.find(tmp_path / "stack") is None
+
+
+def test_up_twice_is_one_stack(tmp_path: Path) -> None:
+    with local.running(tmp_path, with_ray=False) as stack:
+        assert local.up(tmp_path, with_ray=False) == stack
+    assert not local.down(tmp_path)
+
+
+def test_a_pid_that_is_another_process_now_is_left_alone(tmp_path: Path) -> None:
+    with local.running(tmp_path, with_ray=False):
+        pass
+    stack = local.find(tmp_path)
+    assert stack is not None
+    stack.processes[str(os.getpid())] = psutil.Process().create_time() - 100
+    local._save(stack)
+    assert not local.down(tmp_path)
