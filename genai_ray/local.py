@@ -100,7 +100,7 @@ def up(
     )
     _save(stack)
     try:
-        _start(stack, "s3", _s3_command(stack), lambda: _s3_answers(stack))
+        _start(stack, "s3", _s3_command(stack), lambda: answers(stack))
         if with_ray:
             _start(stack, "ray", _ray_command(stack), lambda: _ray_answers(stack))
     except BaseException:
@@ -152,13 +152,13 @@ def run_job(
     # A stack that is still up belongs to a call that was killed, and may still work on this run.
     down(folder)
     with running(folder) as stack:
-        environment = {**os.environ, **stack.environment, "PATH": _path()}
+        variables = {**os.environ, **stack.environment, "PATH": _path()}
         command = ["ray", "job", "submit", "--working-dir", ".", "--",
                    "python", "jobs/pipeline.py", spec_path, *overrides]  # fmt: skip
         sys.stderr.write(f"$ {' '.join(command)}\n")
-        subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=False)
+        subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, check=False)
         code = _job_exit_code(stack)
-        with _environment(stack.environment):
+        with environment(stack.environment):
             report = Store(spec.run_uri).at("report")
             output.mkdir(parents=True, exist_ok=True)
             for name in _REPORTS:
@@ -208,15 +208,15 @@ def _start(stack: Stack, name: str, command: list[str], answers: Callable[[], bo
     """Start a server in a session of its own and wait until it answers."""
     log = Path(stack.folder) / f"{name}.log"
     # Inherited by every job and actor, so no key has to stand in a job's description.
-    environment = {**os.environ, **stack.environment, "PATH": _path()}
+    variables = {**os.environ, **stack.environment, "PATH": _path()}
     # A head that is told to stop would first wait for its node to be drained.
-    environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
-    environment["RAY_JOB_STOP_WAIT_TIME_S"] = "30"
+    variables["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
+    variables["RAY_JOB_STOP_WAIT_TIME_S"] = "30"
     for unwanted in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
-        environment.pop(unwanted, None)
+        variables.pop(unwanted, None)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+            command, env=variables, stdin=subprocess.DEVNULL, stdout=output,
             stderr=subprocess.STDOUT, start_new_session=True, cwd=stack.folder,
         )  # fmt: skip
     stack.processes[str(process.pid)] = psutil.Process(process.pid).create_time()
@@ -230,15 +230,21 @@ def _start(stack: Stack, name: str, command: list[str], answers: Callable[[], bo
         time.sleep(0.1)
 
 
-def _s3_answers(stack: Stack) -> bool:
+def answers(stack: Stack) -> bool:
+    """Whether the S3 server is up and has its bucket."""
     request = urllib.request.Request(f"http://{HOST}:{stack.s3_port}/{BUCKET}")
     try:
         urllib.request.urlopen(request, timeout=2)
     except urllib.error.HTTPError as error:
-        # 403: it is up, knows of keys, and wants one; the bucket is made before it serves.
-        return error.code == 403
+        if error.code != 403:  # it is up, knows of keys, and wants one
+            return False
     except OSError:
         return False
+    with environment(stack.environment):
+        try:
+            Store(f"s3://{BUCKET}").check()  # the bucket is made a moment after the first answer
+        except UserError:
+            return False
     return True
 
 
@@ -332,7 +338,8 @@ def _save(stack: Stack) -> None:
 
 
 @contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """The environment with some values set, for the length of a block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

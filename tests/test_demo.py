@@ -23,9 +23,7 @@ SMALL = ["model.width=16", "train.samples=12800", "train.checkpoint_every=1280",
 
 @pytest.mark.slow
 @pytest.mark.timeout(420)
-def test_killed_demo_resumes_by_the_same_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_demo_resumes_by_the_same_command(tmp_path: Path) -> None:
     folder, output = tmp_path / "stack", tmp_path / "out"
     command = [sys.executable, "-m", "genai_ray.cli", "local", "run", "jobs/specs/digits.yaml",
                *SMALL, "--folder", str(folder), "--output", str(output)]  # fmt: skip
@@ -54,9 +52,9 @@ def test_killed_demo_resumes_by_the_same_command(
 def _has_checkpoint(folder: Path) -> bool:
     """Whether the run in the stack's store has come to its first checkpoint."""
     stack = local.find(folder)
-    if stack is None or not local._s3_answers(stack):
+    if stack is None or not local.answers(stack):
         return False
-    with local._environment(stack.environment):
+    with local.environment(stack.environment):
         keys = Store(f"s3://{local.BUCKET}/runs/digits/train").list()
     return any(k.startswith("checkpoint-") for k in keys)
 
