@@ -198,9 +198,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         typer.echo("stopped; the same command goes on from here", err=True)
         code = IncompleteError.exit_code
     except Exception as error:
-        if not hasattr(error, "format_message"):
+        message = getattr(error, "format_message", None)  # click's errors of usage have one
+        if message is None:
             raise
-        typer.echo(f"error: {error.format_message()}", err=True)  # of click: bad usage
+        typer.echo(f"error: {message()}", err=True)
         code = 2
     sys.stdout.flush()
     sys.stderr.flush()

@@ -190,7 +190,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Spec:
             "spec", str(path), f"must be a readable YAML file ({error})", "See jobs/specs/."
         ) from None
     try:
-        values = yaml.safe_load(text) or {}
+        values: Any = yaml.load(text, _UniqueKeys) or {}
     except yaml.YAMLError as error:
         raise UserError(
             "spec", str(path), f"must be valid YAML ({error})", "See jobs/specs/."
@@ -202,13 +202,25 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Spec:
     return parse(values)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that stands twice is a mistake, not a choice of the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # pyright: ignore
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"key {key!r} stands {keys.count(key)} times")
+        return super().construct_mapping(node, deep)
+
+
 def parse(values: Mapping[str, Any]) -> Spec:
     """Check plain values against the Spec, with the model filled in from its preset."""
     values = dict(values)
-    model = values.get("model") or {}
-    if isinstance(model, Mapping):
-        # `resolved` marks a dump, which holds every value; filling it again changes nothing.
-        values["model"] = preset_values(str(model.get("preset", "dcgan"))) | dict(model)
+    model: Any = values.get("model") or {}
+    if isinstance(model, dict):
+        # A dump holds every value; filling it in again changes nothing.
+        given = cast(dict[str, Any], model)
+        values["model"] = preset_values(str(given.get("preset", "dcgan"))) | given
     try:
         return Spec.model_validate(values)
     except pydantic.ValidationError as error:
@@ -229,12 +241,12 @@ def fingerprint_fields(spec: Spec, stage: Literal["train", "generate"]) -> dict[
     sections = {"train": ("data", "model", "train"), "generate": ("generate",)}[stage]
     fields: dict[str, Any] = {"seed": spec.seed}
     for section in sections:
-        part = getattr(spec, section)
+        part: BaseModel = getattr(spec, section)
+        dumped = part.model_dump(mode="json")
         for name, info in type(part).model_fields.items():
             extra = info.json_schema_extra
             if not (isinstance(extra, dict) and extra.get("fingerprint") is False):
-                value = part.model_dump(mode="json")[name]
-                fields[f"{section}.{name}"] = value
+                fields[f"{section}.{name}"] = dumped[name]
     if stage == "generate":
         fields["seed"] = generation_seed(spec)
         del fields["generate.seed"]
@@ -258,23 +270,21 @@ def _override(values: dict[str, Any], override: str) -> None:
     for parent in parents:
         if values.get(parent) is None:
             values[parent] = {}
-        values = values[parent]
-        if not isinstance(values, dict):
+        section: Any = values[parent]
+        if not isinstance(section, dict):
             raise UserError(
                 "override", override, f"{parent} is a value, not a section", "Shorten the key."
             )
-    # YAML 1.1 takes 1_000 as a number but not 1e-4 without a point; the JSON rules fill that gap.
+        values = cast(dict[str, Any], section)
     try:
-        value = yaml.safe_load(text) if text else None
+        value: Any = yaml.safe_load(text) if text else None
     except yaml.YAMLError as error:
         raise UserError(
             "override", override, f"must hold a YAML value ({error})", "Quote text: key='\"a: b\"'."
         ) from None
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            pass
+    # YAML 1.1 takes 1_000 for a number, but not 1e-4 without a point.
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        value = float(value)
     values[last] = value
 
 

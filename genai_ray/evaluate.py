@@ -141,8 +141,10 @@ def judge(gates: Gates, fake: dict[str, float], real: dict[str, float]) -> list[
         ratio = metric.endswith("_ratio")
         metric = metric.removesuffix("_ratio")
         if metric not in fake:
-            raise UserError(f"evaluate.gates.{gate}", limit, f"{metric} was not measured: the model "
-                            "or the data have no classes", "Remove the gate.")  # fmt: skip
+            raise UserError(
+                f"evaluate.gates.{gate}", limit, f"{metric} was not measured: the model or the "
+                "data have no classes", "Remove the gate.",
+            )  # fmt: skip
         value = fake[metric] / max(real[metric], 1e-12) if ratio else fake[metric]
         passed = value >= limit if bound == "min" else value <= limit
         outcomes.append(GateOutcome(gate, value, limit, bool(passed)))
@@ -175,7 +177,7 @@ def feature_extractor(spec: Spec, data: ImageData) -> Extractor:
 
 
 def _choose(images: NDArray[np.uint8], spec: Spec) -> NDArray[np.uint8]:
-    """A fixed random choice of at most `evaluate.samples` images; sources may be sorted by class."""
+    """A fixed random choice of at most `evaluate.samples` images, as sources may be sorted."""
     n = len(images)
     order = np.argsort(rng.permute(0, rng.Stream.EVALUATE, np.arange(n), n))
     return images[order[: spec.evaluate.samples]]
@@ -339,4 +341,3 @@ def _curves(store: Store) -> dict[str, list[tuple[float, float]]]:
             if name not in ("samples", "rate"):
                 curves.setdefault(name, []).append((row["samples"], value))
     return curves
-

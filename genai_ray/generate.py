@@ -193,7 +193,7 @@ class ShardWorker:
         return {"index": [shard.index], "receipt": [text], "error": [error]}
 
     def _attempt(self, shard: Shard) -> tuple[ShardReceipt | None, str]:
-        """Try a shard until it is done or its attempts are used up, those of dead actors counted."""
+        """Try a shard until it is done or its attempts, with those of dead actors, are used up."""
         store, limit = self.plan.store, self.plan.spec.max_attempts
         marker = f"_attempts/{shard.index:06d}"
         tried = int(store.read(marker)) if store.exists(marker) else 0
@@ -243,7 +243,8 @@ class Sampler:
         for first in range(0, len(images), batch):
             count = min(batch, len(images) - first)
             feed = self._feed(start + first, batch, labels, first, count)
-            images[first : first + count] = self.session.run(None, feed)[0][:count]
+            output: Any = self.session.run(None, feed)[0]
+            images[first : first + count] = output[:count]
         return images, labels
 
     def _feed(

@@ -39,7 +39,7 @@ _REPORTS = ("report.html", "preview.png", "quality.json")
 
 @dataclass(frozen=True)
 class Stack:
-    """A running stack. processes: pid -> creation time, so that a reused pid is not taken for ours."""
+    """A running stack. processes: pid -> creation time, since pids are used again."""
 
     folder: str
     s3_port: int
@@ -269,9 +269,9 @@ def _job_exit_code(stack: Stack) -> int:
     with urllib.request.urlopen(request, timeout=30) as answer:
         jobs: list[dict[str, Any]] = json.load(answer)
     submitted = [j for j in jobs if j["type"] == "SUBMISSION"]
-    newest = max(submitted, key=lambda j: j["start_time"] or 0, default=None)
-    code = newest and newest.get("driver_exit_code")
-    return IncompleteError.exit_code if code is None else int(code)
+    newest = max(submitted, key=lambda j: j["start_time"] or 0, default={})
+    code = newest.get("driver_exit_code")
+    return IncompleteError.exit_code if code is None else code
 
 
 # --- processes, ports, files ---------------------------------------------------------------------

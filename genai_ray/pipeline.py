@@ -56,7 +56,7 @@ class PipelineResult:
 
 
 def run(spec: Spec) -> PipelineResult:
-    """Train, export, generate and evaluate; each goes on where an earlier run of the spec stopped."""
+    """Train, export, generate and evaluate; each goes on where an earlier run stopped."""
     started = time.monotonic()
     data = load_images(spec.data, conditional=spec.model.conditional)
     trained = train(spec, data)

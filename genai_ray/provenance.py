@@ -1,9 +1,10 @@
-"""ModelCard, FileRecord, ShardReceipt and Manifest: what is written beside the data, and why to trust it.
+"""ModelCard, FileRecord, ShardReceipt and Manifest: what is written beside the data.
 
 All are frozen values that turn into JSON and back. A reader trusts the manifest only; a resumed job
 trusts receipts only. The labels say that content is synthetic, in the words of the standards.
 """
 
+import builtins
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -60,13 +61,13 @@ class FileRecord(_Json):
     sha256: str
 
     @classmethod
-    def of(cls, path: str, rows: int, data: bytes) -> "FileRecord":
+    def of(cls, path: str, rows: int, data: "builtins.bytes") -> "FileRecord":
         return cls(path=path, rows=rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardReceipt(_Json):
-    """Written after the files of a shard, never before: the shard is done, and this is what it holds."""
+    """Written after the files of a shard, never before: what the shard holds."""
 
     index: int
     start: int
@@ -81,7 +82,7 @@ class ShardReceipt(_Json):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(_Json):
-    """Written once, last. Lists every file, so anything else in the folder is not part of the data set."""
+    """Written once, last. A file that it does not list is not part of the data set."""
 
     fingerprint: str
     fields: dict[str, Any]

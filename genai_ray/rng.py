@@ -89,7 +89,7 @@ def _feistel(x: NDArray[np.uint64], keys: NDArray[np.uint64], half: int) -> NDAr
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele et al., OOPSLA 2014): every input bit moves every other."""
+    """The finaliser of SplitMix64 (Steele et al., OOPSLA 2014): all input bits move all others."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -42,7 +42,7 @@ def saved_spec(store: Store) -> Spec | None:
 
 
 def refuse_difference(there: Mapping[str, Any], wanted: Mapping[str, Any], uri: str) -> None:
-    """Raise a UserError that lists the fields in which finished work differs from what is wanted."""
+    """Raise a UserError that lists each field in which what is there is not what is wanted."""
     names = [n for n in sorted({*there, *wanted}) if there.get(n) != wanted.get(n)]
     if names:
         shown = "; ".join(

@@ -56,15 +56,16 @@ def write_parquet(rows: Rows, store: Store) -> list[FileRecord]:
     table = pa.Table.from_arrays(list(columns.values()), schema=schema)
     sink = pa.BufferOutputStream()
     plain = [name for name in table.column_names if name != "image"]
-    pq.write_table(
-        table, sink, row_group_size=max(1, _ROW_GROUP_BYTES * count // max(1, table.nbytes)),
+    options: Any = {
         # PNGs do not get smaller; statistics and dictionaries of blobs only cost space.
-        compression={name: "zstd" for name in plain}
+        "compression": {name: "zstd" for name in plain}
         | ({"image.bytes": "none", "image.path": "zstd"} if rows.encoding == "png"
            else {"image": "zstd"}),
-        use_dictionary=[name for name in plain if name != "id"],
-        write_statistics=plain,
-    )  # fmt: skip
+        "use_dictionary": [name for name in plain if name != "id"],
+        "write_statistics": plain,
+    }  # fmt: skip
+    groups = max(1, _ROW_GROUP_BYTES * count // max(1, table.nbytes))
+    pq.write_table(table, sink, row_group_size=groups, **options)
     data = sink.getvalue().to_pybytes()
     path = f"data/part-{rows.index:06d}.parquet"
     store.put(path, data)

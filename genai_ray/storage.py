@@ -1,9 +1,9 @@
 """Store: the only place that knows local paths, S3, credentials, retries and atomic writes.
 
-A store is a folder or an `s3://bucket/prefix`; keys are relative, with `/`. A put is whole or raises;
-a reader never sees a part of an object. Credentials and the endpoint come from the environment or
-the standard AWS chain (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...) and are never part of a Store,
-so a Store can be pickled, printed and logged.
+A store is a folder or an `s3://bucket/prefix`; keys are relative, with `/`. A put is whole or
+raises; a reader never sees a part of an object. Credentials and the endpoint come from the
+environment or the standard AWS chain (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...) and are never
+part of a Store, so a Store can be pickled, printed and logged.
 """
 
 import io
@@ -18,6 +18,9 @@ from typing import Any
 from genai_ray.errors import UserError
 
 _MULTIPART_BYTES = 64 << 20
+_EXISTS = ("PreconditionFailed", "412", "ConditionalRequestConflict")
+_REFUSED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
+            "InvalidToken")  # fmt: skip
 _BUCKET = re.compile(r"s3://[A-Za-z0-9._:-]+(/|$)")
 
 
@@ -175,7 +178,7 @@ class _S3:
         )
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         try:
-            self.client: Any = boto3.session.Session().client(
+            self.client: Any = boto3.Session().client(
                 "s3", config=config, region_name=region or "us-east-1"
             )
         except (BotoCoreError, ValueError) as error:
@@ -205,7 +208,7 @@ class _S3:
         try:
             self._call("put_object", Key=self.prefix + key, Body=data, IfNoneMatch="*")
         except ClientError as error:
-            if error.response["Error"]["Code"] in ("PreconditionFailed", "412"):
+            if error.response["Error"]["Code"] in _EXISTS:
                 return False
             raise
         return True
@@ -231,7 +234,7 @@ class _S3:
         self._call("delete_object", Key=self.prefix + key)
 
     def _call(self, operation: str, then: Any = None, **arguments: Any) -> Any:
-        """Call S3, and turn what a user can mend into a UserError and a missing key into Python's."""
+        """Call S3; what a user can mend becomes a UserError, a missing key a FileNotFoundError."""
         from botocore import exceptions
 
         try:
@@ -256,7 +259,7 @@ class _S3:
                     "store", self.uri, f"bucket {self.bucket!r} does not exist",
                     "Create it or correct the name.",
                 ) from None  # fmt: skip
-            if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+            if code in _REFUSED:
                 raise UserError(
                     "store", self.uri, f"the server refuses the credentials ({code})",
                     "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy.",

@@ -209,17 +209,19 @@ def _fit(
     samples = 0
     if (found := checkpoint.latest(store)) is not None:
         if found["source"] != shared["source"]:
-            raise UserError("data", spec.data.source, "holds other images than the run was begun with",
-                            "Restore them, or give the run another name.")  # fmt: skip
+            raise UserError(
+                "data", spec.data.source, "holds other images than the run was begun with",
+                "Restore them, or give the run another name.",
+            )  # fmt: skip
         state.load_state_dict(found)
         samples = found["samples"]
     if not spec.model.conditional:
         labels = None
 
-    samples_now, started = samples, time.monotonic()
+    first, started = samples, time.monotonic()
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(_Log(store, spec, done=samples)) if rank == 0 else None
-        for samples, logs in _steps(spec, state, images, labels, samples, rank, world):
+        for samples, logs in _steps(spec, state, images, labels, first, rank, world):
             if log:
                 log.step(samples, logs)
             if _checkpoint_is_due(spec, samples):
@@ -227,7 +229,7 @@ def _fit(
                 if log:
                     log.checkpoint(state, samples)
     seconds = time.monotonic() - started
-    rate = (samples - samples_now) / max(seconds, 1e-9)
+    rate = (samples - first) / max(seconds, 1e-9)
     return {"samples": samples, "seconds": seconds, "rate": rate}
 
 
@@ -460,7 +462,6 @@ class _Events:
         for path in Path(self._folder.name).iterdir():
             self.store.put(f"train/{path.name}", path.read_bytes())
 
-
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
@@ -481,7 +482,7 @@ def _sample_grid(state: _State, spec: Spec, side: int = 8) -> NDArray[np.uint8]:
     if spec.model.conditional:
         labels = (torch.arange(side * side) % family.classes).to(device)
     tiles = sampler(torch.from_numpy(noise).to(device), labels).cpu().numpy()
-    n, h, w, c = tiles.shape
+    h, w, c = tiles.shape[1:]
     return tiles.reshape(side, side, h, w, c).swapaxes(1, 2).reshape(side * h, side * w, c)
 
 

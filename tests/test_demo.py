@@ -84,7 +84,7 @@ def test_torchvision_sets_go_the_whole_way(source: str, tmp_path: Path) -> None:
     )
     result = run(spec)
     assert result.evaluate.published
-    # Far from good after seconds, but far from noise, which a classifier gets right one time in ten.
+    # Far from good after seconds, and far from noise, which is right one time in ten.
     assert result.evaluate.fake["agreement"] > 0.25
     assert result.evaluate.real["agreement"] > 0.85
     table = pads.dataset(tmp_path / source / "dataset" / "data").to_table(columns=["id", "label"])

@@ -46,8 +46,8 @@ def test_report_of_a_small_run(generated: Spec) -> None:
     assert result.fake["fid"] > result.real["fid"]  # a second of training is not enough
     assert result.real["agreement"] > 0.95
     page = store.read("report/report.html").decode()
-    assert "src=\"http" not in page
-    assert "href=\"http" not in page
+    assert 'src="http' not in page
+    assert 'href="http' not in page
     assert f"fid@{result.extractor}" in page
     assert store.read("report/preview.png").startswith(b"\x89PNG")
     saved = json.loads(store.read("report/quality.json"))

@@ -54,9 +54,7 @@ def test_two_workers_give_the_same_bytes(run_store: Path, undisturbed: dict[str,
     assert files(dataset(spec)) == undisturbed
 
 
-def test_s3_gives_the_same_bytes(
-    run_store: Path, s3_uri: str, undisturbed: dict[str, str]
-) -> None:
+def test_s3_gives_the_same_bytes(run_store: Path, s3_uri: str, undisturbed: dict[str, str]) -> None:
     spec = small_spec(s3_uri)
     model = Store(str(run_store)).read(f"small/{generation.MODEL_KEY}")
     Store(spec.run_uri).put(generation.MODEL_KEY, model)

@@ -35,7 +35,7 @@ _GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")
 
 @dataclass(frozen=True)
 class ImageCodec:
-    """The one shape that images of a run have, and the names of their classes (None: no classes)."""
+    """The one shape of the images of a run, and the names of their classes (None: no classes)."""
 
     size: int
     channels: int
@@ -83,9 +83,9 @@ class ImageData:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the training images and labels."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.train_images))
+        digest = hashlib.sha256(self.train_images.tobytes())
         if self.train_labels is not None:
-            digest.update(np.ascontiguousarray(self.train_labels))
+            digest.update(self.train_labels.tobytes())
         return digest.hexdigest()
 
 
@@ -118,7 +118,7 @@ def _digits(spec: DataSpec) -> ImageData:
     # The bundled digits count 0..16 in each pixel.
     grey = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     names = tuple(str(i) for i in range(10))
-    return _split(spec, _reshape(spec, grey), labels.astype(np.int64), names)
+    return _split(spec, _reshape(spec, grey), np.asarray(labels, np.int64), names)
 
 
 def _torchvision(dataset: str, archives: str) -> Callable[[DataSpec], ImageData]:

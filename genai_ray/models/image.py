@@ -83,7 +83,7 @@ class ConvGenerator(nn.Module):
 
 
 class MlpGenerator(nn.Module):
-    """(noise (N, latent), labels (N,)?) -> images NCHW in -1..1; the class joins the noise one-hot."""
+    """(noise (N, latent), labels (N,)?) -> images NCHW in -1..1; the class joins the noise."""
 
     def __init__(self, variant: Variant, codec: ImageCodec, classes: int):
         super().__init__()
