@@ -398,13 +398,6 @@ def test_dockerfile_copies_only_files_that_exist() -> None:
     assert missing == []
 
 
-def test_image_variants_are_optional_dependency_groups() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    variants = set(re.findall(r"\bEXTRA=(\w+)", (CLUSTER / "Dockerfile").read_text()))
-    assert variants == {"cpu", "gpu"}
-    assert variants <= set(project["optional-dependencies"])
-
-
 def test_build_context_holds_what_is_copied_and_nothing_else() -> None:
     lines = (CLUSTER / "Dockerfile.dockerignore").read_text().split()
     assert "*" in lines
