@@ -1,7 +1,8 @@
 """How a shard becomes files. A sink is a function: (shard's rows, store) -> records of its files.
 
 The name and the bytes of a file depend on the shard alone, so writing it again replaces it by the
-same. Every file says inside that it is synthetic and which model, seed and range made it.
+same. Every file says inside that it is synthetic; a Parquet file also which model, seed and range
+made it.
 """
 
 import json
@@ -33,7 +34,7 @@ class Rows:
     """What a shard holds: samples start..start+N.
 
     images: (N, H, W, C) uint8. labels: (N,) int64, or None without classes.
-    provenance: goes into every file as it is.
+    provenance: goes into every Parquet file as it is.
     """
 
     index: int
@@ -165,14 +166,16 @@ def encode_png(images: NDArray[np.uint8]) -> list[bytes]:
     color_type = {1: 0, 3: 2}[channels]
     header = struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
     start = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _XMP
-    compress, crc32 = isal_zlib.compress, isal_zlib.crc32
+    compress, crc32, join = isal_zlib.compress, isal_zlib.crc32, b"".join
     tag_crc = crc32(b"IDAT")
     pngs = []
-    for image in filtered:
-        body = compress(image, _ISAL_LEVEL)
+    # Slices of one memoryview cost less than rows of an array.
+    pixels, step = memoryview(filtered).cast("B"), filtered[0].size
+    for at in range(0, n * step, step):
+        body = compress(pixels[at : at + step], _ISAL_LEVEL)
         crc = crc32(body, tag_crc)
-        pngs.append(b"".join((start, struct.pack(">I", len(body)), b"IDAT", body,
-                              struct.pack(">I", crc), _END)))  # fmt: skip
+        size = len(body).to_bytes(4, "big")
+        pngs.append(join((start, size, b"IDAT", body, crc.to_bytes(4, "big"), _END)))
     return pngs
 
 

@@ -11,7 +11,6 @@ import gzip
 import importlib.util
 import json
 import re
-import tomllib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
