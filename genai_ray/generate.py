@@ -247,7 +247,7 @@ class Sampler:
             noise = self._noise(start + first, -(-(last - first) // batch) * batch)
             for at in range(first, last, batch):
                 count = min(batch, last - at)
-                feed = {"noise": noise[at - first : at - first + batch]}
+                feed: dict[str, Any] = {"noise": noise[at - first : at - first + batch]}
                 if labels is not None:
                     feed["label"] = np.resize(labels[at : at + count], batch)
                 output: Any = self.session.run(None, feed)[0]

@@ -85,7 +85,6 @@ def up(
         return before
     if before is not None:
         down(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     stack = Stack(
         folder=str(folder),
         s3_port=_port("--s3-port", s3_port),
@@ -98,6 +97,7 @@ def up(
         # Sockets live here, and their paths must be short.
         scratch=tempfile.mkdtemp(prefix="genai-ray-"),
     )
+    folder.mkdir(parents=True, exist_ok=True)
     _save(stack)
     try:
         _start(stack, "s3", _s3_command(stack), lambda: answers(stack))

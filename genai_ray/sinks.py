@@ -170,7 +170,7 @@ def encode_png(images: NDArray[np.uint8]) -> list[bytes]:
     tag_crc = crc32(b"IDAT")
     pngs = []
     # Slices of one memoryview cost less than rows of an array.
-    pixels, step = memoryview(filtered).cast("B"), filtered[0].size
+    pixels, step = filtered.data.cast("B"), filtered[0].size
     for at in range(0, n * step, step):
         body = compress(pixels[at : at + step], _ISAL_LEVEL)
         crc = crc32(body, tag_crc)

@@ -33,6 +33,16 @@ def test_help_loads_nothing_heavy() -> None:
     assert "generate" in done.stdout
 
 
+def test_public_names() -> None:
+    import genai_ray
+
+    spec = genai_ray.load(DIGITS, ["seed=3"])
+    assert isinstance(spec, genai_ray.Spec)
+    assert all(hasattr(genai_ray, name) for name in genai_ray.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = genai_ray.nothing
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -66,7 +66,7 @@ def test_every_file_has_a_row():
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
 def test_imports_come_from_lower_rows(path: Path):
     own = layer(path)
-    row = ROW.get(own, 0)
+    row = ROW.get(own, len(ROWS))  # the root of the package re-exports, and is above all
     wrong = [
         f"{path.name}:{line} imports {other}"
         for line, other in ours(path)

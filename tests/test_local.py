@@ -50,7 +50,7 @@ def test_port_in_use(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=rf"--s3-port: got {port}; must be a free port"):
             local.up(tmp_path / "stack", s3_port=port)
-    assert local.find(tmp_path / "stack") is None
+    assert not (tmp_path / "stack").exists()
 
 
 def test_up_twice_is_one_stack(tmp_path: Path) -> None:
