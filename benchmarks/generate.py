@@ -92,9 +92,9 @@ def prepare(
 
     from genai_ray import config
     from genai_ray.data.image import ImageCodec
-    from genai_ray.export import MODEL_KEY, to_onnx
+    from genai_ray.export import to_onnx
     from genai_ray.models import build
-    from genai_ray.provenance import ModelCard, seal
+    from genai_ray.provenance import MODEL_KEY, ModelCard, seal
     from genai_ray.storage import Store
 
     name = f"{preset}-{width}-{size}-{channels}"

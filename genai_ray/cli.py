@@ -181,7 +181,11 @@ def local_run(
 
     code = local.run_job(spec, overrides or [], output, folder=folder)
     if (output / "report.html").exists():
-        typer.echo(f"Report    {output / 'report.html'}\nPreview   {output / 'preview.png'}")
+        typer.echo(
+            f"Report    {output / 'report.html'}\nPreview   {output / 'preview.png'}\n"
+            f"Yours     genai-ray run {spec} name=mine store=./runs data.source=folder "
+            "data.root=DIR data.size=32"
+        )
     raise typer.Exit(code)
 
 

@@ -19,12 +19,11 @@ from genai_ray import checkpoint, config, rng
 from genai_ray.config import Spec
 from genai_ray.data.image import ImageCodec
 from genai_ray.errors import IncompleteError
-from genai_ray.provenance import BLANK, CARD_KEY, DIGEST_KEY, ModelCard, seal
+from genai_ray.provenance import BLANK, CARD_KEY, DIGEST_KEY, MODEL_KEY, ModelCard, seal
 from genai_ray.runs import versions
 from genai_ray.storage import Store
 from genai_ray.train import new_family
 
-MODEL_KEY = "model/generator.onnx"
 OPSET = 20
 _PARITY_BATCHES = (1, 7, 64)
 # Rounding to uint8 turns a float difference of 1e-7 into one grey level where a value lies on the

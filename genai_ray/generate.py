@@ -21,11 +21,10 @@ from genai_ray.config import GenerateSpec, Spec
 from genai_ray.data.image import ImageCodec
 from genai_ray.errors import IncompleteError, UserError, nearest
 from genai_ray.progress import Progress
-from genai_ray.provenance import FileRecord, Manifest, ModelCard, ShardReceipt, open_card
+from genai_ray.provenance import MODEL_KEY, FileRecord, Manifest, ModelCard, ShardReceipt, open_card
 from genai_ray.runs import refuse_difference, versions
 from genai_ray.storage import Store
 
-MODEL_KEY = "model/generator.onnx"
 _MAX_BLOCKS = 20_000  # of the Ray Data job; beyond that a block holds several shards
 _DRAWN_BATCHES = 16
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

@@ -14,7 +14,7 @@ from genai_ray.evaluate import METRICS, EvaluateResult, evaluate
 from genai_ray.export import ExportResult, export
 from genai_ray.generate import GenerateResult
 from genai_ray.progress import duration
-from genai_ray.provenance import Manifest
+from genai_ray.provenance import MODEL_KEY, Manifest
 from genai_ray.runs import saved_spec
 from genai_ray.storage import Store
 from genai_ray.train import TrainResult, train
@@ -147,7 +147,7 @@ def _stages(store: Store, spec: Spec) -> dict[str, Any]:
         "source": spec.data.source,
         "trained": max(checkpoint.saved(store), default=0),
         "of": spec.train.samples,
-        "exported": store.exists(generation.MODEL_KEY),
+        "exported": store.exists(MODEL_KEY),
         "receipts": len(store.list("dataset/_receipts/")),
         "published": store.exists("dataset/_SUCCESS"),
     }

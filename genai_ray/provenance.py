@@ -100,6 +100,8 @@ class Manifest(_Json):
 
 # --- the model file ------------------------------------------------------------------------------
 
+#: Where the model lies in a run.
+MODEL_KEY = "model/generator.onnx"
 CARD_KEY = "genai_ray.card"
 DIGEST_KEY = "genai_ray.digest"
 #: What the exporter writes where the digest will stand.

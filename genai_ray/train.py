@@ -137,9 +137,11 @@ def _fit_on_cluster(spec: Spec, shared: dict[str, Any], data: ImageData) -> dict
 
 def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     import ray
-    import ray.train
+    import ray.train.torch
 
     context = ray.train.get_context()
+    if (device := ray.train.torch.get_device()).type == "cuda":
+        torch.cuda.set_device(device)  # the workers of a node see all its cards
     images, labels = ray.get(arguments["arrays"][0])
     try:
         return _fit(

@@ -21,7 +21,7 @@ from genai_ray.config import GenerateSpec, Spec
 from genai_ray.data.image import ImageCodec
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.generate import Plan, Sampler, Shard, ShardWorker, class_counts, generate, plan
-from genai_ray.provenance import ModelCard
+from genai_ray.provenance import MODEL_KEY, ModelCard
 from genai_ray.sinks import encode_png
 from genai_ray.storage import Store
 
@@ -56,8 +56,8 @@ def test_two_workers_give_the_same_bytes(run_store: Path, undisturbed: dict[str,
 
 def test_s3_gives_the_same_bytes(run_store: Path, s3_uri: str, undisturbed: dict[str, str]) -> None:
     spec = small_spec(s3_uri)
-    model = Store(str(run_store)).read(f"small/{generation.MODEL_KEY}")
-    Store(spec.run_uri).put(generation.MODEL_KEY, model)
+    model = Store(str(run_store)).read(f"small/{MODEL_KEY}")
+    Store(spec.run_uri).put(MODEL_KEY, model)
     generate(spec)
     assert files(dataset(spec)) == undisturbed
 
@@ -221,7 +221,7 @@ def assert_refused(store: Path, spec: Spec, message: str) -> None:
 
 
 def test_altered_model(run_store: Path) -> None:
-    path = run_store / "small" / generation.MODEL_KEY
+    path = run_store / "small" / MODEL_KEY
     data = bytearray(path.read_bytes())
     data[data.index(b'"latent":16') + len('"latent":1')] = ord("7")
     path.write_bytes(bytes(data))
@@ -236,7 +236,7 @@ def test_foreign_model(run_store: Path) -> None:
     other = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [value], [other])
     model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
-    path = run_store / "small" / generation.MODEL_KEY
+    path = run_store / "small" / MODEL_KEY
     onnx.save(model, path)
     assert_refused(run_store, small_spec(run_store), "must be an ONNX file with a genai_ray card")
     path.write_bytes(b"no model at all")
