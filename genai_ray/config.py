@@ -51,7 +51,8 @@ class DataSpec(_Section):
     @model_validator(mode="after")
     def _root_where_needed(self) -> "DataSpec":
         if self.source in ("folder", "parquet") and not self.root:
-            raise ValueError(f"data.root must say where the {self.source} lies")
+            raise UserError("data.root", self.root, f"must say where the {self.source} lies",
+                            "Give data.root=… a folder or an s3:// URI.")  # fmt: skip
         return self
 
 
@@ -80,11 +81,12 @@ class TrainSpec(_Section):
     @model_validator(mode="after")
     def _workers_divide_the_batch(self) -> "TrainSpec":
         if self.workers and self.global_batch % self.workers:
-            raise ValueError(
-                f"train.global_batch={self.global_batch} must be divisible by "
-                f"train.workers={self.workers}; "
-                f"use {self.global_batch - self.global_batch % self.workers or self.workers}"
-            )
+            divisible = self.global_batch - self.global_batch % self.workers or self.workers
+            raise UserError(
+                "train.global_batch", self.global_batch,
+                f"must be divisible by train.workers={self.workers}",
+                f"Use train.global_batch={divisible}, or another number of workers.",
+            )  # fmt: skip
         return self
 
 
@@ -162,14 +164,16 @@ class Spec(_Section):
     @model_validator(mode="after")
     def _classes_need_a_conditional_model(self) -> "Spec":
         if self.generate.classes is not None and not self.model.conditional:
-            raise ValueError(
-                "generate.classes asks for labels, but the model has no classes; "
-                "set model.conditional=true"
-            )
+            raise UserError(
+                "generate.classes", self.generate.classes,
+                "asks for labels, but the model has no classes",
+                "Set model.conditional=true, or drop generate.classes.",
+            )  # fmt: skip
         if self.evaluate.gates.agreement_min is not None and not self.model.conditional:
-            raise ValueError(
-                "evaluate.gates.agreement_min needs classes; set model.conditional=true or drop it"
-            )
+            raise UserError(
+                "evaluate.gates.agreement_min", self.evaluate.gates.agreement_min,
+                "needs a model with classes", "Set model.conditional=true, or drop the gate.",
+            )  # fmt: skip
         return self
 
     @property
@@ -291,6 +295,9 @@ def _override(values: dict[str, Any], override: str) -> None:
 def _user_error(error: pydantic.ValidationError, values: Mapping[str, Any]) -> UserError:
     """The first problem pydantic found, in the four parts of a user error."""
     problem = error.errors(include_url=False)[0]
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, UserError):
+        return cause
     path = [str(part) for part in problem["loc"]]
     field = ".".join(path) or "spec"
     if problem["type"] == "extra_forbidden":
@@ -305,16 +312,8 @@ def _user_error(error: pydantic.ValidationError, values: Mapping[str, Any]) -> U
             nearest(str(problem["input"]), [o for o in _options(path)]),
         )  # fmt: skip
     rule = problem["msg"].removeprefix("Value error, ")
-    value = problem["input"]
-    if isinstance(value, dict):
-        value = _shown(value, rule)
     remedy = f"Change {field} in the spec or give {field}=… on the command line."
-    return UserError(field, value, rule[0].lower() + rule[1:], remedy)
-
-
-def _shown(section: Mapping[str, Any], rule: str) -> dict[str, Any]:
-    """Of a section, the values whose names the rule speaks of."""
-    return {k: v for k, v in section.items() if k in rule} or dict(section)
+    return UserError(field, problem["input"], rule[0].lower() + rule[1:], remedy)
 
 
 def _fields_at(path: list[str]) -> list[str]:

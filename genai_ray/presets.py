@@ -47,10 +47,11 @@ class Variant(BaseModel):
     @model_validator(mode="after")
     def _mlp_has_layers(self) -> "Variant":
         if self.network == "mlp" and not self.discriminator_widths:
-            raise ValueError(
-                "model.network=mlp needs hidden layers in model.discriminator_widths (an encoder "
-                "has them too); the preset mlp_gan shows some"
-            )
+            raise UserError(
+                "model.discriminator_widths", self.discriminator_widths,
+                "must name hidden layers for model.network=mlp (an encoder has them too)",
+                "The preset mlp_gan shows some.",
+            )  # fmt: skip
         return self
 
 

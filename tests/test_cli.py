@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,16 +50,16 @@ def test_public_names() -> None:
         (["trian.samples=5"], "trian: got {'samples': 5}; is not a key of the spec. Did you mean"),
         (["train.sampels=5"], "train.sampels: got 5; is not a key of the spec. Did you mean"),
         (["train.samples=many"], "train.samples: got 'many'; input should be a valid integer"),
-        (["train.workers=3"], "train.global_batch=128 must be divisible by train.workers=3"),
+        (["train.workers=3"], "train.global_batch: got 128; must be divisible by train.workers=3"),
         (["model.preset=dcgna"], "model.preset: got 'dcgna'; must name a preset"),
         (["data.source=digit"], "data.source: got 'digit'; must be one of"),
-        (["data.source=folder"], "data.root must say where the folder lies"),
+        (["data.source=folder"], "data.root: got None; must say where the folder lies"),
         (["data.source=folder", "data.root=/not/there"], "must be a folder that exists"),
-        (["model.conditional=false"], "agreement_min needs classes"),
+        (["model.conditional=false"], "agreement_min: got 0.9; needs a model with classes"),
         (["store=ftp://x"], "must be a folder or start with s3://"),
         (["train.workers"], "must look like key=value"),
         (["name=../up"], "name: got '../up'"),
-        (["generate.classes={1: 0.5}", "model.conditional=false"], "set model.conditional=true"),
+        (["generate.classes={1: 0.5}", "model.conditional=false"], "Set model.conditional=true"),
     ],
 )
 def test_mistakes_exit_2_and_write_nothing(
@@ -134,6 +135,21 @@ def test_verbs_one_by_one_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     code, _, err = call(capsys, "evaluate", *failing)
     assert code == 4
     assert "agreement_min" in err
+
+
+def test_sigterm_exits_3(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "genai_ray.cli", "train", DIGITS, f"store={tmp_path}",
+               "train.workers=1", "train.samples=10_000_000", "train.log_seconds=0.5"]  # fmt: skip
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    deadline = time.monotonic() + 90
+    while "ETA" not in (tmp_path / "log").read_text():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.terminate()
+    assert process.wait(30) == 3
+    assert "the same command goes on from here" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.ray

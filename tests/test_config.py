@@ -197,10 +197,10 @@ def test_a_wrong_value_names_its_field(tmp_path: Path, override: str, field: str
 @pytest.mark.parametrize(("batch", "use"), [(7, 6), (1, 2), (9, 8)])
 def test_workers_must_divide_the_batch(tmp_path: Path, batch: int, use: int):
     error = refusal(tmp_path, f"train.global_batch={batch}", "train.workers=2")
-    assert error.field == "train"
-    assert error.value == {"global_batch": batch, "workers": 2}
-    assert f"train.global_batch={batch} must be divisible by train.workers=2" in error.rule
-    assert f"use {use}" in error.rule
+    assert error.field == "train.global_batch"
+    assert error.value == batch
+    assert "must be divisible by train.workers=2" in error.rule
+    assert f"train.global_batch={use}," in error.remedy
     assert loaded(tmp_path, f"train.global_batch={use}", "train.workers=2").train.workers == 2
 
 
@@ -211,21 +211,21 @@ def test_no_worker_takes_any_batch(tmp_path: Path):
 @pytest.mark.parametrize("override", ["generate.classes={a: 1}", "evaluate.gates.agreement_min=1"])
 def test_classes_need_a_conditional_model(tmp_path: Path, override: str):
     error = refusal(tmp_path, override)
-    assert override.partition("=")[0] in error.rule
-    assert "model.conditional=true" in error.rule
+    assert error.field == override.partition("=")[0]
+    assert "model.conditional=true" in error.remedy
     assert loaded(tmp_path, override, "model.conditional=true").model.conditional
 
 
 @pytest.mark.parametrize("source", ["folder", "parquet"])
 def test_sources_of_the_user_need_a_root(tmp_path: Path, source: str):
-    assert "data.root" in refusal(tmp_path, f"data.source={source}").rule
+    assert refusal(tmp_path, f"data.source={source}").field == "data.root"
     assert loaded(tmp_path, f"data.source={source}", "data.root=x").data.root == "x"
 
 
 @pytest.mark.parametrize("preset", ["dcgan", "vae"])
 def test_an_mlp_needs_hidden_layers(tmp_path: Path, preset: str):
     overrides = [f"model.preset={preset}", "model.network=mlp"]
-    assert "model.discriminator_widths" in refusal(tmp_path, *overrides).rule
+    assert refusal(tmp_path, *overrides).field == "model.discriminator_widths"
     spec = loaded(tmp_path, *overrides, "model.discriminator_widths=[8]")
     assert spec.model.discriminator_widths == (8,)
 
