@@ -8,6 +8,7 @@ import io
 import json
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +19,8 @@ from torch import nn
 from genai_ray import checkpoint, config, rng
 from genai_ray.config import Spec
 from genai_ray.data.image import ImageCodec
-from genai_ray.errors import IncompleteError
+from genai_ray.errors import IncompleteError, UserError
+from genai_ray.generate import read_model
 from genai_ray.provenance import BLANK, CARD_KEY, DIGEST_KEY, MODEL_KEY, ModelCard, seal
 from genai_ray.runs import versions
 from genai_ray.storage import Store
@@ -34,12 +36,14 @@ _PARITY_SHARE = 1e-3
 
 @dataclass(frozen=True)
 class ExportResult:
-    """uri: of the ONNX file; digest: its identity; bytes: its size; parity: largest difference."""
+    """uri: of the ONNX file; digest: its identity; bytes: its size; parity: the largest difference
+    from torch in grey levels, None if the file was there before.
+    """
 
     uri: str
     digest: str
     bytes: int
-    parity: int
+    parity: int | None
 
 
 class ParityError(RuntimeError):
@@ -47,7 +51,10 @@ class ParityError(RuntimeError):
 
 
 def export(spec: Spec) -> ExportResult:
-    """Export the averaged model of the newest checkpoint of a run.
+    """Export the averaged model of the newest checkpoint of a run, unless that was done before.
+
+    A model that is there is kept, since another version of torch may write other bytes, and the
+    data set is bound to those that are there. One that was altered is replaced.
 
     Raises:
         IncompleteError: if the run is not trained to its end.
@@ -61,6 +68,15 @@ def export(spec: Spec) -> ExportResult:
             f"{spec.run_uri} was trained on {seen:,} of {spec.train.samples:,} samples; "
             "run `genai-ray train` first"
         )
+    training = {
+        "samples": state["samples"],
+        "data": state["source"],
+        "source": spec.data.source,
+        "seed": spec.seed,
+        "fingerprint": config.fingerprint(config.fingerprint_fields(spec, "train")),
+    }
+    if (done := _exported(store, training)) is not None:
+        return done
     codec = ImageCodec.from_json(state["codec"])
     family = new_family(spec, codec)
     family.nets[family.averaged].load_state_dict(state["average"])
@@ -71,13 +87,7 @@ def export(spec: Spec) -> ExportResult:
         latent=family.latent,
         conditional=spec.model.conditional,
         codec=codec.to_json(),
-        training={
-            "samples": state["samples"],
-            "data": state["source"],
-            "source": spec.data.source,
-            "seed": spec.seed,
-            "fingerprint": config.fingerprint(config.fingerprint_fields(spec, "train")),
-        },
+        training=training,
         versions=versions(),
     )
     sampler = family.sampler().eval()
@@ -86,6 +96,17 @@ def export(spec: Spec) -> ExportResult:
     store.put(MODEL_KEY, model)
     store.put("model/card.json", json.dumps(json.loads(card.to_json()), indent=2).encode())
     return ExportResult(f"{spec.run_uri}/{MODEL_KEY}", digest, len(model), parity)
+
+
+def _exported(store: Store, training: dict[str, Any]) -> ExportResult | None:
+    """The model that is there, if it is whole and comes from this training."""
+    uri = f"{store.uri}/{MODEL_KEY}"
+    try:
+        model = store.read(MODEL_KEY)
+        card, digest = read_model(model, where=uri)
+    except (FileNotFoundError, UserError):
+        return None
+    return ExportResult(uri, digest, len(model), None) if card.training == training else None
 
 
 def to_onnx(sampler: nn.Module, card: ModelCard) -> bytes:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from genai_ray import generate as generation
 from genai_ray.config import GenerateSpec, Spec
 from genai_ray.data.image import ImageCodec
 from genai_ray.errors import IncompleteError, UserError
+from genai_ray.export import export
 from genai_ray.generate import Plan, Sampler, Shard, ShardWorker, class_counts, generate, plan
 from genai_ray.provenance import MODEL_KEY, ModelCard
 from genai_ray.sinks import encode_png
@@ -226,6 +228,10 @@ def test_altered_model(run_store: Path) -> None:
     data[data.index(b'"latent":16') + len('"latent":1')] = ord("7")
     path.write_bytes(bytes(data))
     assert_refused(run_store, small_spec(run_store), "was altered after its export")
+    whole = export(small_spec(run_store))
+    assert whole.parity is not None  # the remedy that the error names
+    assert generate(small_spec(run_store)).rows == 1000
+    assert export(small_spec(run_store)) == replace(whole, parity=None)  # kept
 
 
 def test_foreign_model(run_store: Path) -> None:
