@@ -2,7 +2,11 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -50,6 +54,20 @@ def ray_cluster(s3_stack: local.Stack) -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+def kill_when(seen: Callable[[], object], code: str) -> None:
+    """Run code in a Python of its own and SIGKILL it as soon as something is seen."""
+    code = f"import sys; sys.path.insert(0, 'tests')\nfrom conftest import small_spec\n{code}"
+    root = Path(__file__).resolve().parents[1]
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not seen():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait(10) == -signal.SIGKILL
 
 
 def small_spec(store: Path | str, *overrides: str) -> Spec:

@@ -3,17 +3,13 @@
 import hashlib
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import small_spec
+from conftest import kill_when, small_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -103,20 +99,11 @@ def test_finished_work_is_not_repeated(run_store: Path) -> None:
 def test_killed_driver_resumes_to_the_same_bytes(
     run_store: Path, undisturbed: dict[str, str]
 ) -> None:
-    code = (
-        "import sys; sys.path.insert(0, 'tests')\n"
-        "from conftest import small_spec; from genai_ray.generate import generate\n"
-        f"generate(small_spec({str(run_store)!r}))"
-    )
-    root = Path(__file__).resolve().parents[1]
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.DEVNULL)
     spec = small_spec(run_store)
-    deadline = time.monotonic() + 60
-    while not dataset(spec).list("_receipts/") and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    kill_when(
+        lambda: dataset(spec).list("_receipts/"),
+        f"from genai_ray.generate import generate; generate(small_spec({str(run_store)!r}))",
+    )
     generate(spec)
     assert files(dataset(spec)) == undisturbed
 

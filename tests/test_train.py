@@ -1,15 +1,11 @@
 """Training resumes exactly, does not depend on the workers, and says what is wrong."""
 
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import small_spec
+from conftest import kill_when, small_spec
 
 from genai_ray import checkpoint, config
 from genai_ray.config import Spec
@@ -38,26 +34,19 @@ def assert_bit_equal(a: dict, b: dict) -> None:
 
 @pytest.mark.parametrize("preset", ["dcgan", "mlp_gan", "vae"])
 def test_killed_training_goes_on_to_the_same_weights(preset: str, tmp_path: Path) -> None:
-    options = [f"model.preset={preset}", "train.samples=6400"]
+    options = [f"model.preset={preset}", "train.samples=12800"]
     if preset == "mlp_gan":
         options += ["model.generator_widths=[32]", "model.discriminator_widths=[32]"]
     undisturbed = small_spec(tmp_path / "a", *options)
     train(undisturbed)
 
     killed = small_spec(tmp_path / "b", *options)
-    code = (
-        "import sys; sys.path.insert(0, 'tests')\n"
-        "from conftest import small_spec; from genai_ray.train import train\n"
-        f"train(small_spec({str(tmp_path / 'b')!r}, *{options!r}))"
+    arguments = f"{str(tmp_path / 'b')!r}, *{options!r}"
+    kill_when(
+        lambda: checkpoint.saved(Store(killed.run_uri)),
+        f"from genai_ray.train import train; train(small_spec({arguments}))",
     )
-    root = Path(__file__).resolve().parents[1]
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not checkpoint.saved(Store(killed.run_uri)) and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    assert checkpoint.saved(Store(killed.run_uri))[-1] < 12800
     train(killed)
 
     assert_bit_equal(final_state(undisturbed), final_state(killed))
