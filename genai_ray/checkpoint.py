@@ -6,6 +6,7 @@ depends on the samples seen, so a repeated save replaces. Loading unpickles tens
 
 import hashlib
 import io
+import pickle
 import re
 import warnings
 from typing import Any
@@ -14,6 +15,9 @@ import torch
 
 from genai_ray.errors import IncompleteError
 from genai_ray.storage import Store
+
+#: The state of the lowest FID measured so far, where training measures.
+BEST = "train/best.pt"
 
 _NAME = re.compile(r"train/checkpoint-(\d{12})\.pt")
 _DIGEST_BYTES = 32
@@ -66,7 +70,7 @@ def latest(store: Store) -> dict[str, Any] | None:
     for samples in reversed(candidates):
         try:
             return unpack(store.read(key(samples)))
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError, pickle.UnpicklingError) as error:
             warnings.warn(
                 f"{store.uri}/{key(samples)} is damaged ({error}); going back to the one before",
                 DamagedCheckpointWarning,
@@ -78,6 +82,23 @@ def latest(store: Store) -> dict[str, Any] | None:
             "delete them to train from the start"
         )
     return None
+
+
+def best(store: Store) -> dict[str, Any] | None:
+    """The state of the lowest FID measured; None if nothing was measured.
+
+    Raises:
+        IncompleteError: if it cannot be read.
+    """
+    try:
+        return unpack(store.read(BEST))
+    except FileNotFoundError:
+        return None
+    except (ValueError, pickle.UnpicklingError) as error:
+        raise IncompleteError(
+            f"{store.uri}/{BEST} is damaged ({error}); delete the newest checkpoints to train "
+            "that part again, or export with train.keep=last as another run"
+        ) from error
 
 
 def prune(store: Store, keep: int) -> None:

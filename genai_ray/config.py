@@ -47,6 +47,20 @@ class DataSpec(_Section):
     image_column: str = "image"
     label_column: str = "label"
     download: bool = _outside(True, description="let torchvision fetch what data.root lacks")
+    # In the fingerprint: a stream shows Parquet in another order than memory does.
+    ingest: Literal["auto", "resident", "stream"] = Field(
+        default="auto", description="hold all decoded images in memory, or decode while training"
+    )
+    resident_gb: float = Field(
+        default=4.0, gt=0, description="auto streams a folder or Parquet that decodes to more"
+    )
+
+    @model_validator(mode="after")
+    def _a_stream_needs_files(self) -> "DataSpec":
+        if self.ingest == "stream" and self.source not in ("folder", "parquet"):
+            raise UserError("data.ingest", self.ingest, f"cannot stream the source {self.source}",
+                            "Use data.ingest=auto, or data.source=folder or parquet.")  # fmt: skip
+        return self
 
     @model_validator(mode="after")
     def _root_where_needed(self) -> "DataSpec":
@@ -66,27 +80,94 @@ class ModelSpec(Variant):
 class TrainSpec(_Section):
     """How long and on what to train. `samples` and `global_batch` count real samples."""
 
-    workers: int = _outside(1, ge=0, description="0: in the driver's own process, for debugging")
+    workers: int | tuple[int, int] = _outside(
+        1,
+        description="0: in the driver's own process, for debugging; [least, most]: as many as the "
+        "cluster can give, fewer when it loses some, more when it gets them back",
+    )
     cpus_per_worker: float = _outside(1, gt=0)
     device: Literal["cpu", "cuda"] = "cpu"
     global_batch: int = Field(default=128, ge=1)
+    micro_batch: int | None = Field(
+        default=None, ge=1,
+        description="samples in one forward pass; a worker's share is made of as many as it needs. "
+        "null: the share of each of the most workers",
+    )  # fmt: skip
     samples: int = Field(default=400_000, ge=1)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        default="fp32", description="tf32: on a card; bf16: autocast, with fp32 losses"
+    )
+    channels_last: bool = Field(default=True, description="memory layout of convolutions")
+    compile: Literal["none", "default", "cuda_graphs"] = Field(
+        default="none", description="the networks by torch.compile, without their penalties"
+    )
     checkpoint_every: int = Field(default=50_000, ge=1, description="in samples")
     keep_checkpoints: int = _outside(2, ge=2)
+    evaluate_every: int | None = Field(
+        default=None, ge=1, description="in samples: measure against training images; null: never"
+    )
+    evaluate_samples: int = Field(default=2_000, ge=100, description="in each such measurement")
+    keep: Literal["last", "best"] = Field(
+        default="last", description="the state that is exported; best: of the lowest FID measured"
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="measurements without a better FID before training ends"
+    )
     max_failures: int = _outside(2, ge=0, description="worker crashes to survive in one call")
     log_seconds: float = _outside(5.0, gt=0)
     start_timeout_s: float = _outside(120.0, gt=0)
+    mlflow: str | None = _outside(None, description="tracking URI; null: no MLflow")
+
+    @property
+    def least_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @model_validator(mode="after")
+    def _workers_are_a_range(self) -> "TrainSpec":
+        least, most = self.least_workers, self.most_workers
+        if least < (0 if least == most else 1) or most < least:
+            raise UserError("train.workers", self.workers, "must be a number, or [least, most] "
+                            "with 1 <= least <= most", "Use train.workers=2 or [1,2].")  # fmt: skip
+        return self
 
     @model_validator(mode="after")
     def _workers_divide_the_batch(self) -> "TrainSpec":
-        if self.workers and self.global_batch % self.workers:
-            divisible = self.global_batch - self.global_batch % self.workers or self.workers
+        part = self.micro_batch or max(1, self.most_workers)
+        field = "train.micro_batch" if self.micro_batch else "train.workers"
+        if self.global_batch % part:
+            divisible = self.global_batch - self.global_batch % part or part
             raise UserError(
-                "train.global_batch", self.global_batch,
-                f"must be divisible by train.workers={self.workers}",
-                f"Use train.global_batch={divisible}, or another number of workers.",
+                "train.global_batch", self.global_batch, f"must be divisible by {field}={part}",
+                f"Use train.global_batch={divisible}, or another {field}.",
             )  # fmt: skip
+        if self.micro_batch and self.most_workers * self.micro_batch > self.global_batch:
+            raise UserError(
+                "train.micro_batch", self.micro_batch,
+                f"leaves some of {self.most_workers} workers without work",
+                f"Use at most {self.global_batch // self.most_workers}, or fewer train.workers.",
+            )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _judged_by_measurements(self) -> "TrainSpec":
+        asked = "keep" if self.keep == "best" else "patience" if self.patience else None
+        if asked and self.evaluate_every is None:
+            raise UserError(
+                f"train.{asked}", getattr(self, asked), "needs measurements while training",
+                "Set train.evaluate_every, in samples.",
+            )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _cards_only(self) -> "TrainSpec":
+        for field, value in (("precision", "tf32"), ("compile", "cuda_graphs")):
+            if getattr(self, field) == value and self.device == "cpu":
+                raise UserError(f"train.{field}", value, "needs train.device=cuda",
+                                f"Set train.device=cuda, or another train.{field}.")  # fmt: skip
         return self
 
 
@@ -96,6 +177,10 @@ class GenerateSpec(_Section):
     samples: int = Field(default=10_000, ge=1)
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="null: the seed of the run")
     shard_rows: int = Field(default=8192, ge=1)
+    truncation: float | None = Field(
+        default=None, gt=0,
+        description="largest number in the noise: less variety, cleaner samples; null: not cut",
+    )  # fmt: skip
     sink: Literal["parquet", "images", "discard"] = "parquet"
     encoding: Literal["png", "raw"] = Field(default="png", description="of the pixels in Parquet")
     classes: dict[str, float] | None = Field(
@@ -169,10 +254,26 @@ class Spec(_Section):
                 "asks for labels, but the model has no classes",
                 "Set model.conditional=true, or drop generate.classes.",
             )  # fmt: skip
+        if self.generate.truncation is not None and self.model.prior == "mixture":
+            raise UserError(
+                "generate.truncation", self.generate.truncation,
+                "would change how often model.prior=mixture picks each component",
+                "Drop generate.truncation, or set model.prior=normal.",
+            )  # fmt: skip
         if self.evaluate.gates.agreement_min is not None and not self.model.conditional:
             raise UserError(
                 "evaluate.gates.agreement_min", self.evaluate.gates.agreement_min,
                 "needs a model with classes", "Set model.conditional=true, or drop the gate.",
+            )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _a_stream_needs_ray(self) -> "Spec":
+        if self.data.ingest == "stream" and not self.train.workers:
+            raise UserError(
+                "data.ingest", self.data.ingest,
+                "needs Ray to decode, and train.workers=0 trains without it",
+                "Set train.workers=1 or more, or data.ingest=resident.",
             )  # fmt: skip
         return self
 

@@ -19,9 +19,10 @@ from PIL import Image
 from genai_ray import config, rng
 from genai_ray.config import Gates, Spec
 from genai_ray.data.image import ImageCodec, ImageData, load_images
+from genai_ray.data.stream import ImageStream
 from genai_ray.errors import GateError, IncompleteError, UserError
 from genai_ray.generate import read_manifest
-from genai_ray.metrics.extractor import Extractor, train_extractor
+from genai_ray.metrics.extractor import Extractor, kept_extractor
 from genai_ray.metrics.fidelity import frechet_distance, kernel_distance, prdc
 from genai_ray.metrics.memorisation import copy_rates, duplicate_rate, nearest
 from genai_ray.metrics.report import (
@@ -35,7 +36,7 @@ from genai_ray.metrics.report import (
 from genai_ray.provenance import FileRecord, Manifest
 from genai_ray.sinks import class_folders
 from genai_ray.storage import Store
-from genai_ray.train import read_metrics
+from genai_ray.watch import read_metrics
 
 _PREVIEW_COLUMNS = 10
 _PAIRS = 20
@@ -78,7 +79,7 @@ class EvaluateResult:
     published: bool
 
 
-def evaluate(spec: Spec, data: ImageData | None = None) -> EvaluateResult:
+def evaluate(spec: Spec, data: ImageData | ImageStream | None = None) -> EvaluateResult:
     """Measure the data set of a run, write its report, and publish it if the gates pass.
 
     Raises:
@@ -161,19 +162,12 @@ def _distances(
     }
 
 
-def feature_extractor(spec: Spec, data: ImageData) -> Extractor:
+def feature_extractor(spec: Spec, data: ImageData | ImageStream) -> Extractor:
     """The feature extractor of this data, trained once for a run and kept beside its reports."""
-    store = Store(spec.run_uri)
-    key = f"report/extractor-{data.digest[:8]}.pt"
-    try:
-        return Extractor.from_bytes(store.read(key))
-    except FileNotFoundError:
-        classes = len(data.codec.classes or ())
-        labels = data.train_labels if classes > 1 else None
-        extractor = train_extractor(data.train_images, labels, seed=0,
-                                    classes=classes if classes > 1 else None)  # fmt: skip
-        store.put(key, extractor.to_bytes())
-        return extractor
+    classes = len(data.codec.classes or ())
+    return kept_extractor(
+        Store(spec.run_uri), data.digest, data.train_images, data.train_labels, classes
+    )
 
 
 def _choose(images: NDArray[np.uint8], spec: Spec) -> NDArray[np.uint8]:
@@ -250,13 +244,13 @@ def _decode(cell: bytes, codec: ImageCodec) -> NDArray[np.uint8]:
 
 
 def _write_report(
-    store: Store, spec: Spec, manifest: Manifest, data: ImageData, result: EvaluateResult,
-    images: NDArray[np.uint8], labels: NDArray[np.int64] | None,
+    store: Store, spec: Spec, manifest: Manifest, data: ImageData | ImageStream,
+    result: EvaluateResult, images: NDArray[np.uint8], labels: NDArray[np.int64] | None,
 ) -> None:  # fmt: skip
     record = {
         **asdict(result),
         "counts": {"generated": manifest.rows, "compared": result.samples,
-                   "train": len(data.train_images), "holdout": len(data.holdout_images)},
+                   "train": data.n, "holdout": len(data.holdout_images)},
         "k": spec.evaluate.k,
         "dataset": manifest.fingerprint,
         "model": manifest.model,
@@ -338,6 +332,6 @@ def _curves(store: Store) -> dict[str, list[tuple[float, float]]]:
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in read_metrics(store):
         for name, value in row.items():
-            if name not in ("samples", "rate"):
+            if name not in ("samples", "rate", "workers", "alarm"):
                 curves.setdefault(name, []).append((row["samples"], value))
     return curves

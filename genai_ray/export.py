@@ -21,10 +21,11 @@ from genai_ray.config import Spec
 from genai_ray.data.image import ImageCodec
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.generate import read_model
+from genai_ray.models.image import fold_spectral
 from genai_ray.provenance import BLANK, CARD_KEY, DIGEST_KEY, MODEL_KEY, ModelCard, seal
 from genai_ray.runs import versions
 from genai_ray.storage import Store
-from genai_ray.train import new_family
+from genai_ray.train import finished, new_family
 
 OPSET = 20
 _PARITY_BATCHES = (1, 7, 64)
@@ -51,7 +52,7 @@ class ParityError(RuntimeError):
 
 
 def export(spec: Spec) -> ExportResult:
-    """Export the averaged model of the newest checkpoint of a run, unless that was done before.
+    """Export the averaged model of a trained run (`train.keep`), unless that was done before.
 
     A model that is there is kept, since another version of torch may write other bytes, and the
     data set is bound to those that are there. One that was altered is replaced.
@@ -61,12 +62,17 @@ def export(spec: Spec) -> ExportResult:
         ParityError: if the exported graph does not give what torch gives.
     """
     store = Store(spec.run_uri)
-    state = checkpoint.latest(store)
-    if state is None or state["samples"] < spec.train.samples:
-        seen = 0 if state is None else state["samples"]
+    if finished(store, spec) is None:
+        seen = max(checkpoint.saved(store), default=0)
         raise IncompleteError(
             f"{spec.run_uri} was trained on {seen:,} of {spec.train.samples:,} samples; "
             "run `genai-ray train` first"
+        )
+    state = checkpoint.best(store) if spec.train.keep == "best" else checkpoint.latest(store)
+    if state is None:
+        raise IncompleteError(
+            f"{store.uri}/{checkpoint.BEST} is gone, so train.keep=best has nothing to export; "
+            "delete the newest checkpoints to train that part again"
         )
     training = {
         "samples": state["samples"],
@@ -84,13 +90,14 @@ def export(spec: Spec) -> ExportResult:
         name=spec.name,
         preset=spec.model.preset,
         family=spec.model.family,
-        latent=family.latent,
+        latent=family.sampler_latent,
         conditional=spec.model.conditional,
         codec=codec.to_json(),
         training=training,
         versions=versions(),
     )
     sampler = family.sampler().eval()
+    fold_spectral(sampler)
     model, digest = seal(to_onnx(sampler, card))
     parity = check_parity(sampler, model, card)
     store.put(MODEL_KEY, model)

@@ -258,7 +258,8 @@ class Sampler:
         GPU would be tuned for anew.
         """
         stream, latent = rng.Stream.SAMPLE_NOISE, self.plan.card.latent
-        return rng.normal(self.plan.seed, stream, start, count, latent)
+        cut = self.plan.spec.truncation
+        return rng.normal(self.plan.seed, stream, start, count, latent, cut)
 
 
 def calibrate(made: Plan, *, seconds: float) -> tuple[float, float]:

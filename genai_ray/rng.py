@@ -30,6 +30,7 @@ class Stream(IntEnum):
     HOLDOUT = 6
     EVALUATE = 7
     INIT = 8
+    TRAIN_UNIFORM = 9
 
 
 def bits(seed: int, stream: int, start: int, count: int, words: int) -> NDArray[np.uint64]:
@@ -43,12 +44,23 @@ def bits(seed: int, stream: int, start: int, count: int, words: int) -> NDArray[
     return raw.reshape(count, counters * _WORDS_PER_COUNTER)[:, :words]
 
 
-def normal(seed: int, stream: int, start: int, count: int, size: int) -> NDArray[np.float32]:
-    """Standard normals of samples start..start+count, shape (count, size)."""
-    words = bits(seed, stream, start, count, -(-size // 4))
-    # Little-endian by definition of the format, so that a big-endian machine agrees.
-    index = np.ascontiguousarray(words).astype("<u8", copy=False).view("<u2")
-    return _quantiles()[index.reshape(count, 4 * words.shape[1])[:, :size]]
+def normal(
+    seed: int, stream: int, start: int, count: int, size: int, truncation: float | None = None
+) -> NDArray[np.float32]:
+    """Standard normals of samples start..start+count, shape (count, size).
+
+    truncation: draw from the normal distribution given that it lies within -truncation..truncation
+    (the truncation trick of Brock et al. 2019, arXiv 1809.11096, section 3.1).
+    """
+    return _quantiles(truncation)[_halfwords(seed, stream, start, count, size)]
+
+
+def uniform(seed: int, stream: int, start: int, count: int, size: int) -> NDArray[np.float32]:
+    """Uniforms of samples start..start+count, shape (count, size): mid-points of 65,536 cells of
+    0..1, so neither end is ever drawn.
+    """
+    cells = _halfwords(seed, stream, start, count, size).astype(np.float32)
+    return (cells + np.float32(0.5)) * np.float32(2**-16)
 
 
 def permute(seed: int, stream: int, index: NDArray[np.int64], n: int) -> NDArray[np.int64]:
@@ -95,9 +107,20 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
+def _halfwords(
+    seed: int, stream: int, start: int, count: int, size: int
+) -> NDArray[np.uint16]:  # fmt: skip
+    """Random 16-bit words of samples start..start+count, shape (count, size)."""
+    words = bits(seed, stream, start, count, -(-size // 4))
+    # Little-endian by definition of the format, so that a big-endian machine agrees.
+    index = np.ascontiguousarray(words).astype("<u8", copy=False).view("<u2")
+    return index.reshape(count, 4 * words.shape[1])[:, :size]
+
+
 @cache
-def _quantiles() -> NDArray[np.float32]:
+def _quantiles(truncation: float | None) -> NDArray[np.float32]:
     """Quantiles at the mid-points of 65,536 equal cells, exactly symmetric about zero."""
-    inverse = NormalDist().inv_cdf
-    upper = [inverse(0.5 + (i + 0.5) / 65536) for i in range(32768)]
+    normal = NormalDist()
+    share = 1.0 if truncation is None else 2 * normal.cdf(truncation) - 1
+    upper = [normal.inv_cdf(0.5 + share * (i + 0.5) / 65536) for i in range(32768)]
     return np.array([-x for x in reversed(upper)] + upper, np.float32)

@@ -1,42 +1,44 @@
 """Train a model, data-parallel, by Ray Train: `train(spec)`.
 
 A step shows one global batch and walks the family's phases. What a step does depends on
-(spec, step) alone: rank r of w takes the r-th slice of the batch and of the noise, gradients are
-averaged by one flat all-reduce a phase. So changing the number of workers changes speed, not the
-order of samples, and a run that goes on from a checkpoint is the run that was never stopped.
+(spec, step) alone: the batch and its randomness are cut into micro-batches, each of w workers takes
+a run of them, and gradients are added up by one flat all-reduce a phase. So the number of workers
+changes speed, not the order of samples, and may change while training; and a run that goes on from
+a checkpoint is the run that was never stopped.
 """
 
 import contextlib
 import copy
-import json
 import math
+import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from genai_ray import checkpoint, cluster, config, rng
+from genai_ray import checkpoint, cluster, config, ingest, rng, watch
 from genai_ray.config import Spec
 from genai_ray.data.image import ImageCodec, ImageData, load_images
+from genai_ray.data.stream import ImageStream
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.models import Family, build
-from genai_ray.models.families import Batch, Phase
-from genai_ray.progress import Progress
+from genai_ray.models.families import Batch, Draws, Moment, Phase
 from genai_ray.runs import claim
 from genai_ray.storage import Store
 
-_METRIC_ROWS = 400  # of a whole run; enough for a curve, little enough to keep
-_EMA_RAMP_UP = 0.05  # of the samples seen: the average forgets the first steps sooner
+_PREEMPTION_POLL_S = 2.0
+_RESIZE_POLL_S = 10.0  # between looks whether more workers could join
+_STARTS = 3  # of a worker group that does not come up, before the call ends
+_PENDING_LOSSES = 50  # on a card: looked at together, since each look waits for the card
+_FITTED = 10_000  # samples that a latent prior is fitted to
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class DivergedError(IncompleteError):
     """A loss stopped being finite; the message says at which step and phase."""
 
 
-def train(spec: Spec, data: ImageData | None = None) -> TrainResult:
+def train(spec: Spec, data: ImageData | ImageStream | None = None) -> TrainResult:
     """Train until `spec.train.samples` real samples were seen, going on from what is in the store.
 
     Args:
@@ -62,31 +64,49 @@ def train(spec: Spec, data: ImageData | None = None) -> TrainResult:
     Raises:
         UserError: for bad input, another fingerprint, or more workers than the cluster has.
         DivergedError: for a loss that is not finite.
+        IncompleteError: for workers that crash or do not come up, or a store that takes nothing.
     """
     store = Store(spec.run_uri)
     store.check()
+    if spec.train.mlflow:
+        watch.require_mlflow(spec.train.mlflow)
     data = data or load_images(spec.data, conditional=spec.model.conditional)
+    if isinstance(data, ImageStream) and not spec.train.workers:
+        raise UserError(
+            "train.workers", 0, "cannot stream, and the data are larger than data.resident_gb="
+            f"{spec.data.resident_gb:g}", "Set train.workers=1, or data.ingest=resident.",
+        )  # fmt: skip
     if spec.train.workers:
         cluster.connect()
         cluster.require(
-            "train.workers", spec.train.workers, _resources(spec),
+            "train.workers", spec.train.least_workers, _resources(spec),
             timeout_s=spec.train.start_timeout_s,
             remedy="Lower train.workers or train.cpus_per_worker, or use a larger cluster; "
             "train.start_timeout_s says how long to wait.",
         )  # fmt: skip
     claim(store, spec)
-    if spec.train.samples <= max(checkpoint.saved(store), default=0):
-        return TrainResult(samples=spec.train.samples, seconds=0.0, rate=0.0)
+    if (samples := finished(store, spec)) is not None:
+        return TrainResult(samples=samples, seconds=0.0, rate=0.0)
     shared = {
         "spec": config.dump(spec),
         "codec": data.codec.to_json(),
         "source": data.digest,
     }
     if not spec.train.workers:
-        result = _fit(shared, data.train_images, data.train_labels, rank=0, world=1)
-    else:
-        result = _fit_on_cluster(spec, shared, data)
-    return TrainResult(**result)
+        return TrainResult(**_fit(shared, data, rank=0, world=1))
+    return TrainResult(**_fit_on_cluster(spec, shared, data))
+
+
+def finished(store: Store, spec: Spec) -> int | None:
+    """Samples seen by a run that is trained to its end; None if it is not."""
+    newest = max(checkpoint.saved(store), default=0)
+    if newest >= spec.train.samples:
+        return newest
+    if spec.train.patience and newest:
+        state = checkpoint.latest(store)
+        if state is not None and state["progress"]["ended"]:
+            return state["samples"]
+    return None
 
 
 # --- Ray -----------------------------------------------------------------------------------------
@@ -97,28 +117,37 @@ def _resources(spec: Spec) -> dict[str, float]:
     return {"CPU": float(spec.train.cpus_per_worker)} | gpu
 
 
-def _fit_on_cluster(spec: Spec, shared: dict[str, Any], data: ImageData) -> dict[str, Any]:
+def _fit_on_cluster(
+    spec: Spec, shared: dict[str, Any], data: ImageData | ImageStream
+) -> dict[str, Any]:
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    # Ray gives a group that does not come up this long, and then tries again.
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(
+        max(30.0, spec.train.start_timeout_s / _STARTS)
+    )
     # One copy a node, mapped by every worker on it.
-    arrays = ray.put((data.train_images, data.train_labels))
+    shelf = ray.put(data)
     with tempfile.TemporaryDirectory(prefix="genai_ray-") as scratch:
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"shared": shared, "arrays": [arrays]},
+            train_loop_config={"shared": shared, "data": [shelf]},
             scaling_config=ScalingConfig(
                 num_workers=spec.train.workers,
                 use_gpu=spec.train.device == "cuda",
                 resources_per_worker=_resources(spec),
+                elastic_resize_monitor_interval_s=_RESIZE_POLL_S,
             ),
             # Checkpoints are ours (checkpoint.py); Ray only keeps its own notes here.
             run_config=RunConfig(
                 name=spec.name,
                 storage_path=scratch,
-                failure_config=FailureConfig(max_failures=spec.train.max_failures),
+                failure_config=FailureConfig(
+                    max_failures=spec.train.max_failures, controller_failure_limit=_STARTS
+                ),
                 # Without a dashboard Ray's own watcher warns every second.
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
@@ -127,11 +156,11 @@ def _fit_on_cluster(spec: Spec, shared: dict[str, Any], data: ImageData) -> dict
             result: Any = trainer.fit().return_value
         except TrainingFailedError as error:
             raise IncompleteError(
-                f"training of {spec.run_uri} stopped after {spec.train.max_failures} restarts: "
-                f"{error}"
+                f"training of {spec.run_uri} stopped: its workers crashed more than "
+                f"train.max_failures={spec.train.max_failures} times, or did not come up: {error}"
             ) from error
-    if "diverged" in result:
-        raise DivergedError(result["diverged"])
+    if "error" in result:
+        raise result["error"]
     return result
 
 
@@ -142,54 +171,94 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     context = ray.train.get_context()
     if (device := ray.train.torch.get_device()).type == "cuda":
         torch.cuda.set_device(device)  # the workers of a node see all its cards
-    images, labels = ray.get(arguments["arrays"][0])
+    data: Any = ray.get(arguments["data"][0])
     try:
         return _fit(
-            arguments["shared"], images, labels,
-            rank=context.get_world_rank(), world=context.get_world_size(),
+            arguments["shared"], data, rank=context.get_world_rank(),
+            world=context.get_world_size(),
         )  # fmt: skip
-    except DivergedError as error:
+    except (UserError, IncompleteError) as error:
         # As a value: an exception would be taken for a crash and tried again.
-        return {"diverged": str(error)}
+        return {"error": error}
 
 
-# --- the loop ------------------------------------------------------------------------------------
+def _preempted() -> bool:
+    """Whether a node of this job is about to be taken away; a barrier of all workers."""
+    import ray.train
+
+    return ray.train.get_preemption_info() is not None
 
 
-class _State:
+# --- the state -----------------------------------------------------------------------------------
+
+
+class State:
     """The networks, their averages and optimisers, and how to save and load them whole."""
 
     def __init__(self, spec: Spec, codec: ImageCodec, source: str, device: torch.device):
-        self.codec, self.source = codec, source
+        self.spec, self.codec, self.source = spec, codec, source
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.fold(spec.seed, rng.Stream.INIT))
             self.family: Family = new_family(spec, codec)
-        self.family.nets.to(device)
+        layout = torch.channels_last if spec.train.channels_last else torch.contiguous_format
+        # Only weights of convolutions have the four dimensions that a layout is about.
+        self.family.nets.to(device).to(memory_format=layout)
         self.average = copy.deepcopy(self.family.nets[self.family.averaged])
         self.average.requires_grad_(False).eval()
         self.optimizers = {
-            phase.name: torch.optim.Adam(
-                self.family.nets[phase.net].parameters(), lr=spec.model.learning_rate,
-                betas=spec.model.betas, fused=True,
-            )
-            for phase in self.family.phases
-        }  # fmt: skip
+            phase.net: _optimizer(spec, phase.net, self.family) for phase in self.family.phases
+        }
+        #: Of the measurements: lowest FID, how many since, and whether training ended by patience.
+        self.progress: dict[str, Any] = {"best": None, "stale": 0, "ended": False}
+        self._averages = _pairs(self.average, self.family.nets[self.family.averaged])
 
     def state_dict(self, samples: int) -> dict[str, Any]:
-        return {
+        """Everything, as a copy that later steps do not change."""
+        state = {
             "samples": samples,
             "codec": self.codec.to_json(),
             "source": self.source,
             "nets": self.family.nets.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
+            "progress": dict(self.progress),
         }
+        return _copied(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.family.nets.load_state_dict(state["nets"])
         self.average.load_state_dict(state["average"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+        self.progress = dict(state["progress"])
+
+    @torch.no_grad()
+    def update_average(self, batch: int, samples: int) -> None:
+        """Exponential average with a half-life in samples and a ramp-up (Karras et al. 2020)."""
+        model = self.spec.model
+        half_life = min(model.ema_half_life, int(samples * model.ema_ramp_up))
+        decay = 0.5 ** (batch / half_life) if half_life else 0.0
+        means, values, copies, originals = self._averages
+        torch._foreach_lerp_(means, values, 1 - decay)  # pyright: ignore
+        if copies:
+            torch._foreach_copy_(copies, originals)  # pyright: ignore
+
+    @torch.no_grad()
+    def fit_prior(self, batch: Batch) -> None:
+        """Let the family set what no gradient teaches, in the average and in the live net."""
+        self.family.fit(self.average, batch, self.spec.seed)
+        live = self.family.nets[self.family.averaged]
+        for name, value in self.average.named_buffers():
+            if name.startswith("prior."):
+                live.get_buffer(name).copy_(value)
+
+    def sampler(self) -> nn.Module:
+        """The sampler of the averaged net, in eval mode."""
+        nets, name = self.family.nets, self.family.averaged
+        live, nets[name] = nets[name], self.average
+        sampler = self.family.sampler().eval()
+        nets[name] = live
+        return sampler
 
 
 def new_family(spec: Spec, codec: ImageCodec) -> Family:
@@ -198,167 +267,355 @@ def new_family(spec: Spec, codec: ImageCodec) -> Family:
     return build(spec.model, codec, classes)
 
 
+def _optimizer(spec: Spec, net: str, family: Family) -> torch.optim.Optimizer:
+    parameters, model = family.nets[net].parameters(), spec.model
+    rate = _learning_rate(spec, net, 0)
+    if model.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, fused=True)
+    return torch.optim.Adam(parameters, lr=rate, betas=model.betas, fused=True)
+
+
+def _learning_rate(spec: Spec, net: str, samples: int) -> float:
+    model = spec.model
+    rate = model.learning_rate
+    if net == "discriminator" and model.discriminator_learning_rate is not None:
+        rate = model.discriminator_learning_rate
+    left = 1 - samples / spec.train.samples if model.learning_rate_decay == "linear" else 1.0
+    return rate * left
+
+
+def _pairs(
+    average: nn.Module, live: nn.Module
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    """Averages and what they follow: weights and batch statistics smoothly, all else at once.
+
+    The vectors of spectral norm are copied: a mean of unit vectors is not one.
+    """
+    smooth: tuple[list[Tensor], list[Tensor]] = ([], [])
+    exact: tuple[list[Tensor], list[Tensor]] = ([], [])
+    weights = {name for name, _ in live.named_parameters()}
+    values = live.state_dict()
+    for name, mean in average.state_dict().items():
+        kind = (
+            smooth if name in weights or name.endswith(("running_mean", "running_var")) else exact
+        )
+        kind[0].append(mean)
+        kind[1].append(values[name])
+    return (*smooth, *exact)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {k: _copied(v) for k, v in value.items()}
+    return [_copied(v) for v in value] if isinstance(value, list) else value
+
+
+# --- the loop ------------------------------------------------------------------------------------
+
+
 def _fit(
-    shared: dict[str, Any], images: NDArray[np.uint8], labels: NDArray[np.int64] | None,
-    *, rank: int, world: int,
-) -> dict[str, Any]:  # fmt: skip
+    shared: dict[str, Any], data: ImageData | ImageStream, *, rank: int, world: int
+) -> dict[str, Any]:
     """What every worker runs; returns the fields of a TrainResult."""
     spec, codec = config.parse(shared["spec"]), ImageCodec.from_json(shared["codec"])
     device = torch.device(spec.train.device)
     torch.set_num_threads(max(1, int(spec.train.cpus_per_worker)))
+    torch.backends.cuda.matmul.allow_tf32 = spec.train.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = spec.train.precision == "tf32"
     store = Store(spec.run_uri)
-    state = _State(spec, codec, shared["source"], device)
-    samples = 0
-    if (found := checkpoint.latest(store)) is not None:
-        if found["source"] != shared["source"]:
-            raise UserError(
-                "data", spec.data.source, "holds other images than the run was begun with",
-                "Restore them, or give the run another name.",
-            )  # fmt: skip
-        state.load_state_dict(found)
-        samples = found["samples"]
-    if not spec.model.conditional:
-        labels = None
+    state = State(spec, codec, shared["source"], device)
+    samples = _resume(store, spec, state, rank, world)
+    if spec.train.compile != "none":
+        _compile(state.family, spec)
 
     first, started = samples, time.monotonic()
     with contextlib.ExitStack() as stack:
-        log = stack.enter_context(_Log(store, spec, done=samples)) if rank == 0 else None
-        for samples, logs in _steps(spec, state, images, labels, first, rank, world):
-            if log:
-                log.step(samples, logs)
-            if _checkpoint_is_due(spec, samples):
-                _synchronise_buffers([state.family.nets, state.average], world)
-                if log:
-                    log.checkpoint(state, samples)
+        watcher = None
+        if rank == 0:
+            watcher = _Watcher(store, spec, state, data, done=first, workers=world)
+            stack.enter_context(watcher)
+        for seen in steps(spec, state, data, first, rank, world, watcher):
+            samples = seen
     seconds = time.monotonic() - started
     rate = (samples - first) / max(seconds, 1e-9)
     return {"samples": samples, "seconds": seconds, "rate": rate}
 
 
-def _steps(
-    spec: Spec, state: _State, images: NDArray[np.uint8], labels: NDArray[np.int64] | None,
-    samples: int, rank: int, world: int,
-) -> Iterator[tuple[int, dict[str, Tensor]]]:  # fmt: skip
-    """Take the steps that are left; yields the samples seen and the logs of each.
+def _resume(store: Store, spec: Spec, state: State, rank: int, world: int) -> int:
+    """Load the newest checkpoint that rank 0 can read; the samples seen."""
+    found = checkpoint.latest(store) if rank == 0 else None
+    samples = 0 if found is None else found["samples"]
+    if world > 1:
+        agreed = torch.tensor(samples, device=spec.train.device)
+        dist.broadcast(agreed, 0)
+        samples = int(agreed)
+        if rank and samples:
+            found = checkpoint.unpack(store.read(checkpoint.key(samples)))
+    if found is not None:
+        if found["source"] != state.source:
+            raise UserError(
+                "data", spec.data.source, "holds other images than the run was begun with",
+                "Restore them, or give the run another name.",
+            )  # fmt: skip
+        state.load_state_dict(found)
+    return samples
+
+
+def _compile(family: Family, spec: Spec) -> None:
+    """Compile each network's call. Penalties use `forward` and stay as they are: what is compiled
+    has no second derivative.
+    """
+    mode = "reduce-overhead" if spec.train.compile == "cuda_graphs" else None
+    for net in family.nets.values():
+        for part in net.values() if isinstance(net, nn.ModuleDict) else (net,):
+            part.compile(mode=mode, dynamic=False)
+
+
+def steps(
+    spec: Spec, state: State, data: ImageData | ImageStream, samples: int,
+    rank: int = 0, world: int = 1, watcher: "_Watcher | None" = None,
+) -> Iterator[int]:  # fmt: skip
+    """Take the steps that are left; yields the samples seen after each.
 
     Raises:
         DivergedError: on every rank at the same step.
+        IncompleteError: on every rank, if rank 0 cannot store or the replicas differ.
     """
-    device = torch.device(spec.train.device)
     batch, total = spec.train.global_batch, spec.train.samples
-    for step in range(samples // batch, math.ceil(total / batch)):
-        torch.manual_seed(rng.fold(spec.seed, rng.Stream.TRAIN_DROPOUT, step, rank))
-        real = _batch(spec, images, labels, step, rank, world, device)
+    first = samples // batch
+    cuts = micro_batches(spec, rank, world)
+    device = torch.device(spec.train.device)
+    feed = _feed(spec, data, first, cuts, device)
+    reduction, losses = _Reduction(world, device), _Losses()
+    noticed = False
+    for step in range(first, math.ceil(total / batch)):
+        moment = Moment(step, step * batch)
+        samples = min((step + 1) * batch, total)
+        real = next(feed)
         logs: dict[str, Tensor] = {}
         for number, phase in enumerate(state.family.phases):
             if step % phase.interval == 0:
-                noise = _noise(spec, state.family, step, number, rank, world, device)
-                loss, values = _step(state, phase, real, noise, spec)
+                draws = _draws(spec, state.family, moment, number, cuts, device)
+                loss, values = _step(state, phase, real, draws, moment, cuts, reduction)
+                losses.add(step, phase.name, loss)
                 logs |= values
-                if not math.isfinite(loss):
-                    raise DivergedError(
-                        f"step {step}, phase {phase.name}: the loss is {loss}; lower "
-                        "model.learning_rate, or check the data"
-                    )
-        samples = min((step + 1) * batch, total)
-        _update_average(state, spec.model.ema_half_life, batch, samples)
-        yield samples, logs
+                if watcher and watcher.log.closes_row(samples):
+                    logs[f"gradient_{phase.name}"] = _gradient_norm(state, phase)
+        state.update_average(batch, samples)
+        if watcher:
+            watcher.log.step(samples, logs)
+        # A barrier, so all ask at the same step, and only now and then.
+        notice = not noticed and reduction.asked(step) and _preempted()
+        noticed = noticed or notice
+        measure = _measurement_is_due(spec, samples)
+        if notice or measure or _checkpoint_is_due(spec, samples):
+            losses.check()
+            _synchronise([state.family.nets, state.average], world)
+            error = watcher.save(samples, measure, flush=notice) if watcher else None
+            _agree(state, error, world, device)
+        yield samples
+        if state.progress["ended"]:
+            return
+    losses.check()
 
 
 def _step(
-    state: _State, phase: Phase, real: Batch, noise: Tensor, spec: Spec
-) -> tuple[float, dict[str, Tensor]]:
-    """One optimiser step of one phase; the loss averaged over the workers, and its logs."""
-    nets = state.family.nets
+    state: State, phase: Phase, real: Batch, draws: Draws, moment: Moment,
+    cuts: list[slice], reduction: "_Reduction",
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+    """One optimiser step of one phase; the loss over all workers, and the logs of this one."""
+    spec, nets = state.spec, state.family.nets
     for name, net in nets.items():
         # The other networks pass gradients on but do not collect any.
         net.requires_grad_(name == phase.net)
-    with torch.autocast(real.images.device.type, torch.bfloat16,
-                        enabled=spec.train.precision == "bf16"):  # fmt: skip
-        loss, logs = state.family.loss(phase, real, noise)
-    optimizer = state.optimizers[phase.name]
+    optimizer = state.optimizers[phase.net]
+    for group in optimizer.param_groups:
+        group["lr"] = _learning_rate(spec, phase.net, moment.samples)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    mean_loss = _average_gradients(nets[phase.net].parameters(), loss.detach())
-    value = float(mean_loss)
-    if math.isfinite(value):
+    total = torch.zeros((), device=real.images.device)
+    logs: dict[str, Tensor] = {}
+    for cut in cuts:
+        part = slice(cut.start - cuts[0].start, cut.stop - cuts[0].start)
+        if spec.model.dropout:
+            torch.manual_seed(rng.fold(spec.seed, rng.Stream.TRAIN_DROPOUT, moment.step, cut.start))
+        batch = Batch(real.images[part], None if real.labels is None else real.labels[part])
+        with torch.autocast(real.images.device.type, torch.bfloat16,
+                            enabled=spec.train.precision == "bf16"):  # fmt: skip
+            loss, values = state.family.loss(
+                phase, batch, Draws(draws.normal[part], draws.uniform[part]), moment
+            )
+        share = (cut.stop - cut.start) / spec.train.global_batch
+        (loss * share).backward()
+        total += loss.detach() * share
+        for name, value in values.items():
+            logs[name] = logs.get(name, 0) + value / len(cuts)
+    total = reduction(nets[phase.net].parameters(), total)
+    # On a card this is looked at later; weights that a step has spoilt are never stored.
+    if total.is_cuda or math.isfinite(total):
         optimizer.step()
-    return value, logs
+    return total, logs
 
 
-def _average_gradients(parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
-    """All-reduce the gradients as one flat tensor; the loss rides along, so all ranks see NaNs."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return loss
-    grads = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in grads] + [loss.reshape(1)])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    start = 0
-    for grad in grads:
-        grad.copy_(flat[start : start + grad.numel()].view_as(grad))
-        start += grad.numel()
-    return flat[-1]
+class _Reduction:
+    """Adds gradients up over the workers, as one flat tensor.
+
+    The loss rides along, so that all ranks see at the same step what is not finite, and a flag of
+    the clock of rank 0: it is time to ask for news of preemption.
+    """
+
+    def __init__(self, world: int, device: torch.device):
+        self.world = world
+        self._every = 1 if device.type == "cpu" else _PENDING_LOSSES
+        self._due = torch.zeros(1, device=device)
+        self._seen = self._due
+        self._asked = time.monotonic()
+
+    def __call__(self, parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
+        if self.world == 1:
+            return loss
+        if dist.get_rank() == 0 and time.monotonic() - self._asked > _PREEMPTION_POLL_S:
+            self._due.fill_(1.0)
+        grads = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([*(g.flatten() for g in grads), loss.reshape(1), self._due])
+        dist.all_reduce(flat)
+        parts = flat[:-2].split([g.numel() for g in grads])
+        sums = [p.view_as(g) for p, g in zip(parts, grads, strict=True)]
+        torch._foreach_copy_(grads, sums)  # pyright: ignore
+        self._seen = flat[-1:]
+        return flat[-2]
+
+    def asked(self, step: int) -> bool:
+        """Whether all ranks shall now ask; the same on every rank."""
+        if self.world == 1 or step % self._every or not bool(self._seen):
+            return False
+        self._due.zero_()
+        self._seen = self._due
+        self._asked = time.monotonic()
+        return True
 
 
-def _synchronise_buffers(modules: Iterable[torch.nn.Module], world: int) -> None:
-    """Average batch-norm statistics over the workers, so what is saved depends on no rank."""
+class _Losses:
+    """Ends training at the first loss that is not finite.
+
+    On a card every look waits for the card, so many losses are looked at together, and always
+    before something is stored.
+    """
+
+    def __init__(self) -> None:
+        self._pending: list[tuple[int, str, Tensor]] = []
+
+    def add(self, step: int, phase: str, loss: Tensor) -> None:
+        self._pending.append((step, phase, loss))
+        if not loss.is_cuda or len(self._pending) >= _PENDING_LOSSES:
+            self.check()
+
+    def check(self) -> None:
+        pending, self._pending = self._pending, []
+        if not pending or bool(torch.stack([p[2] for p in pending]).isfinite().all()):
+            return
+        step, phase, loss = next(p for p in pending if not math.isfinite(p[2]))
+        raise DivergedError(
+            f"step {step}, phase {phase}: the loss is {float(loss)}; lower "
+            "model.learning_rate, or check the data"
+        )
+
+
+def _gradient_norm(state: State, phase: Phase) -> Tensor:
+    grads = [p.grad for p in state.family.nets[phase.net].parameters() if p.grad is not None]
+    return torch.stack([g.norm() for g in grads]).norm()
+
+
+def _synchronise(modules: Iterable[nn.Module], world: int) -> None:
+    """Average batch-norm statistics over the workers, so what is saved depends on no rank.
+
+    Raises:
+        IncompleteError: if the weights, which all ranks step alike, are not the same on all.
+    """
     if world == 1:
         return
     for module in modules:
+        weights = torch.stack([p.detach().double().sum() for p in module.parameters()])
+        ends = torch.stack([weights, -weights])
+        dist.all_reduce(ends, dist.ReduceOp.MAX)
+        if not torch.equal(ends[0], -ends[1]):
+            raise IncompleteError("the workers' weights differ; go on from the checkpoint before")
         buffers = [b for b in module.buffers() if b.is_floating_point()]
         if buffers:
             flat = torch.cat([b.flatten() for b in buffers])
             dist.all_reduce(flat)
-            flat /= world
-            start = 0
-            for buffer in buffers:
-                buffer.copy_(flat[start : start + buffer.numel()].view_as(buffer))
-                start += buffer.numel()
+            parts = (flat / world).split([b.numel() for b in buffers])
+            for buffer, part in zip(buffers, parts, strict=True):
+                buffer.copy_(part.view_as(buffer))
 
 
-@torch.no_grad()
-def _update_average(state: _State, half_life: int, batch: int, samples: int) -> None:
-    """Exponential average with a half-life in samples and a ramp-up (Karras et al. 2020)."""
-    half_life = min(half_life, int(samples * _EMA_RAMP_UP))
-    decay = 0.5 ** (batch / half_life) if half_life else 0.0
-    net = state.family.nets[state.family.averaged]
-    for mean, value in zip(state.average.state_dict().values(), net.state_dict().values(),
-                           strict=True):  # fmt: skip
-        if value.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
+def _agree(
+    state: State, error: IncompleteError | None, world: int, device: torch.device
+) -> None:  # fmt: skip
+    """Let all ranks know whether rank 0 failed to store, or saw that training may end."""
+    if world > 1:
+        news = torch.tensor([error is not None, state.progress["ended"]], device=device).int()
+        dist.broadcast(news, 0)
+        state.progress["ended"] = bool(news[1])
+        if news[0] and error is None:
+            error = IncompleteError("rank 0 could not store a checkpoint")
+    if error is not None:
+        raise error
 
 
-def _batch(
-    spec: Spec, images: NDArray[np.uint8], labels: NDArray[np.int64] | None,
-    step: int, rank: int, world: int, device: torch.device,
-) -> Batch:  # fmt: skip
-    """This rank's slice of a step's real samples: every sample once an epoch, in a fresh order."""
-    positions = _slice(spec.train.global_batch, step, rank, world)
-    n = len(images)
-    index = np.array([_order(spec.seed, p // n, n)[p % n] for p in positions])
-    # Fancy indexing copies, so the batch is writable though the shared array is not.
-    pixels = torch.from_numpy(images[index]).to(device).permute(0, 3, 1, 2)
-    targets = None if labels is None else torch.from_numpy(labels[index]).to(device)
-    return Batch(pixels.float() / 127.5 - 1, targets)
+# --- what a step is given ------------------------------------------------------------------------
 
 
-def _noise(
-    spec: Spec, family: Family, step: int, number: int, rank: int, world: int,
+def micro_batches(spec: Spec, rank: int, world: int) -> list[slice]:
+    """The positions in a global batch that a rank works on, one slice a forward pass."""
+    batch = spec.train.global_batch
+    size = spec.train.micro_batch or batch // max(1, spec.train.most_workers)
+    count = batch // size
+    mine = range(rank * count // world, (rank + 1) * count // world)
+    return [slice(i * size, (i + 1) * size) for i in mine]
+
+
+def _feed(
+    spec: Spec, data: ImageData | ImageStream, first_step: int, cuts: list[slice],
     device: torch.device,
-) -> Tensor:  # fmt: skip
-    """This rank's slice of the standard normals of a phase of a step, (N, latent)."""
-    positions = _slice(spec.train.global_batch, step * len(family.phases) + number, rank, world)
-    stream = rng.Stream.TRAIN_NOISE
-    values = rng.normal(spec.seed, stream, positions.start, len(positions), family.latent)
-    return torch.from_numpy(values).to(device)
+) -> Generator[Batch, None, None]:  # fmt: skip
+    """This rank's share of the real samples of each step, from `first_step` on."""
+    if isinstance(data, ImageStream):
+        arrays = ingest.batches(
+            data, seed=spec.seed, global_batch=spec.train.global_batch, first_step=first_step,
+            lo=cuts[0].start, hi=cuts[-1].stop,
+        )  # fmt: skip
+    else:
+        arrays = _resident(spec, data, first_step, cuts)
+    with contextlib.closing(arrays):
+        for images, labels in arrays:
+            pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
+            targets = None
+            if spec.model.conditional and labels is not None:
+                targets = torch.from_numpy(labels).to(device)
+            pixels = pixels.float() / 127.5 - 1
+            if not spec.train.channels_last:
+                pixels = pixels.contiguous()
+            yield Batch(pixels, targets)
 
 
-def _slice(batch: int, step: int, rank: int, world: int) -> range:
-    share = batch // world
-    return range(step * batch + rank * share, step * batch + (rank + 1) * share)
+def _resident(
+    spec: Spec, data: ImageData, first_step: int, cuts: list[slice]
+) -> Generator[tuple[NDArray[np.uint8], NDArray[np.int64] | None], None, None]:
+    """Every sample once an epoch, in a fresh order each."""
+    n, batch, step = len(data.train_images), spec.train.global_batch, first_step
+    while True:
+        positions = np.arange(step * batch + cuts[0].start, step * batch + cuts[-1].stop)
+        epochs = positions // n
+        index = np.empty_like(positions)
+        for epoch in range(epochs[0], epochs[-1] + 1):
+            chosen = epochs == epoch
+            index[chosen] = _order(spec.seed, epoch, n)[positions[chosen] % n]
+        # Fancy indexing copies, so the batch is writable though the shared array is not.
+        labels = None if data.train_labels is None else data.train_labels[index]
+        yield data.train_images[index], labels
+        step += 1
 
 
 @lru_cache(maxsize=2)
@@ -366,132 +623,115 @@ def _order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     return rng.permute(rng.fold(seed, epoch), rng.Stream.TRAIN_ORDER, np.arange(n), n)
 
 
+def _draws(
+    spec: Spec, family: Family, moment: Moment, number: int, cuts: list[slice],
+    device: torch.device,
+) -> Draws:  # fmt: skip
+    """This rank's share of the randomness of a phase of a step."""
+    block = (moment.step * len(family.phases) + number) * spec.train.global_batch
+    start, count = block + cuts[0].start, cuts[-1].stop - cuts[0].start
+    normal = rng.normal(spec.seed, rng.Stream.TRAIN_NOISE, start, count, family.latent)
+    uniform = np.empty((count, 0), np.float32)
+    if family.uniforms:
+        stream = rng.Stream.TRAIN_UNIFORM
+        uniform = rng.uniform(spec.seed, stream, start, count, family.uniforms)
+    return Draws(torch.from_numpy(normal).to(device), torch.from_numpy(uniform).to(device))
+
+
 def _checkpoint_is_due(spec: Spec, samples: int) -> bool:
     every = spec.train.checkpoint_every
-    return samples == spec.train.samples or _passes(samples, spec.train.global_batch, every)
+    return samples == spec.train.samples or watch.passes(samples, spec.train.global_batch, every)
 
 
-def _passes(samples: int, batch: int, every: int) -> bool:
-    """Whether the last batch reached or passed a multiple of `every`."""
-    return samples // every > (samples - batch) // every
+def _measurement_is_due(spec: Spec, samples: int) -> bool:
+    every = spec.train.evaluate_every
+    if every is None:
+        return False
+    return samples == spec.train.samples or watch.passes(samples, spec.train.global_batch, every)
 
 
-# --- what rank 0 writes --------------------------------------------------------------------------
+# --- what rank 0 does beside ---------------------------------------------------------------------
 
 
-class _Log:
-    """Progress line, metrics.jsonl, TensorBoard events and checkpoints, written beside training.
+class _Watcher:
+    """Rank 0's log, and what it makes of a state: samples, scores, checkpoints."""
 
-    Uploads run in one background thread, in order; an upload that failed is raised at the next.
-    """
+    def __init__(
+        self, store: Store, spec: Spec, state: State, data: ImageData | ImageStream,
+        *, done: int, workers: int,
+    ):  # fmt: skip
+        self.spec, self.state, self.data = spec, state, data
+        self.log = watch.Log(store, spec, done=done, workers=workers)
+        self._judge = None
+        if spec.train.evaluate_every:
+            self._judge = watch.Judge(
+                store, spec, state.source, state.codec, data.train_images, data.train_labels
+            )
 
-    def __init__(self, store: Store, spec: Spec, *, done: int):
-        self.store, self.spec = store, spec
-        self.rows = [r for r in read_metrics(store) if r["samples"] <= done]
-        self.progress = Progress(
-            "train", spec.train.samples, done=done, every_s=spec.train.log_seconds
-        )
-        self._interval = max(1, spec.train.samples // _METRIC_ROWS)
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-        self._pool = ThreadPoolExecutor(1)
-        self._pending: Future[None] | None = None
-        self._events = _Events(store, done)
-
-    def step(self, samples: int, logs: dict[str, Tensor]) -> None:
-        for name, value in logs.items():
-            self._sums[name] = self._sums.get(name, 0) + value
-            self._counts[name] = self._counts.get(name, 0) + 1
-        if _passes(samples, self.spec.train.global_batch, self._interval):
-            means = {k: float(v) / self._counts[k] for k, v in self._sums.items()}
-            self._sums, self._counts = {}, {}
-            self.rows.append({"samples": samples, **means, "rate": round(self.progress.rate, 1)})
-        last = self.rows[-1] if self.rows else {}
-        note = "  ".join(f"{k} {v:.3f}" for k, v in last.items() if k not in ("samples", "rate"))
-        self.progress.update(samples, note)
-
-    def checkpoint(self, state: _State, samples: int) -> None:
-        self._wait()
-        packed = checkpoint.pack(state.state_dict(samples))
-        grid = _sample_grid(state, self.spec)
-        self._pending = self._pool.submit(self._publish, packed, samples, list(self.rows), grid)
-
-    def __enter__(self) -> "_Log":
+    def __enter__(self) -> "_Watcher":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
+        self.log.__exit__(*error)
+
+    def save(self, samples: int, measure: bool, *, flush: bool) -> IncompleteError | None:
+        """Store the state, after a measurement if one is due; what went wrong, if anything did.
+
+        flush: come back only when it is stored, as little time may be left.
+        """
+        self._fit_prior()
+        best = self._measure(samples) if measure and self._judge else False
+        grid = self._grid() if self.log.wants_grid(samples) else None
         try:
-            self._wait()
-        finally:
-            self._pool.shutdown()
-            self._events.close()
+            self.log.checkpoint(self.state.state_dict(samples), samples, grid, best=best)
+            if flush or samples >= self.spec.train.samples or self.state.progress["ended"]:
+                self.log.wait()
+        except IncompleteError as error:
+            return error
+        return None
 
-    def _wait(self) -> None:
-        if self._pending is not None:
-            self._pending.result()
+    def _measure(self, samples: int) -> bool:
+        """Whether this is the best state so far."""
+        assert self._judge is not None
+        images, labels = self._samples(self.spec.train.evaluate_samples)
+        scores = self._judge.scores(images, labels)
+        self.log.measured(samples, scores)
+        progress = self.state.progress
+        best = progress["best"] is None or scores["fid"] < progress["best"]
+        progress["best"] = scores["fid"] if best else progress["best"]
+        progress["stale"] = 0 if best else progress["stale"] + 1
+        patience = self.spec.train.patience
+        progress["ended"] = patience is not None and progress["stale"] >= patience
+        return best
 
-    def _publish(
-        self, packed: bytes, samples: int, rows: list[dict[str, Any]], grid: NDArray[np.uint8]
-    ) -> None:
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        self.store.put("train/metrics.jsonl", lines.encode())
-        self._events.add(rows, grid, samples)
-        # Last, so that what is beside a checkpoint is never older than it.
-        self.store.put(checkpoint.key(samples), packed)
-        checkpoint.prune(self.store, self.spec.train.keep_checkpoints)
+    def _fit_prior(self) -> None:
+        if self.state.spec.model.prior != "mixture":
+            return
+        images = self.data.train_images[:_FITTED]
+        labels = self.data.train_labels
+        device = next(self.state.average.parameters()).device
+        pixels = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float()
+        targets = None
+        if self.spec.model.conditional and labels is not None:
+            targets = torch.from_numpy(np.array(labels[:_FITTED])).to(device)
+        self.state.fit_prior(Batch(pixels / 127.5 - 1, targets))
 
+    def _grid(self, side: int = 8) -> NDArray[np.uint8]:
+        """side x side samples for the same noise at every time, (H, W, C)."""
+        tiles, _ = self._samples(side * side)
+        h, w, c = tiles.shape[1:]
+        return tiles.reshape(side, side, h, w, c).swapaxes(1, 2).reshape(side * h, side * w, c)
 
-class _Events:
-    """TensorBoard events: one file for each time that training was started."""
-
-    def __init__(self, store: Store, done: int):
-        self.store, self._written, self._writer = store, done, None
-        self._folder = tempfile.TemporaryDirectory(prefix="genai_ray-events-")
-
-    def add(self, rows: list[dict[str, Any]], grid: NDArray[np.uint8], samples: int) -> None:
-        from tensorboardX import SummaryWriter  # slow to import: not before the first checkpoint
-
-        if self._writer is None:
-            self._writer = SummaryWriter(self._folder.name)
-        for row in rows:
-            if row["samples"] > self._written:
-                for name, value in row.items():
-                    if name != "samples":
-                        self._writer.add_scalar(name, value, row["samples"])
-        self._written = samples
-        self._writer.add_image("samples", grid, samples, dataformats="HWC")
-        self._writer.flush()
-        for path in Path(self._folder.name).iterdir():
-            self.store.put(f"train/{path.name}", path.read_bytes())
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        self._folder.cleanup()
-
-
-@torch.no_grad()
-def _sample_grid(state: _State, spec: Spec, side: int = 8) -> NDArray[np.uint8]:
-    """side x side samples of the averaged net for the same noise at every checkpoint, (H, W, C)."""
-    family = state.family
-    live = family.nets[family.averaged]
-    family.nets[family.averaged] = state.average
-    sampler = family.sampler()
-    family.nets[family.averaged] = live
-    device = next(state.average.parameters()).device
-    noise = rng.normal(spec.seed, rng.Stream.EVALUATE, 0, side * side, family.latent)
-    labels = None
-    if spec.model.conditional:
-        labels = (torch.arange(side * side) % family.classes).to(device)
-    tiles = sampler(torch.from_numpy(noise).to(device), labels).cpu().numpy()
-    h, w, c = tiles.shape[1:]
-    return tiles.reshape(side, side, h, w, c).swapaxes(1, 2).reshape(side * h, side * w, c)
-
-
-def read_metrics(store: Store) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl: samples seen, and mean losses since the row before."""
-    try:
-        lines = store.read("train/metrics.jsonl").decode().splitlines()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in lines]
+    @torch.no_grad()
+    def _samples(self, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
+        """Samples of the averaged net, NHWC, and the classes that were asked for."""
+        sampler, family = self.state.sampler(), self.state.family
+        device = next(self.state.average.parameters()).device
+        noise = rng.normal(self.spec.seed, rng.Stream.EVALUATE, 0, count, family.sampler_latent)
+        labels = torch.arange(count) % family.classes if self.spec.model.conditional else None
+        tiles = []
+        for start in range(0, count, 256):
+            part = slice(start, start + 256)
+            asked = None if labels is None else labels[part].to(device)
+            tiles.append(sampler(torch.from_numpy(noise[part]).to(device), asked).cpu().numpy())
+        return np.concatenate(tiles), None if labels is None else labels.numpy()

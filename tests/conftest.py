@@ -13,7 +13,8 @@ from uuid import uuid4
 import pytest
 
 from genai_ray import config, local
-from genai_ray.config import Spec
+from genai_ray.config import DataSpec, Spec
+from genai_ray.data.image import ImageData, load_images
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -82,10 +83,16 @@ def small_spec(store: Path | str, *overrides: str) -> Spec:
     return config.load(root / "jobs" / "specs" / "digits.yaml", [*small, *overrides])
 
 
+def load_resident(spec: DataSpec, *, conditional: bool = False) -> ImageData:
+    """`load_images` of a source that fits into memory."""
+    data = load_images(spec, conditional=conditional)
+    assert isinstance(data, ImageData)
+    return data
+
+
 @pytest.fixture(scope="session")
 def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small run, trained and exported, with the feature extractor that judges it."""
-    from genai_ray.data.image import load_images
     from genai_ray.evaluate import feature_extractor
     from genai_ray.export import export
     from genai_ray.train import train

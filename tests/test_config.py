@@ -222,6 +222,20 @@ def test_sources_of_the_user_need_a_root(tmp_path: Path, source: str):
     assert loaded(tmp_path, f"data.source={source}", "data.root=x").data.root == "x"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "remedy"),
+    [
+        (["data.source=mnist"], "data.ingest=auto"),
+        (["data.source=folder", "data.root=x", "train.workers=0"], "train.workers=1"),
+    ],
+)
+def test_a_stream_needs_files_and_ray(tmp_path: Path, overrides: list[str], remedy: str):
+    error = refusal(tmp_path, "data.ingest=stream", *overrides)
+    assert (error.field, error.value) == ("data.ingest", "stream")
+    assert remedy in error.remedy
+    assert loaded(tmp_path, *overrides).data.ingest == "auto"
+
+
 @pytest.mark.parametrize("preset", ["dcgan", "vae"])
 def test_an_mlp_needs_hidden_layers(tmp_path: Path, preset: str):
     overrides = [f"model.preset={preset}", "model.network=mlp"]
@@ -281,6 +295,8 @@ TRAIN: dict[str, Any] = {
     "data.on_corrupt": "skip",
     "data.image_column": "picture",
     "data.label_column": "class",
+    "data.ingest": "resident",
+    "data.resident_gb": 1.0,
     "model.preset": "vae",
     "model.conditional": False,
     "model.family": "vae",
@@ -290,18 +306,46 @@ TRAIN: dict[str, Any] = {
     "model.generator_widths": [3],
     "model.discriminator_widths": [3],
     "model.dropout": 0.5,
-    "model.spectral_norm": False,
+    "model.discriminator_norm": "layer",
     "model.loss": "hinge",
     "model.n_dis": 3,
     "model.beta": 3.0,
     "model.learning_rate": 1.0,
     "model.betas": [0.1, 0.2],
     "model.ema_half_life": 3,
+    "model.init": "xavier",
+    "model.generator_spectral_norm": True,
+    "model.attention": True,
+    "model.hierarchical": True,
+    "model.pooling": "mean",
+    "model.penalty": "r1",
+    "model.penalty_weight": 3.0,
+    "model.penalty_interval": 3,
+    "model.consistency": 3.0,
+    "model.augment": ["color"],
+    "model.mirror": True,
+    "model.posterior": "point",
+    "model.kl_warm_up": 3,
+    "model.decoder_decay": 3.0,
+    "model.prior": "mixture",
+    "model.mixture_components": 3,
+    "model.adversarial": 3.0,
+    "model.optimizer": "sgd",
+    "model.discriminator_learning_rate": 3.0,
+    "model.learning_rate_decay": "linear",
+    "model.ema_ramp_up": 3.0,
     "train.device": "cuda",
     "train.global_batch": 4,
     "train.samples": 4,
     "train.precision": "bf16",
     "train.checkpoint_every": 4,
+    "train.micro_batch": 64,
+    "train.channels_last": False,
+    "train.compile": "default",
+    "train.evaluate_every": 4,
+    "train.evaluate_samples": 200,
+    "train.keep": "best",
+    "train.patience": 4,
 }
 #: ... what generation makes of a model file, ...
 GENERATE: dict[str, Any] = {
@@ -313,6 +357,7 @@ GENERATE: dict[str, Any] = {
     "generate.encoding": "raw",
     "generate.classes": {"a": 1.0},
     "generate.device": "cuda",
+    "generate.truncation": 2.0,
 }
 #: ... and neither.
 NEITHER: dict[str, Any] = {
@@ -326,6 +371,7 @@ NEITHER: dict[str, Any] = {
     "train.max_failures": 4,
     "train.log_seconds": 1.0,
     "train.start_timeout_s": 1.0,
+    "train.mlflow": "elsewhere",
     "generate.batch": 4,
     "generate.workers": 4,
     "generate.cpus_per_worker": 2.0,
@@ -341,6 +387,14 @@ NEITHER: dict[str, Any] = {
     "evaluate.gates.agreement_min": 1.0,
     "evaluate.gates.duplicate_rate_max": 1.0,
     "evaluate.gates.exact_copy_rate_max": 1.0,
+}
+#: What must be set for a field to be legal at its value.
+WITH: dict[str, dict[str, Any]] = {
+    "model.attention": {"model.network": "resnet"},
+    "model.hierarchical": {"model.network": "resnet"},
+    "model.posterior": {"model.prior": "mixture"},
+    "train.keep": {"train.evaluate_every": 4},
+    "train.patience": {"train.evaluate_every": 4},
 }
 #: Conditional, and with layers for an MLP, so that each field can be changed alone.
 BASE = parse({"name": "run", "model": {"conditional": True, "discriminator_widths": [8]}})
@@ -358,8 +412,8 @@ def leaves(model: type[BaseModel], prefix: str = "") -> list[str]:
     return names
 
 
-def changed(field: str, value: Any) -> Spec:
-    values = dump(BASE)
+def changed(field: str, value: Any, base: Spec = BASE) -> Spec:
+    values = dump(base)
     section: Any = values
     *parents, last = field.split(".")
     for parent in parents:
@@ -383,9 +437,12 @@ def test_every_field_is_decided():
 @pytest.mark.parametrize("field", leaves(Spec))
 def test_the_fingerprint_hangs_on_what_can_change_a_result(field: str):
     value = (TRAIN | GENERATE | NEITHER)[field]
-    spec = changed(field, value)
-    assert (digest(spec, "train") != digest(BASE, "train")) == (field in TRAIN)
-    assert (digest(spec, "generate") != digest(BASE, "generate")) == (field in GENERATE)
+    base = BASE
+    for name, needed in WITH.get(field, {}).items():
+        base = changed(name, needed, base)
+    spec = changed(field, value, base)
+    assert (digest(spec, "train") != digest(base, "train")) == (field in TRAIN)
+    assert (digest(spec, "generate") != digest(base, "generate")) == (field in GENERATE)
 
 
 def test_the_fingerprint_is_of_values_not_of_how_they_were_written():

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import small_spec
+from conftest import load_resident, small_spec
 
 from genai_ray.config import Gates, Spec
-from genai_ray.data.image import ImageData, load_images
+from genai_ray.data.image import ImageData
 from genai_ray.errors import GateError, IncompleteError, UserError
 from genai_ray.evaluate import evaluate, judge, shipped
 from genai_ray.generate import Sampler, generate, plan, read_manifest
@@ -57,7 +57,7 @@ def test_report_of_a_small_run(generated: Spec) -> None:
 
 
 def test_real_images_pass_and_copies_are_caught(generated: Spec) -> None:
-    data = load_images(generated.data)
+    data = load_resident(generated.data)
     assert data.holdout_labels is not None
     assert data.train_labels is not None
     ship(generated, data.holdout_images, data.holdout_labels, data)
@@ -78,7 +78,7 @@ def test_real_images_pass_and_copies_are_caught(generated: Spec) -> None:
 
 
 def test_wrong_classes_are_seen(generated: Spec) -> None:
-    data = load_images(generated.data)
+    data = load_resident(generated.data)
     assert data.holdout_labels is not None
     ship(generated, data.holdout_images, (data.holdout_labels + 1) % 10, data)
     assert evaluate(generated).fake["agreement"] < 0.05
@@ -113,7 +113,7 @@ def test_every_sink_is_read_back(run_store: Path, options: list[str]) -> None:
     store = Store(spec.run_uri).at("dataset")
     manifest = read_manifest(store)
     assert manifest is not None
-    data = load_images(spec.data)
+    data = load_resident(spec.data)
     found = list(shipped(store, manifest, data.codec))
     images, labels = Sampler(plan(spec)).samples(0, 400)
     cells = [cell for _, cells in found for cell in cells]

@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import SHARED_DATA, needs_shared
+from conftest import SHARED_DATA, load_resident, needs_shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from genai_ray.config import DataSpec
-from genai_ray.data.image import ImageCodec, ImageData, load_images
+from genai_ray.data.image import ImageCodec, ImageData
 from genai_ray.errors import UserError
 from genai_ray.sinks import Rows, write_parquet
 from genai_ray.storage import Store
@@ -58,11 +58,11 @@ def labels(data: ImageData) -> list[str]:
 
 
 def folder(root: Path, **values: Any) -> ImageData:
-    return load_images(DataSpec(source="folder", root=str(root), **values))
+    return load_resident(DataSpec(source="folder", root=str(root), **values))
 
 
 def parquet(root: Path, **values: Any) -> ImageData:
-    return load_images(DataSpec(source="parquet", root=str(root), **values))
+    return load_resident(DataSpec(source="parquet", root=str(root), **values))
 
 
 def same_images(found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> bool:
@@ -74,7 +74,7 @@ def same_images(found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> bool:
 
 
 def test_digits():
-    data = load_images(DataSpec())
+    data = load_resident(DataSpec())
     assert data.codec == ImageCodec(8, 1, tuple("0123456789"))
     assert data.train_images.shape == (1438, 8, 8, 1)
     assert data.holdout_images.shape == (359, 8, 8, 1)
@@ -90,10 +90,10 @@ def test_digits():
 
 @pytest.mark.parametrize(("size", "channels"), [(16, 1), (8, 3), (28, 3)])
 def test_digits_of_another_shape(size: int, channels: int):
-    data = load_images(DataSpec(size=size, channels=channels))  # pyright: ignore[reportArgumentType]
+    data = load_resident(DataSpec(size=size, channels=channels))  # pyright: ignore[reportArgumentType]
     assert data.train_images.shape == (1438, size, size, channels)
     assert (data.codec.size, data.codec.channels) == (size, channels)
-    plain = load_images(DataSpec())
+    plain = load_resident(DataSpec())
     assert data.train_labels is not None
     assert plain.train_labels is not None
     assert data.train_labels.tolist() == plain.train_labels.tolist()
@@ -106,7 +106,7 @@ def test_a_split_is_a_partition_that_hangs_on_the_data_alone(holdout: float):
 
     pixels: Any = load_digits(return_X_y=True)[0]
     source = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    one, two = (load_images(DataSpec(holdout=holdout)) for _ in range(2))
+    one, two = (load_resident(DataSpec(holdout=holdout)) for _ in range(2))
     np.testing.assert_array_equal(one.train_images, two.train_images)
     np.testing.assert_array_equal(one.holdout_images, two.holdout_images)
     assert len(one.holdout_images) == round(1797 * holdout)
@@ -114,7 +114,7 @@ def test_a_split_is_a_partition_that_hangs_on_the_data_alone(holdout: float):
 
 
 def test_a_split_takes_from_everywhere():
-    data = load_images(DataSpec(holdout=0.5))
+    data = load_resident(DataSpec(holdout=0.5))
     assert data.holdout_labels is not None
     counts = np.bincount(data.holdout_labels, minlength=10)
     assert counts.min() > 60
@@ -122,8 +122,8 @@ def test_a_split_takes_from_everywhere():
 
 
 def test_the_digest_is_of_images_and_labels():
-    data = load_images(DataSpec())
-    assert data.digest == load_images(DataSpec()).digest
+    data = load_resident(DataSpec())
+    assert data.digest == load_resident(DataSpec()).digest
     codec, images, truth = data.codec, data.train_images, data.train_labels
     assert truth is not None
     others = [
@@ -179,10 +179,10 @@ def test_labels_that_are_not_there_cannot_be_asked_for(tmp_path: Path):
         saved(tmp_path / f"{i}.png", gradient(8, 1))
     spec = DataSpec(source="folder", root=str(tmp_path))
     with pytest.raises(UserError, match="needs labels") as caught:
-        load_images(spec, conditional=True)
+        load_resident(spec, conditional=True)
     assert caught.value.field == "model.conditional"
     assert "sub-folder" in caught.value.remedy
-    assert load_images(spec, conditional=False).codec.classes is None
+    assert load_resident(spec, conditional=False).codec.classes is None
 
 
 def test_sizes_and_modes_may_be_mixed(tmp_path: Path):
@@ -289,7 +289,7 @@ def test_a_size_is_needed_when_there_is_not_one(tmp_path: Path, sizes: list[tupl
 def test_a_folder_that_is_missing_or_empty(tmp_path: Path, source: Any):
     for root, rule in [(tmp_path / "none", "exists"), (tmp_path, "holds none")]:
         with pytest.raises(UserError, match=rule) as caught:
-            load_images(DataSpec(source=source, root=str(root)))
+            load_resident(DataSpec(source=source, root=str(root)))
         assert caught.value.field == "data.root"
         assert caught.value.value == str(root)
 
@@ -484,7 +484,7 @@ GARMENTS = (
 )  # fmt: skip
 def test_the_official_test_split_judges(source: Any, classes: tuple[str, ...], counts: list[int]):
     before = sorted(SHARED_DATA.rglob("*"))
-    data = load_images(DataSpec(source=source, root=str(SHARED_DATA), download=False))
+    data = load_resident(DataSpec(source=source, root=str(SHARED_DATA), download=False))
     assert sorted(SHARED_DATA.rglob("*")) == before
     assert data.codec == ImageCodec(28, 1, classes)
     assert data.train_images.shape == (60_000, 28, 28, 1)
@@ -496,7 +496,7 @@ def test_the_official_test_split_judges(source: Any, classes: tuple[str, ...], c
 @pytest.mark.parametrize("source", ["mnist", "fashion_mnist", "cifar10"])
 def test_a_source_that_may_not_be_downloaded(tmp_path: Path, source: Any):
     with pytest.raises(UserError, match=r"data\.download is false") as caught:
-        load_images(DataSpec(source=source, root=str(tmp_path), download=False))
+        load_resident(DataSpec(source=source, root=str(tmp_path), download=False))
     assert caught.value.field == "data.root"
     assert list(tmp_path.iterdir()) == []
 
@@ -522,3 +522,24 @@ def test_encode_undoes_decode(channels: int):
     codec = ImageCodec(16, channels, None)
     array = gradient(16, channels)
     np.testing.assert_array_equal(codec.encode(codec.decode(array)), array)
+
+
+def raw_floats(path: Path, images: np.ndarray) -> None:
+    """Parquet of pixels as float32 in rows of fixed size."""
+    size = images[0].size * 4
+    shape = json.dumps(images.shape[1:]).encode()
+    field = pa.field("image", pa.binary(size), metadata={b"shape": shape})
+    cells = pa.array([i.astype("<f4").tobytes() for i in images], pa.binary(size))
+    pq.write_table(pa.Table.from_arrays([cells], schema=pa.schema([field])), path)
+
+
+def test_floats_are_pixels_in_0_to_1_and_nan_is_named(tmp_path: Path):
+    images = np.random.default_rng(0).random((20, 8, 8, 1), np.float32)
+    raw_floats(tmp_path / "a.parquet", images)
+    data = parquet(tmp_path)
+    assert same_images(everything(data), np.rint(images * 255).astype(np.uint8))
+    images[7, 3, 3] = np.nan
+    raw_floats(tmp_path / "a.parquet", images)
+    with pytest.raises(UserError, match=r"row 7.*1 of 64 floats are not in 0..1, the first is nan"):
+        parquet(tmp_path)
+    assert parquet(tmp_path, on_corrupt="skip").skipped == ("row 7",)

@@ -19,7 +19,8 @@ ROWS = [
     {"runs"},
     {"data"},
     {"models"},
-    {"checkpoint", "sinks", "metrics", "cluster"},
+    {"checkpoint", "sinks", "metrics", "cluster", "ingest"},
+    {"watch"},
     {"train", "generate", "local"},
     {"export", "evaluate"},
     {"pipeline"},
@@ -27,7 +28,7 @@ ROWS = [
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
 #: May name Ray, and only inside a function: importing them must not start or load it.
-KNOW_RAY = {"cluster", "train", "generate", "local"}
+KNOW_RAY = {"cluster", "ingest", "train", "generate", "local"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

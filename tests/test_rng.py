@@ -78,17 +78,18 @@ def test_stream_numbers_never_change():
         "HOLDOUT": 6,
         "EVALUATE": 7,
         "INIT": 8,
+        "TRAIN_UNIFORM": 9,
     }
 
 
 def test_quantile_table_never_changes():
-    table = rng._quantiles()
+    table = rng._quantiles(None)
     digest = hashlib.sha256(table.astype("<f4").tobytes()).hexdigest()
     assert digest == "1cfbba1e07e34386a57626f82aeb43e6ed54ba70a3ea6b7d964dc66a841074a8"
 
 
 def test_quantile_table_is_a_standard_normal():
-    table = rng._quantiles().astype(np.float64)
+    table = rng._quantiles(None).astype(np.float64)
     assert (np.diff(table) > 0).all()
     np.testing.assert_array_equal(table, -table[::-1])
     assert table.max() == pytest.approx(4.2, abs=0.15)
@@ -207,3 +208,25 @@ def test_fold_depends_on_each_part(seed: int, parts: list[int], data: Any):
 def test_fold_depends_on_the_order():
     values = [rng.fold(0, *parts) for parts in [(1, 2), (2, 1), (1,), (2,), (1, 2, 0), (0, 1, 2)]]
     assert all(a != b for a, b in pairwise(sorted(values)))
+
+
+def test_uniforms_are_uniform_and_by_index():
+    values = rng.uniform(3, Stream.TRAIN_UNIFORM, 0, 20_000, 5)
+    assert values.dtype == np.float32
+    assert 0 < values.min() < 0.001
+    assert 0.999 < values.max() < 1
+    assert abs(values.mean() - 0.5) < 0.003
+    assert abs(values.std() - 12**-0.5) < 0.003
+    assert np.array_equal(rng.uniform(3, Stream.TRAIN_UNIFORM, 70, 30, 5), values[70:100])
+
+
+@pytest.mark.parametrize("truncation", [0.5, 2.0])
+def test_truncated_normals_are_cut_normals(truncation: float):
+    from scipy.stats import truncnorm
+
+    values = rng.normal(3, Stream.SAMPLE_NOISE, 0, 20_000, 5, truncation)
+    assert np.abs(values).max() <= truncation
+    assert abs(values.std() - truncnorm(-truncation, truncation).std()) < 0.01
+    # The same random bits read another table: a smaller normal stays a smaller one.
+    whole = rng.normal(3, Stream.SAMPLE_NOISE, 0, 100, 5)[:, 0]
+    assert np.all(np.diff(values[:100, 0][np.argsort(whole, kind="stable")]) >= 0)

@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,11 +26,18 @@ from genai_ray.config import DataSpec
 from genai_ray.errors import UserError
 from genai_ray.storage import Store
 
+if TYPE_CHECKING:
+    from genai_ray.data.stream import ImageStream
+
 #: Sizes that are taken as they are; an image of any other is brought to `data.size`.
 SIZES = (8, 16, 28, 32, 56, 64, 112, 128)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 DEFAULT_HOLDOUT = 0.2
-_GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")
+GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")
+#: What Pillow raises for content that is not a whole image.
+CORRUPT = (
+    UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,11 @@ class ImageData:
     holdout_labels: NDArray[np.int64] | None
     skipped: tuple[str, ...] = ()
 
+    @property
+    def n(self) -> int:
+        """Training samples of an epoch."""
+        return len(self.train_images)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the training images and labels."""
@@ -89,8 +101,8 @@ class ImageData:
         return digest.hexdigest()
 
 
-def load_images(spec: DataSpec, *, conditional: bool = False) -> ImageData:
-    """Read the source that the spec names.
+def load_images(spec: DataSpec, *, conditional: bool = False) -> "ImageData | ImageStream":
+    """Read the source that the spec names, or see what is there if it is to be streamed.
 
     Args:
         spec: the `data` section.
@@ -99,7 +111,10 @@ def load_images(spec: DataSpec, *, conditional: bool = False) -> ImageData:
     Raises:
         UserError: for a source that is missing, empty, corrupt, or without the classes asked for.
     """
-    data = _SOURCES[spec.source](spec)
+    from genai_ray.data import stream  # which is made of the parts below
+
+    data = stream.open_stream(spec) if spec.source in ("folder", "parquet") else None
+    data = data or _SOURCES[spec.source](spec)
     if conditional and data.codec.classes is None:
         raise UserError(
             "model.conditional", True, f"needs labels, but {spec.root or spec.source} has none",
@@ -168,10 +183,12 @@ def _torchvision_part(spec: DataSpec, dataset: str, archives: str, train: bool) 
     )  # fmt: skip
 
 
-def _folder(spec: DataSpec) -> ImageData:
-    assert spec.root is not None
-    store = Store(spec.root)
-    keys = [k for k in _existing(spec, store) if k.lower().endswith(SUFFIXES)]
+def folder_classes(spec: DataSpec, keys: Sequence[str]) -> tuple[str, ...] | None:
+    """The sub-folders that images lie in; None where images lie in the folder itself.
+
+    Raises:
+        UserError: if there is no image, or there are both kinds.
+    """
     if not keys:
         raise UserError(
             "data.root", spec.root, f"must hold images ({', '.join(SUFFIXES)}), and holds none",
@@ -184,10 +201,18 @@ def _folder(spec: DataSpec) -> ImageData:
             "data.root", spec.root, f"has images both beside ({loose}) and in ({nested[0]}) "
             "sub-folders", "Put every image in the sub-folder of its class, or none.",
         )  # fmt: skip
-    classes = tuple(sorted({k.split("/")[0] for k in keys})) if nested else None
+    return tuple(sorted({k.split("/")[0] for k in keys})) if nested else None
+
+
+def _folder(spec: DataSpec) -> ImageData:
+    assert spec.root is not None
+    store = Store(spec.root)
+    keys = [k for k in existing(spec, store) if k.lower().endswith(SUFFIXES)]
+    classes = folder_classes(spec, keys)
     with ThreadPoolExecutor(16) as pool:
         contents = pool.map(store.read, keys)
-        images, kept, skipped = _decode(spec, zip(keys, contents, strict=True))
+        named = zip(keys, contents, strict=True)
+        images, kept, skipped = _decode(spec, named, decode_image)
     labels = None
     if classes:
         index = {name: i for i, name in enumerate(classes)}
@@ -195,27 +220,38 @@ def _folder(spec: DataSpec) -> ImageData:
     return _split(spec, _encode(spec, images), labels, classes, skipped)
 
 
-def _parquet(spec: DataSpec) -> ImageData:
+def parquet_root(spec: DataSpec) -> tuple[Store, str]:
+    """The store that Parquet files are in, and the name of the only one to read; empty: all."""
     assert spec.root is not None
-    root, _, name = spec.root.rpartition("/") if spec.root.endswith(".parquet") else (
-        spec.root, "", "")  # fmt: skip
-    store = Store(root or ".")
-    keys = [name] if name else [k for k in _existing(spec, store) if k.endswith(".parquet")]
-    if not keys:
-        raise UserError("data.root", spec.root, "must hold .parquet files, and holds none",
-                        "Check the path.")  # fmt: skip
-    try:
-        tables = [pq.read_table(io.BytesIO(store.read(k))) for k in keys]
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
-        raise UserError("data.root", spec.root, f"must be readable Parquet ({error})",
-                        "Check the file.") from None  # fmt: skip
-    columns = tables[0].schema.names
+    if not spec.root.endswith(".parquet"):
+        return Store(spec.root), ""
+    root, _, name = spec.root.rpartition("/")
+    return Store(root or "."), name
+
+
+def no_parquet(spec: DataSpec) -> UserError:
+    return UserError("data.root", spec.root, "must hold .parquet files, and holds none",
+                     "Check the path.")  # fmt: skip
+
+
+def unreadable(spec: DataSpec, error: Exception) -> UserError:
+    return UserError("data.root", spec.root, f"must be readable Parquet ({error})",
+                     "Check the file.")  # fmt: skip
+
+
+def raw_shape(spec: DataSpec, schema: pa.Schema, key: str) -> tuple[int, ...] | None:
+    """(H, W, C) of the pixels in the image column; None if it holds image files.
+
+    Raises:
+        UserError: if there is no such column, or no images are in it.
+    """
+    columns = schema.names
     if spec.image_column not in columns:
         raise UserError(
-            "data.image_column", spec.image_column, f"is not a column of {keys[0]}",
+            "data.image_column", spec.image_column, f"is not a column of {key}",
             f"Columns: {', '.join(columns)}.",
         )  # fmt: skip
-    field = tables[0].schema.field(spec.image_column)
+    field = schema.field(spec.image_column)
     kind = field.type
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
@@ -225,15 +261,41 @@ def _parquet(spec: DataSpec) -> ImageData:
             "data.image_column", spec.image_column, f"must hold images, and holds {field.type}",
             f"Columns: {', '.join(columns)}.",
         )  # fmt: skip
+    return tuple(json.loads(field.metadata[b"shape"])) if raw else None
+
+
+def raw_image(content: bytes | None, shape: tuple[int, ...]) -> Image.Image:
+    """Pixels as they lie in memory: uint8, or float32 in 0..1.
+
+    Raises:
+        ValueError: for another number of bytes, and for floats that are NaN or outside 0..1.
+    """
+    content, count = content or b"", int(np.prod(shape))
+    if len(content) == 4 * count:
+        floats = np.frombuffer(content, "<f4")
+        wrong = ~((floats >= 0) & (floats <= 1))  # true of NaN as well
+        if wrong.any():
+            raise ValueError(f"{wrong.sum()} of {count} floats are not in 0..1, the first is "
+                             f"{floats[wrong][0]}")  # fmt: skip
+        content = np.rint(floats * 255).astype(np.uint8).tobytes()
+    return Image.fromarray(np.frombuffer(content, np.uint8).reshape(shape).squeeze())
+
+
+def _parquet(spec: DataSpec) -> ImageData:
+    store, name = parquet_root(spec)
+    keys = [name] if name else [k for k in existing(spec, store) if k.endswith(".parquet")]
+    if not keys:
+        raise no_parquet(spec)
+    try:
+        tables = [pq.read_table(io.BytesIO(store.read(k))) for k in keys]
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        raise unreadable(spec, error) from None
+    columns = tables[0].schema.names
+    shape = raw_shape(spec, tables[0].schema, keys[0])
     cells = [c for t in tables for c in t.column(spec.image_column).to_pylist()]
     named = ((f"row {i}", c["bytes"] if isinstance(c, dict) else c) for i, c in enumerate(cells))
-    if raw:
-        shape = json.loads(field.metadata[b"shape"])
-        images = [Image.fromarray(np.frombuffer(c, np.uint8).reshape(shape).squeeze())
-                  for _, c in named]  # fmt: skip
-        kept, skipped = list(range(len(images))), ()
-    else:
-        images, kept, skipped = _decode(spec, named)
+    decode = partial(raw_image, shape=shape) if shape else decode_image
+    images, kept, skipped = _decode(spec, named, decode)
     labels, classes = None, None
     if spec.label_column in columns:
         values = [v for t in tables for v in t.column(spec.label_column).to_pylist()]
@@ -254,52 +316,74 @@ _SOURCES: dict[str, Callable[[DataSpec], ImageData]] = {
 # --- steps that sources share --------------------------------------------------------------------
 
 
-def _existing(spec: DataSpec, store: Store) -> list[str]:
+def existing(spec: DataSpec, store: Store) -> list[str]:
+    """Sorted keys of a folder, which must be there."""
     if not store.uri.startswith("s3://") and not Path(store.uri).is_dir():
         raise UserError("data.root", spec.root, "must be a folder that exists", "Check the path.")
     return store.list()
 
 
+def decode_image(content: bytes | None) -> Image.Image:
+    """An image file, read to its last pixel; raises one of CORRUPT."""
+    image = Image.open(io.BytesIO(content or b""))
+    image.load()
+    return image
+
+
+def corrupt(spec: DataSpec, name: str, error: Exception) -> UserError:
+    return UserError(
+        "data.root", f"{spec.root}: {name}", f"must be an image that decodes ({error})",
+        "Remove it, or set data.on_corrupt=skip to leave such files out.",
+    )  # fmt: skip
+
+
+def nothing_decodes(spec: DataSpec) -> UserError:
+    return UserError("data.root", spec.root, "holds no image that decodes", "Check the files.")
+
+
 def _decode(
-    spec: DataSpec, named: Iterable[tuple[str, bytes | None]]
+    spec: DataSpec,
+    named: Iterable[tuple[str, bytes | None]],
+    decode: Callable[[bytes | None], Image.Image],
 ) -> tuple[list[Image.Image], list[int], tuple[str, ...]]:
     """The images that decode, their positions, and the names of those that do not."""
     images, kept, skipped = [], [], []
     for position, (name, content) in enumerate(named):
         try:
-            image = Image.open(io.BytesIO(content or b""))
-            image.load()
-        except (
-            UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError,
-        ) as error:  # fmt: skip
+            image = decode(content)
+        except CORRUPT as error:
             if spec.on_corrupt == "fail":
-                raise UserError(
-                    "data.root", f"{spec.root}: {name}", f"must be an image that decodes ({error})",
-                    "Remove it, or set data.on_corrupt=skip to leave such files out.",
-                ) from None  # fmt: skip
+                raise corrupt(spec, name, error) from None
             skipped.append(name)
         else:
             images.append(image)
             kept.append(position)
     if not images:
-        raise UserError("data.root", spec.root, "holds no image that decodes", "Check the files.")
+        raise nothing_decodes(spec)
     return images, kept, tuple(skipped)
 
 
-def _encode(spec: DataSpec, images: Sequence[Image.Image]) -> NDArray[np.uint8]:
+def common_codec(spec: DataSpec, sizes: set[tuple[int, int]], modes: set[str]) -> ImageCodec:
+    """The codec for images of these sizes and modes, without classes.
+
+    Raises:
+        UserError: if the spec names no size, and they have not one that can be taken.
+    """
     size = spec.size
     if size is None:
-        found = {image.size for image in images}
-        width, height = next(iter(found))
-        if len(found) > 1 or width != height or width not in SIZES:
-            shown = ", ".join(f"{w}x{h}" for w, h in sorted(found)[:4])
+        width, height = next(iter(sizes))
+        if len(sizes) > 1 or width != height or width not in SIZES:
+            shown = ", ".join(f"{w}x{h}" for w, h in sorted(sizes)[:4])
             raise UserError(
                 "data.size", None, f"is needed, since the images measure {shown}"
-                f"{', …' if len(found) > 4 else ''}", f"Choose one of {SIZES}.",
+                f"{', …' if len(sizes) > 4 else ''}", f"Choose one of {SIZES}.",
             )  # fmt: skip
         size = width
-    grey = all(image.mode in _GREY_MODES for image in images)
-    codec = ImageCodec(size, spec.channels or (1 if grey else 3), None)
+    return ImageCodec(size, spec.channels or (1 if modes <= set(GREY_MODES) else 3), None)
+
+
+def _encode(spec: DataSpec, images: Sequence[Image.Image]) -> NDArray[np.uint8]:
+    codec = common_codec(spec, {i.size for i in images}, {i.mode for i in images})
     return np.stack([codec.encode(image) for image in images])
 
 
@@ -317,15 +401,38 @@ def _label_column(
     spec: DataSpec, schema: pa.Schema, values: list[Any]
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     if any(v is None for v in values):
-        raise UserError("data.label_column", spec.label_column, "has empty cells",
-                        "Fill them, or name another column.")  # fmt: skip
-    hugging_face = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = hugging_face.get("info", {}).get("features", {}).get(spec.label_column, {})
-    if "names" in feature:
-        return np.array(values, np.int64), tuple(feature["names"])
+        raise empty_label(spec)
+    if (names := class_names(spec, schema)) is not None:
+        return np.array(values, np.int64), names
     distinct = sorted(set(values))
     index = {value: i for i, value in enumerate(distinct)}
     return np.array([index[v] for v in values], np.int64), tuple(str(v) for v in distinct)
+
+
+def empty_label(spec: DataSpec) -> UserError:
+    return UserError("data.label_column", spec.label_column, "has empty cells",
+                     "Fill them, or name another column.")  # fmt: skip
+
+
+def class_names(spec: DataSpec, schema: pa.Schema) -> tuple[str, ...] | None:
+    """Names of the numbers in the label column, where Hugging Face `datasets` noted them."""
+    hugging_face = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    feature = hugging_face.get("info", {}).get("features", {}).get(spec.label_column, {})
+    return tuple(feature["names"]) if "names" in feature else None
+
+
+def split(spec: DataSpec, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which of n samples train and which judge, both ascending; by n and the share alone.
+
+    Raises:
+        UserError: if one part would be empty.
+    """
+    held = round(n * (spec.holdout or DEFAULT_HOLDOUT))
+    if not 1 <= held < n:
+        raise UserError("data.holdout", spec.holdout, f"leaves {n - held} of {n} images to train "
+                        f"and {held} to judge", "Add images or change the share.")  # fmt: skip
+    order = np.argsort(rng.permute(0, rng.Stream.HOLDOUT, np.arange(n), n))
+    return np.sort(order[held:]), np.sort(order[:held])
 
 
 def _split(
@@ -335,13 +442,7 @@ def _split(
     classes: tuple[str, ...] | None,
     skipped: tuple[str, ...] = (),
 ) -> ImageData:
-    n = len(images)
-    held = round(n * (spec.holdout or DEFAULT_HOLDOUT))
-    if not 1 <= held < n:
-        raise UserError("data.holdout", spec.holdout, f"leaves {n - held} of {n} images to train "
-                        f"and {held} to judge", "Add images or change the share.")  # fmt: skip
-    order = np.argsort(rng.permute(0, rng.Stream.HOLDOUT, np.arange(n), n))
-    holdout, train = np.sort(order[:held]), np.sort(order[held:])
+    train, holdout = split(spec, len(images))
     return ImageData(
         ImageCodec(images.shape[1], images.shape[3], classes),
         images[train],

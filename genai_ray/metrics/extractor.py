@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genai_ray.storage import Store
+
 DIMENSIONS = 64
 _FORMAT = 1
 
@@ -157,6 +159,24 @@ def train_extractor(
     raw = Extractor(size, channels, classes, network, *unscaled).features(images)
     std = np.maximum(raw.std(axis=0), 1e-6)
     return Extractor(size, channels, classes, network, raw.mean(axis=0), std)
+
+
+def kept_extractor(
+    store: Store, digest: str, images: np.ndarray, labels: np.ndarray | None, classes: int
+) -> Extractor:
+    """The extractor of a run's training images (SHA-256 `digest`), trained once and kept beside
+    the reports. A classifier where there are two classes or more.
+    """
+    key = f"report/extractor-{digest[:8]}.pt"
+    try:
+        return Extractor.from_bytes(store.read(key))
+    except FileNotFoundError:
+        labelled = labels is not None and classes > 1
+        extractor = train_extractor(
+            images, labels if labelled else None, seed=0, classes=classes if labelled else None
+        )
+        store.put(key, extractor.to_bytes())
+        return extractor
 
 
 def _optimise(

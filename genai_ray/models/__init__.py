@@ -6,9 +6,14 @@ from genai_ray.data.image import ImageCodec
 from genai_ray.models.families import Family, Phase
 from genai_ray.models.gan import Gan
 from genai_ray.models.vae import Vae
+from genai_ray.models.vae_gan import VaeGan
 from genai_ray.presets import Variant
 
-FAMILIES: dict[str, Callable[[Variant, ImageCodec, int], Family]] = {"gan": Gan, "vae": Vae}
+FAMILIES: dict[str, Callable[[Variant, ImageCodec, int], Family]] = {
+    "gan": Gan,
+    "vae": Vae,
+    "vae_gan": VaeGan,
+}
 
 
 def build(variant: Variant, codec: ImageCodec, classes: int) -> Family:

@@ -13,6 +13,23 @@ class Batch(NamedTuple):
     labels: Tensor | None
 
 
+class Draws(NamedTuple):
+    """The randomness of one phase of one step, each a function of (seed, step, phase, sample).
+
+    normal: standard normals (N, latent). uniform: (N, uniforms) in 0..1.
+    """
+
+    normal: Tensor
+    uniform: Tensor
+
+
+class Moment(NamedTuple):
+    """How far training has come: steps taken and real samples shown before this step."""
+
+    step: int
+    samples: int
+
+
 @dataclass(frozen=True)
 class Phase:
     """One optimiser step: the network it moves, and every how many steps it is taken."""
@@ -27,7 +44,9 @@ class Family(Protocol):
 
     nets: everything with weights, by name; each `Phase` moves one of them.
     averaged: the net whose exponential average is evaluated and exported.
-    latent: numbers in the noise vector of one sample, for every phase and for the sampler.
+    latent: normals drawn for a real sample, in every phase.
+    uniforms: uniforms drawn for a real sample, in every phase; 0 if no loss needs them.
+    sampler_latent: numbers in the noise vector of one generated sample.
     classes: how many classes can be asked for; 0 means unconditional.
     """
 
@@ -35,12 +54,24 @@ class Family(Protocol):
     phases: tuple[Phase, ...]
     averaged: str
     latent: int
+    uniforms: int
+    sampler_latent: int
     classes: int
 
-    def loss(self, phase: Phase, batch: Batch, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, phase: Phase, batch: Batch, draws: Draws, moment: Moment
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to minimise, averaged over the batch, and detached scalars for the log."""
         ...
 
+    def fit(self, net: nn.Module, batch: Batch, seed: int) -> None:
+        """Set what is not learnt by gradients (a latent prior) in `net`, which is a copy of
+        `nets[averaged]`, from real samples. Most families have nothing of the kind.
+        """
+        ...
+
     def sampler(self) -> nn.Module:
-        """(noise (N, latent), labels (N,)?) -> uint8 NHWC; shares weights with `averaged`."""
+        """(noise (N, sampler_latent), labels (N,)?) -> uint8 NHWC; shares the weights of
+        `nets[averaged]`.
+        """
         ...

@@ -1,7 +1,7 @@
 """Losses: functions of tensors, each a mean over the batch unless it says otherwise."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -21,6 +21,24 @@ def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 
 
 def hinge_generator(fake_logits: Tensor) -> Tensor:
+    return -fake_logits.mean()
+
+
+def least_squares_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Half the squared distance to 1 for real and to 0 for generated (Mao et al. 2017, eq. 9)."""
+    return 0.5 * ((real_logits - 1).square().mean() + fake_logits.square().mean())
+
+
+def least_squares_generator(fake_logits: Tensor) -> Tensor:
+    return 0.5 * (fake_logits - 1).square().mean()
+
+
+def wasserstein_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Less the estimate of the Wasserstein distance (Arjovsky et al. 2017, arXiv 1701.07875)."""
+    return fake_logits.mean() - real_logits.mean()
+
+
+def wasserstein_generator(fake_logits: Tensor) -> Tensor:
     return -fake_logits.mean()
 
 
@@ -44,6 +62,8 @@ def squared_error(reconstruction: Tensor, target: Tensor) -> Tensor:
 ADVERSARIAL = {
     "nonsaturating": (nonsaturating_discriminator, nonsaturating_generator),
     "hinge": (hinge_discriminator, hinge_generator),
+    "least_squares": (least_squares_discriminator, least_squares_generator),
+    "wasserstein": (wasserstein_discriminator, wasserstein_generator),
 }
 
 
@@ -51,3 +71,32 @@ def accuracy(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Share of real and generated samples that the discriminator tells apart, 0..1."""
     with torch.no_grad():
         return ((real_logits > 0).float().mean() + (fake_logits <= 0).float().mean()) / 2
+
+
+def squared_length(latents: Tensor) -> Tensor:
+    """Half of |z|^2, summed over latents, averaged over the batch: it keeps the latents of an
+    encoder without noise together (the latent term of Ghosh et al. 2020, arXiv 1903.12436).
+    """
+    return 0.5 * latents.square().flatten(1).sum(1).mean()
+
+
+def squared_weights(net: nn.Module) -> Tensor:
+    """Sum of the squares of all weights, gains and biases."""
+    return torch.stack([p.float().square().sum() for p in net.parameters()]).sum()
+
+
+def feature_error(features: Tensor, target: Tensor, images: Tensor) -> Tensor:
+    """Squared error of features (N, F), in the units of `squared_error`, to which it is equal where
+    the features are the pixels; target: features of the images.
+
+    The share of the target's variance that is missed, times half the variance of the images, summed
+    over pixels; all variances are over the batch. Larsen et al. 2016 leave features at their own
+    scale, which moves with the discriminator; this error weighs against a KL term as pixels do.
+    """
+    missed = (features - target).square().sum() / _scatter(target).clamp_min(1e-12)
+    return 0.5 * missed * _scatter(images) / len(images)
+
+
+def _scatter(x: Tensor) -> Tensor:
+    """Sum of squared distances from the mean of the batch."""
+    return (x - x.mean(0)).square().sum()
