@@ -25,7 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 from genai_ray import config
 from genai_ray.data.image import ImageCodec
 from genai_ray.models.families import Batch, Draws, Moment
-from genai_ray.train import State, _Reduction
+from genai_ray.state import State
+from genai_ray.train import _Reduction
 
 MODELS: dict[str, dict[str, Any]] = {
     "dcgan width 16": {"preset": "dcgan", "conditional": True, "width": 16},

@@ -19,7 +19,8 @@ from genai_ray import config
 from genai_ray.config import Spec
 from genai_ray.data.image import ImageCodec, ImageData
 from genai_ray.models.families import Batch, Draws, Moment
-from genai_ray.train import State, _compile, steps
+from genai_ray.state import State
+from genai_ray.train import compile_networks, steps
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "fp32": {"precision": "fp32"},
@@ -61,7 +62,7 @@ def ours(spec: Spec, images: ImageData) -> float:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     state = State(spec, images.codec, "", device)
     if spec.train.compile != "none":
-        _compile(state.family, spec)
+        compile_networks(state.family, spec)
     started = 0.0
     for number, _ in enumerate(steps(spec, state, images, 0)):
         if number == WARM - 1:

@@ -58,10 +58,10 @@ def main() -> None:
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
-    print(
-        "| | samples/s | whole run | agreement | FID | precision | recall | coverage | near copies |"
-    )
-    print(f"|{'---|' * 9}", flush=True)
+    columns = ("", "samples/s", "whole run", "agreement", "FID", "precision", "recall", "coverage",
+               "near copies")  # fmt: skip
+    print(f"| {' | '.join(columns)} |")
+    print(f"|{'---|' * len(columns)}", flush=True)
     with tempfile.TemporaryDirectory() as store:
         for name, spec in runs(options, store):
             with contextlib.redirect_stderr(io.StringIO()):

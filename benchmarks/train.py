@@ -50,7 +50,7 @@ def spec(folder: str, steps: int, model: dict[str, Any], **train: Any) -> Spec:
 def bare(run: Spec, images: ImageData, threads: int) -> float:
     """samples/s of the same networks, losses and steps in one loop that keeps nothing."""
     from genai_ray.models.families import Batch, Draws, Moment
-    from genai_ray.train import State
+    from genai_ray.state import State
 
     torch.set_num_threads(threads)
     state = State(run, images.codec, "", torch.device("cpu"))
@@ -151,7 +151,7 @@ def flops(model: dict[str, Any], images: ImageData, folder: str) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     from genai_ray.models.families import Batch, Draws, Moment
-    from genai_ray.train import State
+    from genai_ray.state import State
 
     run = spec(folder, 1, model)
     state = State(run, images.codec, "", torch.device("cpu"))

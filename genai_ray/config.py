@@ -116,6 +116,10 @@ class TrainSpec(_Section):
     max_failures: int = _outside(2, ge=0, description="worker crashes to survive in one call")
     log_seconds: float = _outside(5.0, gt=0)
     start_timeout_s: float = _outside(120.0, gt=0)
+    stall_timeout_s: float = _outside(
+        900.0, ge=1,
+        description="a worker that waits so long for another takes it for crashed",
+    )  # fmt: skip
     mlflow: str | None = _outside(None, description="tracking URI; null: no MLflow")
 
     @property
@@ -215,6 +219,7 @@ class Gates(_Section):
     agreement_min: float | None = Field(default=None, ge=0, le=1)
     duplicate_rate_max: float | None = Field(default=None, ge=0, le=1)
     exact_copy_rate_max: float | None = Field(default=None, ge=0, le=1)
+    fid_inception_max: float | None = Field(default=None, gt=0)
 
 
 class EvaluateSpec(_Section):
@@ -223,6 +228,14 @@ class EvaluateSpec(_Section):
     samples: int = _outside(10_000, ge=100, description="at most, of real and of generated")
     duplicate_rows: int = _outside(1_000_000, ge=100, description="searched for repeats, at most")
     k: int = _outside(5, ge=1, description="neighbours of precision, recall, density, coverage")
+    inception: str | None = _outside(
+        None,
+        description="file of the reference Inception weights, to measure fid_inception against the "
+        "whole training set, as published figures are; null: not measured",
+    )
+    inception_samples: int = _outside(
+        50_000, ge=2, description="generated images that fid_inception is measured on"
+    )
     gates: Gates = _outside(Gates())
 
 
@@ -264,6 +277,27 @@ class Spec(_Section):
             raise UserError(
                 "evaluate.gates.agreement_min", self.evaluate.gates.agreement_min,
                 "needs a model with classes", "Set model.conditional=true, or drop the gate.",
+            )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _published_figures_need_many(self) -> "Spec":
+        ask = self.evaluate
+        if ask.gates.fid_inception_max is not None and ask.inception is None:
+            raise UserError(
+                "evaluate.gates.fid_inception_max", ask.gates.fid_inception_max,
+                "needs the reference weights", "Set evaluate.inception, or drop the gate.",
+            )  # fmt: skip
+        if ask.inception is not None and self.generate.samples < ask.inception_samples:
+            raise UserError(
+                "evaluate.inception_samples", ask.inception_samples,
+                f"is more than generate.samples={self.generate.samples}",
+                f"Set generate.samples={ask.inception_samples}, or take fewer and say so.",
+            )  # fmt: skip
+        if ask.inception is not None and self.data.ingest == "stream":
+            raise UserError(
+                "evaluate.inception", ask.inception, "compares with every training image, and "
+                "data.ingest=stream keeps few", "Set data.ingest=resident.",
             )  # fmt: skip
         return self
 

@@ -24,6 +24,7 @@ from genai_ray.errors import GateError, IncompleteError, UserError
 from genai_ray.generate import read_manifest
 from genai_ray.metrics.extractor import Extractor, kept_extractor
 from genai_ray.metrics.fidelity import frechet_distance, kernel_distance, prdc
+from genai_ray.metrics.inception import Inception, read_weights
 from genai_ray.metrics.memorisation import copy_rates, duplicate_rate, nearest
 from genai_ray.metrics.report import (
     Report,
@@ -49,6 +50,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "recall": ("higher", "Share of real images that lie where generated ones do"),
     "density": ("higher", "Precision that single outliers cannot raise (Naeem et al. 2020)"),
     "coverage": ("higher", "Share of real images with a generated one near by"),
+    "fid_inception": ("lower", "FID against the training set, in features of published figures"),
     "agreement": ("higher", "A classifier trained on real images sees the class that was asked"),
     "duplicate_rate": ("lower", "Share of images that repeat an earlier one, byte for byte"),
     "exact_copy_rate": ("lower", "Share that equals a training image, pixel for pixel"),
@@ -94,10 +96,17 @@ def evaluate(spec: Spec, data: ImageData | ImageStream | None = None) -> Evaluat
     if not manifest.files:
         raise UserError("generate.sink", "discard", "leaves nothing to measure",
                         "Generate with sink=parquet or sink=images.")  # fmt: skip
+    weights = read_weights(spec.evaluate.inception) if spec.evaluate.inception else None
     data = data or load_images(spec.data)
     codec = ImageCodec.from_json(manifest.card["codec"])
+    if weights is not None and isinstance(data, ImageStream):
+        raise UserError(
+            "evaluate.inception", spec.evaluate.inception, "compares with every training image, "
+            "and the data are larger than data.resident_gb", "Raise data.resident_gb.",
+        )  # fmt: skip
     extractor = feature_extractor(spec, data)
-    images, labels, repeated = _read(store.at("dataset"), manifest, codec, spec)
+    images, labels, repeated = _read(store.at("dataset"), manifest, codec, spec.evaluate.samples,
+                                     spec.evaluate.duplicate_rows)  # fmt: skip
     holdout = _choose(data.holdout_images, spec)
     train = _choose(data.train_images, spec)
     n = min(len(holdout), len(train), len(images))
@@ -107,6 +116,12 @@ def evaluate(spec: Spec, data: ImageData | ImageStream | None = None) -> Evaluat
     baseline = extractor.features(train[:n])
     fake = _distances(real_features, fake_features, spec.evaluate.k)
     real = _distances(real_features, baseline, spec.evaluate.k)
+    if weights is not None:
+        many, _, _ = _read(store.at("dataset"), manifest, codec, spec.evaluate.inception_samples, 0)
+        network = Inception(weights, spec.train.device)
+        fake["fid_inception"], real["fid_inception"] = network.distances(
+            data.train_images, many, data.holdout_images
+        )
     if labels is not None and extractor.classes and data.holdout_labels is not None:
         fake["agreement"] = float((extractor.classify(images) == labels).mean())
         real["agreement"] = extractor.accuracy(data.holdout_images, data.holdout_labels)
@@ -144,7 +159,7 @@ def judge(gates: Gates, fake: dict[str, float], real: dict[str, float]) -> list[
         if metric not in fake:
             raise UserError(
                 f"evaluate.gates.{gate}", limit, f"{metric} was not measured: the model or the "
-                "data have no classes", "Remove the gate.",
+                "data have no classes, or evaluate.inception is not given", "Remove the gate.",
             )  # fmt: skip
         value = fake[metric] / max(real[metric], 1e-12) if ratio else fake[metric]
         passed = value >= limit if bound == "min" else value <= limit
@@ -181,13 +196,13 @@ def _choose(images: NDArray[np.uint8], spec: Spec) -> NDArray[np.uint8]:
 
 
 def _read(
-    store: Store, manifest: Manifest, codec: ImageCodec, spec: Spec
+    store: Store, manifest: Manifest, codec: ImageCodec, samples: int, searched: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, float]:
-    """The first `evaluate.samples` images with labels, and the share of repeats among many more.
+    """The first images with labels, and the share of repeats among the `searched` first.
 
     Samples do not depend on one another, so the first ones are as good a choice as any.
     """
-    wanted, rows = min(spec.evaluate.samples, manifest.rows), 0
+    wanted, rows = min(samples, manifest.rows), 0
     images: list[NDArray[np.uint8]] = []
     labels: list[NDArray[np.int64]] = []
     encoded: list[bytes] = []
@@ -198,7 +213,7 @@ def _read(
             labels.append(classes[: len(taken)])
         encoded += cells
         rows += len(cells)
-        if rows >= spec.evaluate.duplicate_rows:
+        if rows >= max(wanted, searched):
             break
     return np.stack(images), np.concatenate(labels) if labels else None, duplicate_rate(encoded)
 
@@ -252,6 +267,7 @@ def _write_report(
         "counts": {"generated": manifest.rows, "compared": result.samples,
                    "train": data.n, "holdout": len(data.holdout_images)},
         "k": spec.evaluate.k,
+        "inception_samples": spec.evaluate.inception_samples if spec.evaluate.inception else None,
         "dataset": manifest.fingerprint,
         "model": manifest.model,
         "skipped_source_images": list(data.skipped),

@@ -24,8 +24,9 @@ from genai_ray.generate import read_model
 from genai_ray.models.image import fold_spectral
 from genai_ray.provenance import BLANK, CARD_KEY, DIGEST_KEY, MODEL_KEY, ModelCard, seal
 from genai_ray.runs import versions
+from genai_ray.state import new_family
 from genai_ray.storage import Store
-from genai_ray.train import finished, new_family
+from genai_ray.train import finished
 
 OPSET = 20
 _PARITY_BATCHES = (1, 7, 64)

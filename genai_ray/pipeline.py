@@ -13,6 +13,7 @@ from genai_ray.errors import UserError
 from genai_ray.evaluate import METRICS, EvaluateResult, evaluate
 from genai_ray.export import ExportResult, export
 from genai_ray.generate import GenerateResult
+from genai_ray.metrics.inception import read_weights
 from genai_ray.progress import duration
 from genai_ray.provenance import MODEL_KEY, Manifest
 from genai_ray.runs import saved_spec
@@ -58,6 +59,8 @@ class PipelineResult:
 def run(spec: Spec) -> PipelineResult:
     """Train, export, generate and evaluate; each goes on where an earlier run stopped."""
     started = time.monotonic()
+    if spec.evaluate.inception:
+        read_weights(spec.evaluate.inception)  # a mistake is told now, not after the training
     data = load_images(spec.data, conditional=spec.model.conditional)
     trained = train(spec, data)
     exported = export(spec)

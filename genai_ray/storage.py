@@ -6,6 +6,7 @@ environment or the standard AWS chain (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, 
 part of a Store, so a Store can be pickled, printed and logged.
 """
 
+import contextlib
 import io
 import logging
 import os
@@ -61,6 +62,14 @@ class Store:
         """
         return self._open().read(key)
 
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes start..stop-1 of an object, fewer where it ends before.
+
+        Raises:
+            FileNotFoundError: if there is no such object.
+        """
+        return self._open().read_range(key, start, stop)
+
     def put(self, key: str, data: bytes) -> None:
         """Write or replace an object, whole."""
         self._open().put(key, data)
@@ -71,7 +80,11 @@ class Store:
 
     def list(self, prefix: str = "") -> list[str]:
         """Sorted keys that begin with a prefix."""
-        return sorted(self._open().list(prefix))
+        return sorted(self.sizes(prefix))
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Keys that begin with a prefix, and the bytes of each."""
+        return dict(self._open().sizes(prefix))
 
     def exists(self, key: str) -> bool:
         return self._open().exists(key)
@@ -104,6 +117,11 @@ class _Local:
     def read(self, key: str) -> bytes:
         return (self.root / key).read_bytes()
 
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        with (self.root / key).open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
     def put(self, key: str, data: bytes) -> None:
         temporary = self._temporary(key, data)
         try:
@@ -123,12 +141,13 @@ class _Local:
             os.unlink(temporary)
         return True
 
-    def list(self, prefix: str) -> Iterator[str]:
+    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
         folder = self.root / prefix.rpartition("/")[0]
         for path in folder.rglob("*"):
             key = path.relative_to(self.root).as_posix()
             if key.startswith(prefix) and not path.name.startswith(".tmp-") and path.is_file():
-                yield key
+                with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+                    yield key, path.stat().st_size
 
     def exists(self, key: str) -> bool:
         return (self.root / key).is_file()
@@ -193,6 +212,14 @@ class _S3:
     def read(self, key: str) -> bytes:
         return self._call("get_object", Key=self.prefix + key, then=lambda r: r["Body"].read())
 
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        if stop <= start:
+            return b""
+        return self._call(
+            "get_object", Key=self.prefix + key, Range=f"bytes={start}-{stop - 1}",
+            then=lambda r: r["Body"].read(),
+        )  # fmt: skip
+
     def put(self, key: str, data: bytes) -> None:
         if len(data) > _MULTIPART_BYTES:
             # A multipart upload becomes visible only when its last part is confirmed.
@@ -213,12 +240,12 @@ class _S3:
             raise
         return True
 
-    def list(self, prefix: str) -> Iterator[str]:
+    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
         token: dict[str, str] = {}
         while True:
             page = self._call("list_objects_v2", Prefix=self.prefix + prefix, **token)
             for entry in page.get("Contents", ()):
-                yield entry["Key"][len(self.prefix) :]
+                yield entry["Key"][len(self.prefix) :], entry["Size"]
             if not page.get("IsTruncated"):
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}

@@ -8,37 +8,34 @@ a checkpoint is the run that was never stopped.
 """
 
 import contextlib
-import copy
 import math
 import os
 import tempfile
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genai_ray import checkpoint, cluster, config, ingest, rng, watch
+from genai_ray import checkpoint, cluster, config, rng, watch
 from genai_ray.config import Spec
 from genai_ray.data.image import ImageCodec, ImageData, load_images
 from genai_ray.data.stream import ImageStream
 from genai_ray.errors import IncompleteError, UserError
-from genai_ray.models import Family, build
+from genai_ray.feed import micro_batches, real_batches, step_draws
+from genai_ray.models import Family
 from genai_ray.models.families import Batch, Draws, Moment, Phase
 from genai_ray.runs import claim
+from genai_ray.state import State, learning_rate
 from genai_ray.storage import Store
 
 _PREEMPTION_POLL_S = 2.0
 _RESIZE_POLL_S = 10.0  # between looks whether more workers could join
 _STARTS = 3  # of a worker group that does not come up, before the call ends
 _PENDING_LOSSES = 50  # on a card: looked at together, since each look waits for the card
-_FITTED = 10_000  # samples that a latent prior is fitted to
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ def _fit_on_cluster(
 ) -> dict[str, Any]:
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     # Ray gives a group that does not come up this long, and then tries again.
@@ -135,6 +132,7 @@ def _fit_on_cluster(
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"shared": shared, "data": [shelf]},
+            torch_config=TorchConfig(timeout_s=math.ceil(spec.train.stall_timeout_s)),
             scaling_config=ScalingConfig(
                 num_workers=spec.train.workers,
                 use_gpu=spec.train.device == "cuda",
@@ -189,129 +187,6 @@ def _preempted() -> bool:
     return ray.train.get_preemption_info() is not None
 
 
-# --- the state -----------------------------------------------------------------------------------
-
-
-class State:
-    """The networks, their averages and optimisers, and how to save and load them whole."""
-
-    def __init__(self, spec: Spec, codec: ImageCodec, source: str, device: torch.device):
-        self.spec, self.codec, self.source = spec, codec, source
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(rng.fold(spec.seed, rng.Stream.INIT))
-            self.family: Family = new_family(spec, codec)
-        layout = torch.channels_last if spec.train.channels_last else torch.contiguous_format
-        # Only weights of convolutions have the four dimensions that a layout is about.
-        self.family.nets.to(device).to(memory_format=layout)
-        self.average = copy.deepcopy(self.family.nets[self.family.averaged])
-        self.average.requires_grad_(False).eval()
-        self.optimizers = {
-            phase.net: _optimizer(spec, phase.net, self.family) for phase in self.family.phases
-        }
-        #: Of the measurements: lowest FID, how many since, and whether training ended by patience.
-        self.progress: dict[str, Any] = {"best": None, "stale": 0, "ended": False}
-        self._averages = _pairs(self.average, self.family.nets[self.family.averaged])
-
-    def state_dict(self, samples: int) -> dict[str, Any]:
-        """Everything, as a copy that later steps do not change."""
-        state = {
-            "samples": samples,
-            "codec": self.codec.to_json(),
-            "source": self.source,
-            "nets": self.family.nets.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
-            "progress": dict(self.progress),
-        }
-        return _copied(state)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.family.nets.load_state_dict(state["nets"])
-        self.average.load_state_dict(state["average"])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        self.progress = dict(state["progress"])
-
-    @torch.no_grad()
-    def update_average(self, batch: int, samples: int) -> None:
-        """Exponential average with a half-life in samples and a ramp-up (Karras et al. 2020)."""
-        model = self.spec.model
-        half_life = min(model.ema_half_life, int(samples * model.ema_ramp_up))
-        decay = 0.5 ** (batch / half_life) if half_life else 0.0
-        means, values, copies, originals = self._averages
-        torch._foreach_lerp_(means, values, 1 - decay)  # pyright: ignore
-        if copies:
-            torch._foreach_copy_(copies, originals)  # pyright: ignore
-
-    @torch.no_grad()
-    def fit_prior(self, batch: Batch) -> None:
-        """Let the family set what no gradient teaches, in the average and in the live net."""
-        self.family.fit(self.average, batch, self.spec.seed)
-        live = self.family.nets[self.family.averaged]
-        for name, value in self.average.named_buffers():
-            if name.startswith("prior."):
-                live.get_buffer(name).copy_(value)
-
-    def sampler(self) -> nn.Module:
-        """The sampler of the averaged net, in eval mode."""
-        nets, name = self.family.nets, self.family.averaged
-        live, nets[name] = nets[name], self.average
-        sampler = self.family.sampler().eval()
-        nets[name] = live
-        return sampler
-
-
-def new_family(spec: Spec, codec: ImageCodec) -> Family:
-    """The untrained model of a spec for data of a shape; weights by torch's current generator."""
-    classes = len(codec.classes or ()) if spec.model.conditional else 0
-    return build(spec.model, codec, classes)
-
-
-def _optimizer(spec: Spec, net: str, family: Family) -> torch.optim.Optimizer:
-    parameters, model = family.nets[net].parameters(), spec.model
-    rate = _learning_rate(spec, net, 0)
-    if model.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, fused=True)
-    return torch.optim.Adam(parameters, lr=rate, betas=model.betas, fused=True)
-
-
-def _learning_rate(spec: Spec, net: str, samples: int) -> float:
-    model = spec.model
-    rate = model.learning_rate
-    if net == "discriminator" and model.discriminator_learning_rate is not None:
-        rate = model.discriminator_learning_rate
-    left = 1 - samples / spec.train.samples if model.learning_rate_decay == "linear" else 1.0
-    return rate * left
-
-
-def _pairs(
-    average: nn.Module, live: nn.Module
-) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """Averages and what they follow: weights and batch statistics smoothly, all else at once.
-
-    The vectors of spectral norm are copied: a mean of unit vectors is not one.
-    """
-    smooth: tuple[list[Tensor], list[Tensor]] = ([], [])
-    exact: tuple[list[Tensor], list[Tensor]] = ([], [])
-    weights = {name for name, _ in live.named_parameters()}
-    values = live.state_dict()
-    for name, mean in average.state_dict().items():
-        kind = (
-            smooth if name in weights or name.endswith(("running_mean", "running_var")) else exact
-        )
-        kind[0].append(mean)
-        kind[1].append(values[name])
-    return (*smooth, *exact)
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {k: _copied(v) for k, v in value.items()}
-    return [_copied(v) for v in value] if isinstance(value, list) else value
-
-
 # --- the loop ------------------------------------------------------------------------------------
 
 
@@ -328,13 +203,13 @@ def _fit(
     state = State(spec, codec, shared["source"], device)
     samples = _resume(store, spec, state, rank, world)
     if spec.train.compile != "none":
-        _compile(state.family, spec)
+        compile_networks(state.family, spec)
 
     first, started = samples, time.monotonic()
     with contextlib.ExitStack() as stack:
         watcher = None
         if rank == 0:
-            watcher = _Watcher(store, spec, state, data, done=first, workers=world)
+            watcher = watch.Watcher(store, spec, state, data, done=first, workers=world)
             stack.enter_context(watcher)
         for seen in steps(spec, state, data, first, rank, world, watcher):
             samples = seen
@@ -363,7 +238,7 @@ def _resume(store: Store, spec: Spec, state: State, rank: int, world: int) -> in
     return samples
 
 
-def _compile(family: Family, spec: Spec) -> None:
+def compile_networks(family: Family, spec: Spec) -> None:
     """Compile each network's call. Penalties use `forward` and stay as they are: what is compiled
     has no second derivative.
     """
@@ -375,7 +250,7 @@ def _compile(family: Family, spec: Spec) -> None:
 
 def steps(
     spec: Spec, state: State, data: ImageData | ImageStream, samples: int,
-    rank: int = 0, world: int = 1, watcher: "_Watcher | None" = None,
+    rank: int = 0, world: int = 1, watcher: "watch.Watcher | None" = None,
 ) -> Iterator[int]:  # fmt: skip
     """Take the steps that are left; yields the samples seen after each.
 
@@ -387,7 +262,7 @@ def steps(
     first = samples // batch
     cuts = micro_batches(spec, rank, world)
     device = torch.device(spec.train.device)
-    feed = _feed(spec, data, first, cuts, device)
+    feed = real_batches(spec, data, first, cuts, device)
     reduction, losses = _Reduction(world, device), _Losses()
     noticed = False
     for step in range(first, math.ceil(total / batch)):
@@ -397,7 +272,7 @@ def steps(
         logs: dict[str, Tensor] = {}
         for number, phase in enumerate(state.family.phases):
             if step % phase.interval == 0:
-                draws = _draws(spec, state.family, moment, number, cuts, device)
+                draws = step_draws(spec, state.family, moment, number, cuts, device)
                 loss, values = _step(state, phase, real, draws, moment, cuts, reduction)
                 losses.add(step, phase.name, loss)
                 logs |= values
@@ -432,7 +307,7 @@ def _step(
         net.requires_grad_(name == phase.net)
     optimizer = state.optimizers[phase.net]
     for group in optimizer.param_groups:
-        group["lr"] = _learning_rate(spec, phase.net, moment.samples)
+        group["lr"] = learning_rate(spec, phase.net, moment.samples)
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=real.images.device)
     logs: dict[str, Tensor] = {}
@@ -564,80 +439,6 @@ def _agree(
         raise error
 
 
-# --- what a step is given ------------------------------------------------------------------------
-
-
-def micro_batches(spec: Spec, rank: int, world: int) -> list[slice]:
-    """The positions in a global batch that a rank works on, one slice a forward pass."""
-    batch = spec.train.global_batch
-    size = spec.train.micro_batch or batch // max(1, spec.train.most_workers)
-    count = batch // size
-    mine = range(rank * count // world, (rank + 1) * count // world)
-    return [slice(i * size, (i + 1) * size) for i in mine]
-
-
-def _feed(
-    spec: Spec, data: ImageData | ImageStream, first_step: int, cuts: list[slice],
-    device: torch.device,
-) -> Generator[Batch, None, None]:  # fmt: skip
-    """This rank's share of the real samples of each step, from `first_step` on."""
-    if isinstance(data, ImageStream):
-        arrays = ingest.batches(
-            data, seed=spec.seed, global_batch=spec.train.global_batch, first_step=first_step,
-            lo=cuts[0].start, hi=cuts[-1].stop,
-        )  # fmt: skip
-    else:
-        arrays = _resident(spec, data, first_step, cuts)
-    with contextlib.closing(arrays):
-        for images, labels in arrays:
-            pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
-            targets = None
-            if spec.model.conditional and labels is not None:
-                targets = torch.from_numpy(labels).to(device)
-            pixels = pixels.float() / 127.5 - 1
-            if not spec.train.channels_last:
-                pixels = pixels.contiguous()
-            yield Batch(pixels, targets)
-
-
-def _resident(
-    spec: Spec, data: ImageData, first_step: int, cuts: list[slice]
-) -> Generator[tuple[NDArray[np.uint8], NDArray[np.int64] | None], None, None]:
-    """Every sample once an epoch, in a fresh order each."""
-    n, batch, step = len(data.train_images), spec.train.global_batch, first_step
-    while True:
-        positions = np.arange(step * batch + cuts[0].start, step * batch + cuts[-1].stop)
-        epochs = positions // n
-        index = np.empty_like(positions)
-        for epoch in range(epochs[0], epochs[-1] + 1):
-            chosen = epochs == epoch
-            index[chosen] = _order(spec.seed, epoch, n)[positions[chosen] % n]
-        # Fancy indexing copies, so the batch is writable though the shared array is not.
-        labels = None if data.train_labels is None else data.train_labels[index]
-        yield data.train_images[index], labels
-        step += 1
-
-
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
-    return rng.permute(rng.fold(seed, epoch), rng.Stream.TRAIN_ORDER, np.arange(n), n)
-
-
-def _draws(
-    spec: Spec, family: Family, moment: Moment, number: int, cuts: list[slice],
-    device: torch.device,
-) -> Draws:  # fmt: skip
-    """This rank's share of the randomness of a phase of a step."""
-    block = (moment.step * len(family.phases) + number) * spec.train.global_batch
-    start, count = block + cuts[0].start, cuts[-1].stop - cuts[0].start
-    normal = rng.normal(spec.seed, rng.Stream.TRAIN_NOISE, start, count, family.latent)
-    uniform = np.empty((count, 0), np.float32)
-    if family.uniforms:
-        stream = rng.Stream.TRAIN_UNIFORM
-        uniform = rng.uniform(spec.seed, stream, start, count, family.uniforms)
-    return Draws(torch.from_numpy(normal).to(device), torch.from_numpy(uniform).to(device))
-
-
 def _checkpoint_is_due(spec: Spec, samples: int) -> bool:
     every = spec.train.checkpoint_every
     return samples == spec.train.samples or watch.passes(samples, spec.train.global_batch, every)
@@ -648,90 +449,3 @@ def _measurement_is_due(spec: Spec, samples: int) -> bool:
     if every is None:
         return False
     return samples == spec.train.samples or watch.passes(samples, spec.train.global_batch, every)
-
-
-# --- what rank 0 does beside ---------------------------------------------------------------------
-
-
-class _Watcher:
-    """Rank 0's log, and what it makes of a state: samples, scores, checkpoints."""
-
-    def __init__(
-        self, store: Store, spec: Spec, state: State, data: ImageData | ImageStream,
-        *, done: int, workers: int,
-    ):  # fmt: skip
-        self.spec, self.state, self.data = spec, state, data
-        self.log = watch.Log(store, spec, done=done, workers=workers)
-        self._judge = None
-        if spec.train.evaluate_every:
-            self._judge = watch.Judge(
-                store, spec, state.source, state.codec, data.train_images, data.train_labels
-            )
-
-    def __enter__(self) -> "_Watcher":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.log.__exit__(*error)
-
-    def save(self, samples: int, measure: bool, *, flush: bool) -> IncompleteError | None:
-        """Store the state, after a measurement if one is due; what went wrong, if anything did.
-
-        flush: come back only when it is stored, as little time may be left.
-        """
-        self._fit_prior()
-        best = self._measure(samples) if measure and self._judge else False
-        grid = self._grid() if self.log.wants_grid(samples) else None
-        try:
-            self.log.checkpoint(self.state.state_dict(samples), samples, grid, best=best)
-            if flush or samples >= self.spec.train.samples or self.state.progress["ended"]:
-                self.log.wait()
-        except IncompleteError as error:
-            return error
-        return None
-
-    def _measure(self, samples: int) -> bool:
-        """Whether this is the best state so far."""
-        assert self._judge is not None
-        images, labels = self._samples(self.spec.train.evaluate_samples)
-        scores = self._judge.scores(images, labels)
-        self.log.measured(samples, scores)
-        progress = self.state.progress
-        best = progress["best"] is None or scores["fid"] < progress["best"]
-        progress["best"] = scores["fid"] if best else progress["best"]
-        progress["stale"] = 0 if best else progress["stale"] + 1
-        patience = self.spec.train.patience
-        progress["ended"] = patience is not None and progress["stale"] >= patience
-        return best
-
-    def _fit_prior(self) -> None:
-        if self.state.spec.model.prior != "mixture":
-            return
-        images = self.data.train_images[:_FITTED]
-        labels = self.data.train_labels
-        device = next(self.state.average.parameters()).device
-        pixels = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float()
-        targets = None
-        if self.spec.model.conditional and labels is not None:
-            targets = torch.from_numpy(np.array(labels[:_FITTED])).to(device)
-        self.state.fit_prior(Batch(pixels / 127.5 - 1, targets))
-
-    def _grid(self, side: int = 8) -> NDArray[np.uint8]:
-        """side x side samples for the same noise at every time, (H, W, C)."""
-        tiles, _ = self._samples(side * side)
-        h, w, c = tiles.shape[1:]
-        return tiles.reshape(side, side, h, w, c).swapaxes(1, 2).reshape(side * h, side * w, c)
-
-    @torch.no_grad()
-    def _samples(self, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
-        """Samples of the averaged net, NHWC, and the classes that were asked for."""
-        sampler, family = self.state.sampler(), self.state.family
-        device = next(self.state.average.parameters()).device
-        noise = rng.normal(self.spec.seed, rng.Stream.EVALUATE, 0, count, family.sampler_latent)
-        labels = torch.arange(count) % family.classes if self.spec.model.conditional else None
-        tiles = []
-        for start in range(0, count, 256):
-            part = slice(start, start + 256)
-            asked = None if labels is None else labels[part].to(device)
-            tiles.append(sampler(torch.from_numpy(noise[part]).to(device), asked).cpu().numpy())
-        return np.concatenate(tiles), None if labels is None else labels.numpy()

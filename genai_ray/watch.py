@@ -14,20 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from genai_ray import checkpoint, config, rng
 from genai_ray.config import Spec
-from genai_ray.data.image import ImageCodec
+from genai_ray.data.image import ImageCodec, ImageData
+from genai_ray.data.stream import ImageStream
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.metrics.extractor import kept_extractor
 from genai_ray.metrics.fidelity import frechet_distance, prdc
+from genai_ray.models.families import Batch
 from genai_ray.progress import Progress
+from genai_ray.state import State
 from genai_ray.storage import Store
 
 _METRIC_ROWS = 400  # of a whole run; enough for a curve, little enough to keep
 _GRIDS = 20  # of a whole run
+_FITTED = 10_000  # samples that a latent prior is fitted to
 
 _SATURATED = 0.995  # of the discriminator's accuracy: it has nothing left to teach
 _SATURATED_ROWS = 20
@@ -299,3 +304,87 @@ def require_mlflow(uri: str | None) -> Any:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+class Watcher:
+    """Rank 0's log, and what it makes of a state: samples, scores, checkpoints."""
+
+    def __init__(
+        self, store: Store, spec: Spec, state: State, data: ImageData | ImageStream,
+        *, done: int, workers: int,
+    ):  # fmt: skip
+        self.spec, self.state, self.data = spec, state, data
+        self.log = Log(store, spec, done=done, workers=workers)
+        self._judge = None
+        if spec.train.evaluate_every:
+            self._judge = Judge(
+                store, spec, state.source, state.codec, data.train_images, data.train_labels
+            )
+
+    def __enter__(self) -> "Watcher":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.log.__exit__(*error)
+
+    def save(self, samples: int, measure: bool, *, flush: bool) -> IncompleteError | None:
+        """Store the state, after a measurement if one is due; what went wrong, if anything did.
+
+        flush: come back only when it is stored, as little time may be left.
+        """
+        self._fit_prior()
+        best = self._measure(samples) if measure and self._judge else False
+        grid = self._grid() if self.log.wants_grid(samples) else None
+        try:
+            self.log.checkpoint(self.state.state_dict(samples), samples, grid, best=best)
+            if flush or samples >= self.spec.train.samples or self.state.progress["ended"]:
+                self.log.wait()
+        except IncompleteError as error:
+            return error
+        return None
+
+    def _measure(self, samples: int) -> bool:
+        """Whether this is the best state so far."""
+        assert self._judge is not None
+        images, labels = self._samples(self.spec.train.evaluate_samples)
+        scores = self._judge.scores(images, labels)
+        self.log.measured(samples, scores)
+        progress = self.state.progress
+        best = progress["best"] is None or scores["fid"] < progress["best"]
+        progress["best"] = scores["fid"] if best else progress["best"]
+        progress["stale"] = 0 if best else progress["stale"] + 1
+        patience = self.spec.train.patience
+        progress["ended"] = patience is not None and progress["stale"] >= patience
+        return best
+
+    def _fit_prior(self) -> None:
+        if self.state.spec.model.prior != "mixture":
+            return
+        images = self.data.train_images[:_FITTED]
+        labels = self.data.train_labels
+        device = next(self.state.average.parameters()).device
+        pixels = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float()
+        targets = None
+        if self.spec.model.conditional and labels is not None:
+            targets = torch.from_numpy(np.array(labels[:_FITTED])).to(device)
+        self.state.fit_prior(Batch(pixels / 127.5 - 1, targets))
+
+    def _grid(self, side: int = 8) -> NDArray[np.uint8]:
+        """side x side samples for the same noise at every time, (H, W, C)."""
+        tiles, _ = self._samples(side * side)
+        h, w, c = tiles.shape[1:]
+        return tiles.reshape(side, side, h, w, c).swapaxes(1, 2).reshape(side * h, side * w, c)
+
+    @torch.no_grad()
+    def _samples(self, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
+        """Samples of the averaged net, NHWC, and the classes that were asked for."""
+        sampler, family = self.state.sampler(), self.state.family
+        device = next(self.state.average.parameters()).device
+        noise = rng.normal(self.spec.seed, rng.Stream.EVALUATE, 0, count, family.sampler_latent)
+        labels = torch.arange(count) % family.classes if self.spec.model.conditional else None
+        tiles = []
+        for start in range(0, count, 256):
+            part = slice(start, start + 256)
+            asked = None if labels is None else labels[part].to(device)
+            tiles.append(sampler(torch.from_numpy(noise[part]).to(device), asked).cpu().numpy())
+        return np.concatenate(tiles), None if labels is None else labels.numpy()

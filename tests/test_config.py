@@ -216,6 +216,24 @@ def test_classes_need_a_conditional_model(tmp_path: Path, override: str):
     assert loaded(tmp_path, override, "model.conditional=true").model.conditional
 
 
+@pytest.mark.parametrize(
+    ("overrides", "field", "remedy"),
+    [
+        (["evaluate.gates.fid_inception_max=9"], "evaluate.gates.fid_inception_max",
+         "evaluate.inception"),
+        (["evaluate.inception=x.pth"], "evaluate.inception_samples", "generate.samples=50000"),
+        (["evaluate.inception=x.pth", "generate.samples=50_000", "data.source=folder",
+          "data.root=x", "data.ingest=stream"], "evaluate.inception", "data.ingest=resident"),
+    ],
+)  # fmt: skip
+def test_published_figures_have_conditions(
+    tmp_path: Path, overrides: list[str], field: str, remedy: str
+):
+    error = refusal(tmp_path, *overrides)
+    assert error.field == field
+    assert remedy in error.remedy
+
+
 @pytest.mark.parametrize("source", ["folder", "parquet"])
 def test_sources_of_the_user_need_a_root(tmp_path: Path, source: str):
     assert refusal(tmp_path, f"data.source={source}").field == "data.root"
@@ -371,6 +389,7 @@ NEITHER: dict[str, Any] = {
     "train.max_failures": 4,
     "train.log_seconds": 1.0,
     "train.start_timeout_s": 1.0,
+    "train.stall_timeout_s": 2.0,
     "train.mlflow": "elsewhere",
     "generate.batch": 4,
     "generate.workers": 4,
@@ -380,6 +399,8 @@ NEITHER: dict[str, Any] = {
     "evaluate.samples": 200,
     "evaluate.duplicate_rows": 200,
     "evaluate.k": 4,
+    "evaluate.inception": "weights.pth",
+    "evaluate.inception_samples": 200,
     "evaluate.gates.fid_ratio_max": 1.0,
     "evaluate.gates.precision_min": 1.0,
     "evaluate.gates.recall_min": 1.0,
@@ -387,6 +408,7 @@ NEITHER: dict[str, Any] = {
     "evaluate.gates.agreement_min": 1.0,
     "evaluate.gates.duplicate_rate_max": 1.0,
     "evaluate.gates.exact_copy_rate_max": 1.0,
+    "evaluate.gates.fid_inception_max": 1.0,
 }
 #: What must be set for a field to be legal at its value.
 WITH: dict[str, dict[str, Any]] = {
@@ -395,6 +417,11 @@ WITH: dict[str, dict[str, Any]] = {
     "model.posterior": {"model.prior": "mixture"},
     "train.keep": {"train.evaluate_every": 4},
     "train.patience": {"train.evaluate_every": 4},
+    "evaluate.inception": {"evaluate.inception_samples": 200},
+    "evaluate.gates.fid_inception_max": {
+        "evaluate.inception_samples": 200,
+        "evaluate.inception": "weights.pth",
+    },
 }
 #: Conditional, and with layers for an MLP, so that each field can be changed alone.
 BASE = parse({"name": "run", "model": {"conditional": True, "discriminator_widths": [8]}})

@@ -49,7 +49,7 @@ def wait(true, seconds=120):
         time.sleep(0.05)
 
 def stored_by(workers):
-    """Whether a group of that size logged a row that its checkpoint keeps."""
+    # Whether a group of that size logged a row that its checkpoint keeps.
     newest = max(checkpoint.saved(store), default=0)
     kept = [r for r in read_metrics(store) if r["samples"] <= newest]
     return bool(kept) and kept[-1]["workers"] == workers

@@ -1,5 +1,8 @@
 """Training resumes exactly, does not depend on the workers, and says what is wrong."""
 
+import contextlib
+import random
+import signal
 import subprocess
 import sys
 import time
@@ -16,8 +19,10 @@ from genai_ray import checkpoint, config
 from genai_ray.config import Spec
 from genai_ray.data.image import ImageCodec, ImageData, load_images
 from genai_ray.errors import UserError
+from genai_ray.feed import micro_batches, real_batches
+from genai_ray.state import State
 from genai_ray.storage import Store
-from genai_ray.train import DivergedError, State, _compile, _feed, micro_batches, steps, train
+from genai_ray.train import DivergedError, compile_networks, steps, train
 from genai_ray.watch import read_metrics
 
 
@@ -85,9 +90,9 @@ def test_workers_share_a_batch_without_changing_it() -> None:
     data = load_images(spec.data)
     device = torch.device("cpu")
     for step in (0, 21, 22, 23):  # the epoch of 1,438 images ends within step 22
-        whole = next(_feed(spec, data, step, micro_batches(spec, 0, 1), device))
+        whole = next(real_batches(spec, data, step, micro_batches(spec, 0, 1), device))
         for world in (2, 3, 4):
-            parts = [next(_feed(spec, data, step, micro_batches(spec, rank, world), device))
+            parts = [next(real_batches(spec, data, step, micro_batches(spec, rank, world), device))
                      for rank in range(world)]  # fmt: skip
             assert torch.equal(whole.images, torch.cat([p.images for p in parts]))
     assert whole.images.min() == -1
@@ -98,8 +103,8 @@ def test_an_epoch_shows_every_image_once() -> None:
     spec = small_spec("/nowhere", "train.global_batch=10", "model.conditional=false")
     images = np.arange(70, dtype=np.uint8).reshape(70, 1, 1, 1)
     data = ImageData(ImageCodec(1, 1, None), images, None, images, None)
-    feed = _feed(spec, data, 0, micro_batches(spec, 0, 1), torch.device("cpu"))
-    seen = [batch.images for batch, _ in zip(feed, range(14), strict=False)]
+    batches = real_batches(spec, data, 0, micro_batches(spec, 0, 1), torch.device("cpu"))
+    seen = [batch.images for batch, _ in zip(batches, range(14), strict=False)]
     first, second = torch.cat(seen[:7]).flatten(), torch.cat(seen[7:]).flatten()
     assert first.unique().numel() == 70
     assert second.unique().numel() == 70
@@ -210,28 +215,92 @@ def test_what_training_leaves(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.timeout(300)
-def test_a_killed_worker_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    options = ["train.workers=2", "train.samples=6400"]
-    undisturbed, killed = small_spec(tmp_path / "a", *options), small_spec(tmp_path / "b", *options)
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("fault", "early"),
+    [(signal.SIGKILL, False), (signal.SIGSTOP, False), (signal.SIGSTOP, True)],
+    ids=["killed", "hangs", "hangs at the start"],
+)
+def test_without_a_worker_it_goes_on_to_the_same_weights(
+    fault: signal.Signals, early: bool, tmp_path: Path
+) -> None:
+    options = ["train.workers=2", "train.samples=6400", "train.stall_timeout_s=10",
+               "train.start_timeout_s=30"]  # fmt: skip
+    undisturbed, struck = small_spec(tmp_path / "a", *options), small_spec(tmp_path / "b", *options)
     train(undisturbed)
-    victims: list[int] = []
+    before = set(_train_workers())
+    victims: list[psutil.Process] = []
 
-    def kill_one() -> None:
+    def strike() -> None:
         deadline = time.monotonic() + 60
-        while not checkpoint.saved(Store(killed.run_uri)) and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            new = [p for p in _train_workers() if p not in before]
+            if new and (early or checkpoint.saved(Store(struck.run_uri))):
+                victims.append(new[-1])
+                new[-1].send_signal(fault)
+                return
             time.sleep(0.005)
-        here = psutil.Process().children(recursive=True)
-        workers = [p for p in here if "RayTrainWorker" in " ".join(p.cmdline())]
-        victims.append(workers[-1].pid)
-        workers[-1].kill()
 
     with ThreadPoolExecutor(1) as pool:
-        killing = pool.submit(kill_one)
-        train(killed)
-        killing.result()
+        striking = pool.submit(strike)
+        train(struck)
+        striking.result()
     assert victims
-    assert_bit_equal(final_state(undisturbed), final_state(killed))
+    assert not victims[0].is_running()  # Ray has ended the one that hung
+    assert_bit_equal(final_state(undisturbed), final_state(struck))
+
+
+def _train_workers() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_everything_killed_at_random_times_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    """The driver, Ray and its workers at once, again and again, in a cluster of their own."""
+    options = ["train.workers=2", "train.samples=64000", "train.checkpoint_every=3200"]
+    root = Path(__file__).resolve().parents[1]
+
+    def start(folder: str) -> subprocess.Popen:
+        code = f"""
+import sys, ray
+sys.path.insert(0, "tests")
+from conftest import small_spec
+from genai_ray.train import train
+ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
+train(small_spec({str(tmp_path / folder)!r}, *{options!r}))
+"""
+        return subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.DEVNULL)
+
+    times = random.Random(7)
+    struck, reached = 0, set()
+    spec = small_spec(tmp_path / "b", *options)
+    while struck < 4:
+        process = start("b")
+        try:
+            process.wait(times.uniform(3, 20))
+            assert process.returncode == 0
+            break  # it was faster than the next blow
+        except subprocess.TimeoutExpired:
+            everything = [*psutil.Process(process.pid).children(recursive=True),
+                          psutil.Process(process.pid)]  # fmt: skip
+            for one in everything:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
+            process.wait(10)
+            struck += 1
+            reached.add(max(checkpoint.saved(Store(spec.run_uri)), default=0))
+    assert any(0 < samples < spec.train.samples for samples in reached)
+    for folder in "ab":
+        assert start(folder).wait(200) == 0
+    assert_bit_equal(
+        final_state(small_spec(tmp_path / "a", *options)), final_state(spec)
+    )  # fmt: skip
 
 
 def test_a_store_that_is_full_ends_as_incomplete_and_goes_on(tmp_path: Path) -> None:
@@ -304,7 +373,7 @@ def first_losses(spec: Spec, count: int = 4) -> list[float]:
     data = load_images(spec.data)
     state = State(spec, data.codec, data.digest, torch.device("cpu"))
     if spec.train.compile != "none":
-        _compile(state.family, spec)
+        compile_networks(state.family, spec)
     found: list[float] = []
     losses = state.family.loss
 

@@ -698,27 +698,17 @@ def _store(uri: str) -> Store:
 
 def _listing(spec: DataSpec, store: Store, prefix: str = "") -> dict[str, int]:
     """Key to bytes of every object."""
-    if not store.uri.startswith("s3://"):
-        keys = [prefix] if prefix else existing(spec, store)
-        paths = {k: Path(store.uri) / k for k in keys}
-        return {k: p.stat().st_size for k, p in paths.items() if p.is_file()}
-    backend: Any = store._open()
-    sizes: dict[str, int] = {}
-    token: dict[str, str] = {}
-    while True:
-        page = backend._call("list_objects_v2", Prefix=backend.prefix + prefix, **token)
-        sizes |= {e["Key"][len(backend.prefix) :]: e["Size"] for e in page.get("Contents", ())}
-        if not page.get("IsTruncated"):
-            return sizes
-        token = {"ContinuationToken": page["NextContinuationToken"]}
+    sizes = store.sizes(prefix)
+    if not sizes and not prefix:
+        existing(spec, store)  # says what is wrong with a folder that is not there
+    return sizes
 
 
 class _Ranges(io.RawIOBase):
-    """An object of S3 as a file, of which each read is one request for a range."""
+    """An object as a file, of which each read is one request for a range."""
 
     def __init__(self, store: Store, key: str, size: int):
-        self._backend: Any = store._open()
-        self._key, self._size, self._at = key, size, 0
+        self._store, self._key, self._size, self._at = store, key, size, 0
 
     def readable(self) -> bool:
         return True
@@ -735,12 +725,7 @@ class _Ranges(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         stop = self._size if size < 0 else min(self._size, self._at + size)
-        if stop <= self._at:
-            return b""
-        data: bytes = self._backend._call(
-            "get_object", Key=self._backend.prefix + self._key,
-            Range=f"bytes={self._at}-{stop - 1}", then=lambda r: r["Body"].read(),
-        )  # fmt: skip
+        data = self._store.read_range(self._key, self._at, stop)
         self._at += len(data)
         return data
 
