@@ -11,8 +11,10 @@ import contextlib
 import math
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +36,7 @@ from genai_ray.storage import Store
 
 _PREEMPTION_POLL_S = 2.0
 _RESIZE_POLL_S = 10.0  # between looks whether more workers could join
+_ROLL_CALL_S = 1.0
 _STARTS = 3  # of a worker group that does not come up, before the call ends
 _PENDING_LOSSES = 50  # on a card: looked at together, since each look waits for the card
 
@@ -122,16 +125,16 @@ def _fit_on_cluster(
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    # Ray gives a group that does not come up this long, and then tries again.
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(
-        max(30.0, spec.train.start_timeout_s / _STARTS)
-    )
+    # Ray gives a group that finds no place this long, and then tries again.
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(spec.train.start_timeout_s / _STARTS)
     # One copy a node, mapped by every worker on it.
     shelf = ray.put(data)
+    # Wherever it lies, that node may be lost.
+    roll: Any = ray.remote(_Roll).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     with tempfile.TemporaryDirectory(prefix="genai_ray-") as scratch:
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"shared": shared, "data": [shelf]},
+            train_loop_config={"shared": shared, "data": [shelf], "roll": roll},
             torch_config=TorchConfig(timeout_s=math.ceil(spec.train.stall_timeout_s)),
             scaling_config=ScalingConfig(
                 num_workers=spec.train.workers,
@@ -151,7 +154,8 @@ def _fit_on_cluster(
             ),
         )
         try:
-            result: Any = trainer.fit().return_value
+            result: Any = _while_answered(roll, 2 * spec.train.start_timeout_s, trainer.fit)
+            result = result.return_value
         except TrainingFailedError as error:
             raise IncompleteError(
                 f"training of {spec.run_uri} stopped: its workers crashed more than "
@@ -162,6 +166,52 @@ def _fit_on_cluster(
     return result
 
 
+class _Roll:
+    """An actor that the workers answer to, since Ray waits for ever for one that hangs at start."""
+
+    def __init__(self) -> None:
+        self._answered = time.monotonic()
+
+    def answer(self) -> None:
+        self._answered = time.monotonic()
+
+    def silence(self) -> float:
+        """Seconds since any worker answered."""
+        return time.monotonic() - self._answered
+
+
+def _while_answered(roll: Any, limit_s: float, call: Callable[[], Any]) -> Any:
+    """The result of a call that is given up when no worker answers for so long.
+
+    What was given up is still held by this process, and ends with it.
+    """
+    import ray
+
+    done: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    while True:
+        with contextlib.suppress(TimeoutError):
+            return done.result(timeout=_ROLL_CALL_S)
+        silence: Any = ray.get(roll.silence.remote(), timeout=limit_s)
+        if silence > limit_s:
+            raise IncompleteError(
+                f"no worker came up for {limit_s:g} s, twice train.start_timeout_s; the same "
+                "command goes on from the newest checkpoint"
+            )
+
+
+def _answer(roll: Any, done: threading.Event) -> None:
+    while not done.wait(_ROLL_CALL_S):
+        roll.answer.remote()
+
+
 def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     import ray
     import ray.train.torch
@@ -169,6 +219,8 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     context = ray.train.get_context()
     if (device := ray.train.torch.get_device()).type == "cuda":
         torch.cuda.set_device(device)  # the workers of a node see all its cards
+    done = threading.Event()
+    threading.Thread(target=_answer, args=(arguments["roll"], done), daemon=True).start()
     data: Any = ray.get(arguments["data"][0])
     try:
         return _fit(
@@ -178,6 +230,8 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     except (UserError, IncompleteError) as error:
         # As a value: an exception would be taken for a crash and tried again.
         return {"error": error}
+    finally:
+        done.set()
 
 
 def _preempted() -> bool:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from conftest import kill_when, small_spec
 from genai_ray import checkpoint, config
 from genai_ray.config import Spec
 from genai_ray.data.image import ImageCodec, ImageData, load_images
-from genai_ray.errors import UserError
+from genai_ray.errors import IncompleteError, UserError
 from genai_ray.feed import micro_batches, real_batches
 from genai_ray.state import State
 from genai_ray.storage import Store
@@ -212,42 +213,61 @@ def test_what_training_leaves(tmp_path: Path) -> None:
 # --- faults --------------------------------------------------------------------------------------
 
 
+TWO = ["train.workers=2", "train.samples=6400"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """What two workers learn when nothing happens to them."""
+    spec = small_spec(tmp_path_factory.mktemp("undisturbed"), *TWO)
+    train(spec)
+    return final_state(spec)
+
+
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    ("fault", "early"),
-    [(signal.SIGKILL, False), (signal.SIGSTOP, False), (signal.SIGSTOP, True)],
-    ids=["killed", "hangs", "hangs at the start"],
-)
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hangs"])
 def test_without_a_worker_it_goes_on_to_the_same_weights(
-    fault: signal.Signals, early: bool, tmp_path: Path
+    fault: signal.Signals, undisturbed: dict, tmp_path: Path
 ) -> None:
-    options = ["train.workers=2", "train.samples=6400", "train.stall_timeout_s=10",
-               "train.start_timeout_s=30"]  # fmt: skip
-    undisturbed, struck = small_spec(tmp_path / "a", *options), small_spec(tmp_path / "b", *options)
-    train(undisturbed)
-    before = set(_train_workers())
-    victims: list[psutil.Process] = []
-
-    def strike() -> None:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            new = [p for p in _train_workers() if p not in before]
-            if new and (early or checkpoint.saved(Store(struck.run_uri))):
-                victims.append(new[-1])
-                new[-1].send_signal(fault)
-                return
-            time.sleep(0.005)
-
+    struck = small_spec(tmp_path, *TWO, "train.stall_timeout_s=10")
     with ThreadPoolExecutor(1) as pool:
-        striking = pool.submit(strike)
+        striking = pool.submit(_strike, fault, lambda: checkpoint.saved(Store(struck.run_uri)))
         train(struck)
-        striking.result()
-    assert victims
-    assert not victims[0].is_running()  # Ray has ended the one that hung
-    assert_bit_equal(final_state(undisturbed), final_state(struck))
+        victim = striking.result()
+    assert not victim.is_running()  # Ray has ended the one that hung
+    assert_bit_equal(undisturbed, final_state(struck))
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(400)
+def test_a_worker_that_never_comes_up(undisturbed: dict, tmp_path: Path) -> None:
+    struck = small_spec(tmp_path, *TWO, "train.start_timeout_s=20")
+    with ThreadPoolExecutor(1) as pool:
+        striking = pool.submit(_strike, signal.SIGSTOP, lambda: True)
+        with pytest.raises(IncompleteError, match="no worker came up for 40 s"):
+            train(struck)
+        striking.result().kill()
+    # What was given up goes on in this process, with the worker that Ray now starts instead.
+    deadline = time.monotonic() + 120
+    while 6400 not in checkpoint.saved(Store(struck.run_uri)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert_bit_equal(undisturbed, final_state(struck))
+
+
+def _strike(fault: signal.Signals, ready: Callable[[], object]) -> psutil.Process:
+    """Send a signal to a training worker as soon as there is a new one and things are ready."""
+    before, deadline = set(_train_workers()), time.monotonic() + 60
+    while time.monotonic() < deadline:
+        new = [p for p in _train_workers() if p not in before]
+        if new and ready():
+            new[-1].send_signal(fault)
+            return new[-1]
+        time.sleep(0.005)
+    raise AssertionError("no worker came")
 
 
 def _train_workers() -> list[psutil.Process]:
