@@ -5,6 +5,7 @@
     saves     one worker that stores a checkpoint every 50 steps over one that stores none
     article   the loop of the source article (DataLoader, two passes of the discriminator, eager
               Adam) against ours, one thread each: samples/s and the share of the measured GEMM rate
+    settings  our step with channels_last off, bf16 on, compiled, each over our step as it is
 
 Steady state: rates are of the steps after the first ones. Prints the median ratio of the rounds.
 """
@@ -28,6 +29,7 @@ from genai_ray import config
 from genai_ray.config import Spec
 from genai_ray.data.image import ImageCodec, ImageData
 
+KINDS = ("worker", "workers", "saves", "article", "settings")
 WARM = 10  # steps before the clock runs
 
 
@@ -76,6 +78,22 @@ def bare(run: Spec, images: ImageData, threads: int) -> float:
             state.optimizers[phase.net].step()
         state.update_average(batch, (step + 1) * batch)
     return (steps - WARM) * batch / (time.perf_counter() - started)
+
+
+def stepping(run: Spec, images: ImageData) -> float:
+    """samples/s of train.steps() on one thread, without Ray and without a store."""
+    from genai_ray.state import State
+    from genai_ray.train import compile_networks, steps
+
+    torch.set_num_threads(1)
+    state = State(run, images.codec, "", torch.device("cpu"))
+    if run.train.compile != "none":
+        compile_networks(state.family, run)
+    started, seen = 0.0, 0
+    for seen in steps(run, state, images, 0):
+        if seen == WARM * run.train.global_batch:
+            started = time.perf_counter()
+    return (seen - WARM * run.train.global_batch) / (time.perf_counter() - started)
 
 
 def ours(run: Spec, images: ImageData) -> float:
@@ -194,7 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--only", choices=("worker", "workers", "saves", "article"))
+    parser.add_argument("--only", choices=KINDS)
     options = parser.parse_args()
     import ray
 
@@ -204,7 +222,7 @@ def main() -> None:
         "dcgan width 16": {"preset": "dcgan", "conditional": True, "width": 16},
         "mlp_gan": {"preset": "mlp_gan"},
     }
-    wanted = {options.only} if options.only else {"worker", "workers", "saves", "article"}
+    wanted = {options.only} if options.only else set(KINDS)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         for name, model in models.items():
             if "worker" in wanted:
@@ -225,6 +243,17 @@ def main() -> None:
                     lambda m=model: ours(spec(folder, steps, m, checkpoint_every=50 * 128), grey),
                     lambda m=model: ours(spec(folder, steps, m), grey),
                 )  # fmt: skip
+            for setting in (
+                {"channels_last": False},
+                {"precision": "bf16"},
+                {"compile": "default"},
+            ):
+                if "settings" in wanted:
+                    compare(
+                        f"{next(iter(setting))} {name}", rounds,
+                        lambda m=model, s=setting: stepping(spec(folder, steps, m, **s), grey),
+                        lambda m=model: stepping(spec(folder, steps, m), grey),
+                    )  # fmt: skip
         if "article" in wanted:
             peak, work = gemm(), flops(models["mlp_gan"], grey, folder)
             for batch in (128, 512):
