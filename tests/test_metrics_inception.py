@@ -97,6 +97,7 @@ def test_weights_are_asked_for_before_anything_is_written(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_report_with_published_features(
     weights: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
