@@ -6,6 +6,7 @@
     article   the loop of the source article (DataLoader, two passes of the discriminator, eager
               Adam) against ours, one thread each: samples/s and the share of the measured GEMM rate
     settings  our step with channels_last off, bf16 on, compiled, each over our step as it is
+    quality   with --mnist ROOT: FID, coverage and time of both after the same number of real images
 
 Steady state: rates are of the steps after the first ones. Prints the median ratio of the rounds.
 """
@@ -29,8 +30,9 @@ from genai_ray import config
 from genai_ray.config import Spec
 from genai_ray.data.image import ImageCodec, ImageData
 
-KINDS = ("worker", "workers", "saves", "article", "settings")
+KINDS = ("worker", "workers", "saves", "article", "settings", "quality")
 WARM = 10  # steps before the clock runs
+AFTER_ONE = 60  # where the first checkpoint, which imports what all of them need, is not measured
 
 
 def data(size: int, channels: int, n: int = 8_192) -> ImageData:
@@ -96,22 +98,25 @@ def stepping(run: Spec, images: ImageData) -> float:
     return (seen - WARM * run.train.global_batch) / (time.perf_counter() - started)
 
 
-def ours(run: Spec, images: ImageData) -> float:
-    """samples/s of train(), between its first and its last row of metrics."""
+def ours(run: Spec, images: ImageData, warm: int = WARM) -> float:
+    """samples/s of train(), between its first row of metrics after so many steps and its last."""
     from genai_ray.storage import Store
     from genai_ray.train import train
     from genai_ray.watch import read_metrics
 
     train(run, images)
     rows = read_metrics(Store(run.run_uri))
-    first = next(r for r in rows if r["samples"] >= WARM * run.train.global_batch)
+    first = next(r for r in rows if r["samples"] >= warm * run.train.global_batch)
     last = rows[-1]
     seconds = last["samples"] / last["rate"] - first["samples"] / first["rate"]
     return (last["samples"] - first["samples"]) / seconds
 
 
-def article(images: ImageData, steps: int, batch: int) -> float:
-    """The article's loop: fully connected GAN, DataLoader, two passes of the discriminator."""
+def article(images: ImageData, steps: int, batch: int) -> tuple[float, nn.Module]:
+    """The article's loop: fully connected GAN, DataLoader, two passes of the discriminator.
+
+    samples/s, and the generator.
+    """
     torch.set_num_threads(1)
 
     def layers(*widths: int, drop: float) -> list[nn.Module]:
@@ -149,13 +154,56 @@ def article(images: ImageData, steps: int, batch: int) -> float:
             step += 1
             if step == steps:
                 break
-    return (steps - WARM) * batch / (time.perf_counter() - started)
+    return (steps - WARM) * batch / (time.perf_counter() - started), generator
 
 
-def gemm() -> float:
-    """Measured GFLOP/s of a float32 matrix product on one thread."""
+def quality(root: str, steps: int, batch: int) -> None:
+    """Both on MNIST with one thread, judged by one extractor beside the test images."""
+    from genai_ray import rng
+    from genai_ray.config import DataSpec
+    from genai_ray.data.image import load_images
+    from genai_ray.metrics.extractor import kept_extractor
+    from genai_ray.metrics.fidelity import frechet_distance, prdc
+    from genai_ray.state import State
+    from genai_ray.storage import Store
+    from genai_ray.train import steps as take_steps
+
+    images = load_images(DataSpec(source="mnist", root=root, download=False))
+    assert isinstance(images, ImageData)
+    judged = 5_000
+    with tempfile.TemporaryDirectory() as folder:
+        extractor = kept_extractor(
+            Store(folder), images.digest, images.train_images, images.train_labels, 10
+        )
+        real = extractor.features(images.holdout_images[:judged])
+        noise = torch.from_numpy(rng.normal(0, rng.Stream.EVALUATE, 0, judged, 100))
+        found: dict[str, tuple[float, torch.Tensor]] = {}
+        started = time.perf_counter()
+        _, generator = article(images, steps, batch)
+        with torch.no_grad():
+            made = generator.eval()(noise).reshape(judged, 28, 28, 1)
+        pixels = ((made + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        found["article"] = time.perf_counter() - started, pixels
+        run = spec(folder, steps, {"preset": "mlp_gan"}, precision="bf16", global_batch=batch)
+        started = time.perf_counter()
+        state = State(run, images.codec, "", torch.device("cpu"))
+        for _ in take_steps(run, state, images, 0):
+            pass
+        with torch.no_grad():
+            pixels = state.sampler()(noise)
+        found["ours, bf16"] = time.perf_counter() - started, pixels
+        for name, (seconds, pixels) in found.items():
+            fake = extractor.features(pixels.numpy())
+            scores = prdc(real, fake, k=5)
+            print(f"quality  {name:<12} {steps * batch:,} images in {seconds:4.0f} s: FID "
+                  f"{frechet_distance(real, fake):.2f}, recall {scores['recall']:.2f}, coverage "
+                  f"{scores['coverage']:.2f}", flush=True)  # fmt: skip
+
+
+def gemm(kind: torch.dtype) -> float:
+    """Measured GFLOP/s of a matrix product on one thread."""
     torch.set_num_threads(1)
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    a, b = (torch.randn(1024, 1024).to(kind) for _ in range(2))
     times = []
     for _ in range(20):
         started = time.perf_counter()
@@ -213,6 +261,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--only", choices=KINDS)
+    parser.add_argument("--mnist", metavar="ROOT", help="folder with MNIST, as data.root")
     options = parser.parse_args()
     import ray
 
@@ -240,8 +289,10 @@ def main() -> None:
             if "saves" in wanted:
                 compare(
                     f"saves    {name}", rounds,
-                    lambda m=model: ours(spec(folder, steps, m, checkpoint_every=50 * 128), grey),
-                    lambda m=model: ours(spec(folder, steps, m), grey),
+                    lambda m=model: ours(
+                        spec(folder, 2 * steps, m, checkpoint_every=50 * 128), grey, AFTER_ONE
+                    ),
+                    lambda m=model: ours(spec(folder, 2 * steps, m), grey, AFTER_ONE),
                 )  # fmt: skip
             for setting in (
                 {"channels_last": False},
@@ -255,16 +306,20 @@ def main() -> None:
                         lambda m=model: stepping(spec(folder, steps, m), grey),
                     )  # fmt: skip
         if "article" in wanted:
-            peak, work = gemm(), flops(models["mlp_gan"], grey, folder)
-            for batch in (128, 512):
+            work = flops(models["mlp_gan"], grey, folder)
+            for precision, batch in (("fp32", 128), ("bf16", 128), ("bf16", 512)):
+                peak = gemm(torch.bfloat16 if precision == "bf16" else torch.float32)
                 rate, _ = compare(
-                    f"article  mlp_gan, batch {batch}", rounds,
-                    lambda b=batch: bare(
-                        spec(folder, steps, models["mlp_gan"], global_batch=b), grey, 1
+                    f"article  {precision}, batch {batch}", rounds,
+                    lambda b=batch, p=precision: stepping(
+                        spec(folder, steps, models["mlp_gan"], global_batch=b, precision=p,
+                             workers=0), grey,
                     ),
-                    lambda: article(grey, steps, 128),
+                    lambda: article(grey, steps, 128)[0],
                 )  # fmt: skip
-                print(f"         {rate * work / 1e9:.1f} of {peak:.1f} GFLOP/s of a matrix product")
+                print(f"         {rate * work / 1e9:.0f} of {peak:.0f} GFLOP/s of a matrix product")
+        if "quality" in wanted and options.mnist:
+            quality(options.mnist, 10 * steps, 128)
     ray.shutdown()
 
 

@@ -92,6 +92,24 @@ def plan(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -
 
 
 @app.command()
+def verify(
+    uri: Annotated[str, typer.Argument(help="of a data set, or of its run")],
+    regenerate: Annotated[
+        int, typer.Option(min=0, help="make so many random shards again and compare their bytes")
+    ] = 0,
+    repair: Annotated[bool, typer.Option(help="make again what is missing or damaged")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hash a data set again, read its schema and ids; exit code 3 if it is damaged."""
+    from genai_ray.verify import verify as verb
+
+    result = verb(uri, regenerate=regenerate, repair=repair)
+    _show(result, as_json, result.summary)
+    if not result.whole:
+        raise typer.Exit(IncompleteError.exit_code)
+
+
+@app.command()
 def inspect(uri: str, as_json: AsJson = False) -> None:
     """What a run, a data set's manifest or an ONNX file of ours holds."""
     from genai_ray.pipeline import inspect as verb
@@ -179,7 +197,13 @@ def local_run(
     """Start the stack, submit SPEC as a job, follow it, fetch the report, end the stack."""
     from genai_ray import local
 
-    code = local.run_job(spec, overrides or [], output, folder=folder)
+    def check(run_uri: str) -> None:
+        from genai_ray.verify import verify as verb
+
+        typer.echo(f"\n$ genai-ray verify {run_uri} --regenerate 2")
+        typer.echo(verb(run_uri, regenerate=2).summary)
+
+    code = local.run_job(spec, overrides or [], output, folder=folder, then=check)
     if (output / "report.html").exists():
         typer.echo(
             f"Report    {output / 'report.html'}\nPreview   {output / 'preview.png'}\n"

@@ -26,6 +26,11 @@ def _outside(default: Any, **kwargs: Any) -> Any:
     return Field(default, json_schema_extra={"fingerprint": False}, **kwargs)
 
 
+def _absolute(uri: str) -> str:
+    """Workers run in folders of their own, so a relative path would mean another place there."""
+    return uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().resolve())
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -178,24 +183,52 @@ class TrainSpec(_Section):
 class GenerateSpec(_Section):
     """What to generate and how it is cut into files."""
 
+    into: str = _outside(
+        "dataset", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="folder of the data set in the run; several of one model, each of its own "
+        "seed, lie side by side",
+    )  # fmt: skip
     samples: int = Field(default=10_000, ge=1)
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="null: the seed of the run")
     shard_rows: int = Field(default=8192, ge=1)
+    shard_bytes: int | None = Field(
+        default=None, ge=1024,
+        description="bytes that the files of a shard should have, in place of shard_rows",
+    )  # fmt: skip
     truncation: float | None = Field(
         default=None, gt=0,
         description="largest number in the noise: less variety, cleaner samples; null: not cut",
     )  # fmt: skip
-    sink: Literal["parquet", "images", "discard"] = "parquet"
-    encoding: Literal["png", "raw"] = Field(default="png", description="of the pixels in Parquet")
+    sink: Literal["parquet", "images", "webdataset", "iceberg", "discard"] = "parquet"
+    encoding: Literal["png", "jpeg", "webp", "raw"] = Field(
+        default="png", description="of the pixels; raw for Parquet and Iceberg"
+    )
+    quality: int = Field(default=90, ge=1, le=100, description="of jpeg and webp")
+    catalog: str = _outside("default", description="of Iceberg, as pyiceberg's settings name it")
+    table: str | None = _outside(
+        None, pattern=r"^[^.\s]+(\.[^.\s]+)+$", description="of Iceberg, as namespace.name"
+    )
     classes: dict[str, float] | None = Field(
         default=None, description="class name to count or share; null: equal counts"
+    )
+    conditions: str | None = Field(
+        default=None,
+        description="Parquet or CSV file with a column `label`: row i says of what class sample i "
+        "is, and its other columns stand beside the sample",
     )
     batch: int = _outside(64, ge=1, description="samples in one call of the model")
     workers: int = _outside(1, ge=1)
     cpus_per_worker: float = _outside(1, gt=0)
     device: Literal["cpu", "cuda"] = Field(default="cpu")
+    gpus_per_worker: float = _outside(1.0, gt=0, le=1, description="0.5: two workers on a card")
+    gpu_memory_gb: float | None = _outside(
+        None, gt=0, description="a worker takes no more of its card; null: all it wants"
+    )
     max_attempts: int = _outside(3, ge=1, description="at one shard, before it is a failure")
     start_timeout_s: float = _outside(120.0, gt=0)
+    lease_s: float = _outside(
+        30.0, ge=1, description="a driver that gives no sign for so long is taken for dead"
+    )
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -205,6 +238,60 @@ class GenerateSpec(_Section):
             return classes
         named = cast(Mapping[Any, Any], classes)
         return {str(name): value for name, value in named.items()}
+
+    @field_validator("conditions")
+    @classmethod
+    def _conditions_are_found_by_workers(cls, conditions: str | None) -> str | None:
+        return None if conditions is None else _absolute(conditions)
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> "GenerateSpec":
+        if self.encoding == "raw" and self.sink in ("images", "webdataset"):
+            raise UserError("generate.encoding", "raw", f"is no file format for sink={self.sink}",
+                            "Use png, jpeg or webp, or generate.sink=parquet.")  # fmt: skip
+        if (self.sink == "iceberg") != (self.table is not None):
+            raise UserError(
+                "generate.table", self.table, "names the table of generate.sink=iceberg",
+                "Set both, as in generate.sink=iceberg generate.table=synthetic.digits.",
+            )  # fmt: skip
+        if self.conditions is not None and self.classes is not None:
+            raise UserError(
+                "generate.conditions", self.conditions, "says what each sample is, and so does "
+                "generate.classes", "Drop one of the two.",
+            )  # fmt: skip
+        return self
+
+
+class ExportSpec(_Section):
+    """How the model is turned into ONNX."""
+
+    precision: Literal["fp32", "fp16", "int8"] = Field(
+        default="fp32", description="of the weights; fp16 for cards, int8 for CPUs with VNNI"
+    )
+    difference_max: float = Field(
+        default=2.0, gt=0,
+        description="mean difference from fp32 in grey levels above which fp16 and int8 are "
+        "refused",
+    )  # fmt: skip
+
+
+class ProvenanceSpec(_Section):
+    """What every file says of its origin, beside that it is synthetic."""
+
+    producer: str | None = Field(
+        default=None, min_length=1, max_length=200, pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$",
+        description="name or code of the provider, without spaces or quotes: every file then "
+        "carries the label of GB 45438-2025; null: none",
+    )  # fmt: skip
+
+
+class Prices(_Section):
+    """What things cost at your provider, in any one currency, for `genai-ray plan`."""
+
+    node_hour: float = _outside(0.0, ge=0, description="of one machine")
+    workers_per_node: int = _outside(1, ge=1)
+    gb_month: float = _outside(0.0, ge=0, description="of 10^9 bytes stored")
+    put_1000: float = _outside(0.0, ge=0, description="of 1,000 requests that write")
 
 
 class Gates(_Section):
@@ -248,25 +335,28 @@ class Spec(_Section):
     data: DataSpec = DataSpec()
     model: ModelSpec = ModelSpec()
     train: TrainSpec = TrainSpec()
+    export: ExportSpec = ExportSpec()
     generate: GenerateSpec = GenerateSpec()
+    provenance: ProvenanceSpec = ProvenanceSpec()
+    prices: Prices = Prices()
     evaluate: EvaluateSpec = EvaluateSpec()
 
     @field_validator("store")
     @classmethod
-    def _absolute(cls, store: str) -> str:
+    def _store_has_a_place(cls, store: str) -> str:
         if re.fullmatch("s3:/*", store):
             raise ValueError("must name a bucket, as in s3://bucket/prefix")
-        # Workers run in folders of their own, so a relative path would mean another place there.
-        return store.rstrip("/") if "://" in store else str(Path(store).expanduser().resolve())
+        return _absolute(store)
 
     @model_validator(mode="after")
     def _classes_need_a_conditional_model(self) -> "Spec":
-        if self.generate.classes is not None and not self.model.conditional:
-            raise UserError(
-                "generate.classes", self.generate.classes,
-                "asks for labels, but the model has no classes",
-                "Set model.conditional=true, or drop generate.classes.",
-            )  # fmt: skip
+        for field in ("classes", "conditions"):
+            asked = getattr(self.generate, field)
+            if asked is not None and not self.model.conditional:
+                raise UserError(
+                    f"generate.{field}", asked, "asks for labels, but the model has no classes",
+                    f"Set model.conditional=true, or drop generate.{field}.",
+                )  # fmt: skip
         if self.generate.truncation is not None and self.model.prior == "mixture":
             raise UserError(
                 "generate.truncation", self.generate.truncation,
@@ -314,6 +404,12 @@ class Spec(_Section):
     @property
     def run_uri(self) -> str:
         return f"{self.store}/{self.name}"
+
+    @property
+    def report(self) -> str:
+        """Folder of the report in the run: one for each data set."""
+        into = self.generate.into
+        return "report" if into == "dataset" else f"{into}-report"
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Spec:
@@ -375,9 +471,12 @@ def fingerprint_fields(spec: Spec, stage: Literal["train", "generate"]) -> dict[
     """Dotted name to value of every field that can change what a stage makes.
 
     Training depends on seed, data, model and train; generation on the model file (whose digest the
-    caller adds), the seed and generate.
+    caller adds), the seed, generate and provenance.
     """
-    sections = {"train": ("data", "model", "train"), "generate": ("generate",)}[stage]
+    sections = {
+        "train": ("data", "model", "train"),
+        "generate": ("generate", "provenance"),
+    }[stage]
     fields: dict[str, Any] = {"seed": spec.seed}
     for section in sections:
         part: BaseModel = getattr(spec, section)
@@ -389,6 +488,9 @@ def fingerprint_fields(spec: Spec, stage: Literal["train", "generate"]) -> dict[
     if stage == "generate":
         fields["seed"] = generation_seed(spec)
         del fields["generate.seed"]
+        if spec.generate.device == "cuda":
+            # Another shape may be computed by another algorithm there.
+            fields["generate.batch"] = spec.generate.batch
     return fields
 
 

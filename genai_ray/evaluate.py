@@ -4,24 +4,19 @@ What is measured are the shipped bytes, read back and checked against the manife
 stands beside the same score of real training data, since a bare number says little.
 """
 
-import io
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
-from PIL import Image
 
-from genai_ray import config, rng
+from genai_ray import config, rng, sinks
 from genai_ray.config import Gates, Spec
 from genai_ray.data.image import ImageCodec, ImageData, load_images
 from genai_ray.data.stream import ImageStream
+from genai_ray.dataset import read_manifest, shipped
 from genai_ray.errors import GateError, IncompleteError, UserError
-from genai_ray.generate import read_manifest
 from genai_ray.metrics.extractor import Extractor, kept_extractor
 from genai_ray.metrics.fidelity import frechet_distance, kernel_distance, prdc
 from genai_ray.metrics.inception import Inception, read_weights
@@ -34,8 +29,7 @@ from genai_ray.metrics.report import (
     png_bytes,
     render_html,
 )
-from genai_ray.provenance import FileRecord, Manifest
-from genai_ray.sinks import class_folders
+from genai_ray.provenance import Manifest
 from genai_ray.storage import Store
 from genai_ray.watch import read_metrics
 
@@ -90,7 +84,8 @@ def evaluate(spec: Spec, data: ImageData | ImageStream | None = None) -> Evaluat
         GateError: if a gate fails; the report is there, `_SUCCESS` is not.
     """
     store = Store(spec.run_uri)
-    manifest = read_manifest(store.at("dataset"))
+    store.check()
+    manifest = read_manifest(store.at(spec.generate.into))
     if manifest is None:
         raise IncompleteError(f"{spec.run_uri} has no finished data set; run `genai-ray generate`")
     if not manifest.files:
@@ -105,7 +100,8 @@ def evaluate(spec: Spec, data: ImageData | ImageStream | None = None) -> Evaluat
             "and the data are larger than data.resident_gb", "Raise data.resident_gb.",
         )  # fmt: skip
     extractor = feature_extractor(spec, data)
-    images, labels, repeated = _read(store.at("dataset"), manifest, codec, spec.evaluate.samples,
+    shipped_store = store.at(spec.generate.into)
+    images, labels, repeated = _read(shipped_store, manifest, codec, spec.evaluate.samples,
                                      spec.evaluate.duplicate_rows)  # fmt: skip
     holdout = _choose(data.holdout_images, spec)
     train = _choose(data.train_images, spec)
@@ -117,7 +113,9 @@ def evaluate(spec: Spec, data: ImageData | ImageStream | None = None) -> Evaluat
     fake = _distances(real_features, fake_features, spec.evaluate.k)
     real = _distances(real_features, baseline, spec.evaluate.k)
     if weights is not None:
-        many, _, _ = _read(store.at("dataset"), manifest, codec, spec.evaluate.inception_samples, 0)
+        many, _, _ = _read(
+            store.at(spec.generate.into), manifest, codec, spec.evaluate.inception_samples, 0
+        )
         network = Inception(weights, spec.train.device)
         fake["fid_inception"], real["fid_inception"] = network.distances(
             data.train_images, many, data.holdout_images
@@ -132,16 +130,16 @@ def evaluate(spec: Spec, data: ImageData | ImageStream | None = None) -> Evaluat
 
     gates = judge(spec.evaluate.gates, fake, real)
     result = EvaluateResult(
-        uri=f"{spec.run_uri}/report", extractor=extractor.name, samples=n, fake=fake, real=real,
-        gates=gates, published=all(g.passed for g in gates),
+        uri=f"{spec.run_uri}/{spec.report}", extractor=extractor.name, samples=n, fake=fake,
+        real=real, gates=gates, published=all(g.passed for g in gates),
     )  # fmt: skip
     _write_report(store, spec, manifest, data, result, images, labels)
     if not result.published:
-        store.delete("dataset/_SUCCESS")
+        store.delete(f"{spec.generate.into}/_SUCCESS")
         failed = "; ".join(f"{g.name}: {g.value:.4g}, limit {g.limit:g}"
                            for g in gates if not g.passed)  # fmt: skip
         raise GateError(f"{spec.run_uri}: not published, gates failed: {failed}. See {result.uri}")
-    store.put("dataset/_SUCCESS", b"")
+    store.put(f"{spec.generate.into}/_SUCCESS", b"")
     return result
 
 
@@ -203,12 +201,13 @@ def _read(
     Samples do not depend on one another, so the first ones are as good a choice as any.
     """
     wanted, rows = min(samples, manifest.rows), 0
+    encoding = manifest.fields["generate.encoding"]
     images: list[NDArray[np.uint8]] = []
     labels: list[NDArray[np.int64]] = []
     encoded: list[bytes] = []
-    for classes, cells in shipped(store, manifest, codec):
+    for _, classes, cells in shipped(store, manifest):
         taken = cells[: max(0, wanted - rows)]
-        images += [_decode(cell, codec) for cell in taken]
+        images += [sinks.decode(cell, codec, encoding) for cell in taken]
         if classes is not None:
             labels.append(classes[: len(taken)])
         encoded += cells
@@ -216,43 +215,6 @@ def _read(
         if rows >= max(wanted, searched):
             break
     return np.stack(images), np.concatenate(labels) if labels else None, duplicate_rate(encoded)
-
-
-def shipped(
-    store: Store, manifest: Manifest, codec: ImageCodec
-) -> Iterator[tuple[NDArray[np.int64] | None, list[bytes]]]:
-    """Labels and encoded images of each file of a data set, in order.
-
-    Raises:
-        UserError: if a file is missing or is not the one that the manifest names.
-    """
-    folders = {name: i for i, name in enumerate(class_folders(codec))}
-    for record in manifest.files:
-        try:
-            data = store.read(record["path"])
-        except FileNotFoundError:
-            data = b""
-        if FileRecord.of(record["path"], record["rows"], data) != FileRecord(**record):
-            raise UserError(
-                "dataset", f"{store.uri}/{record['path']}", "is missing or not what the manifest "
-                "says (SHA-256 differs)", "Delete the data set's folder and generate it again.",
-            )  # fmt: skip
-        if record["path"].endswith(".png"):
-            label = folders.get(record["path"].split("/")[-2])
-            yield None if label is None else np.array([label]), [data]
-            continue
-        table = pq.read_table(pa.BufferReader(data))
-        labels = table["label"].to_numpy() if "label" in table.column_names else None
-        column = table["image"].combine_chunks()
-        cells = column.field("bytes") if pa.types.is_struct(column.type) else column
-        yield labels, cells.to_pylist()
-
-
-def _decode(cell: bytes, codec: ImageCodec) -> NDArray[np.uint8]:
-    shape = (codec.size, codec.size, codec.channels)
-    if cell.startswith(b"\x89PNG"):
-        return np.asarray(Image.open(io.BytesIO(cell))).reshape(shape)
-    return np.frombuffer(cell, np.uint8).reshape(shape)
 
 
 # --- the report ----------------------------------------------------------------------------------
@@ -272,11 +234,11 @@ def _write_report(
         "model": manifest.model,
         "skipped_source_images": list(data.skipped),
     }  # fmt: skip
-    store.put("report/quality.json", json.dumps(record, indent=2).encode())
+    store.put(f"{spec.report}/quality.json", json.dumps(record, indent=2).encode())
     names = data.codec.classes if labels is not None else None
     by_class = None if labels is None or not names else _per_class(images, labels, len(names))
     preview = image_grid(images[:100], columns=_PREVIEW_COLUMNS) if by_class is None else by_class
-    store.put("report/preview.png", png_bytes(preview))
+    store.put(f"{spec.report}/preview.png", png_bytes(preview))
     _, closest = nearest(images[:_PAIRS], data.train_images)
     pairs = pair_grid(data.train_images[closest], images[:_PAIRS], columns=_PREVIEW_COLUMNS)
     page = render_html(
@@ -305,7 +267,7 @@ def _write_report(
             spec_yaml=yaml.safe_dump(config.dump(spec), sort_keys=False),
         )
     )
-    store.put("report/report.html", page.encode())
+    store.put(f"{spec.report}/report.html", page.encode())
 
 
 def _scores(result: EvaluateResult) -> list[Score]:

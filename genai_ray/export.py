@@ -6,8 +6,11 @@ with torch before it is published; a difference fails the export.
 
 import io
 import json
+import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +23,10 @@ from genai_ray import checkpoint, config, rng
 from genai_ray.config import Spec
 from genai_ray.data.image import ImageCodec
 from genai_ray.errors import IncompleteError, UserError
-from genai_ray.generate import read_model
 from genai_ray.models.image import fold_spectral
 from genai_ray.provenance import BLANK, CARD_KEY, DIGEST_KEY, MODEL_KEY, ModelCard, seal
 from genai_ray.runs import versions
+from genai_ray.sampler import read_model
 from genai_ray.state import new_family
 from genai_ray.storage import Store
 from genai_ray.train import finished
@@ -34,18 +37,22 @@ _PARITY_BATCHES = (1, 7, 64)
 # edge between two; more than that is another model.
 _PARITY_LEVELS = 1
 _PARITY_SHARE = 1e-3
+_COMPARED = 256  # samples on which a lower precision is compared with fp32
+_CALIBRATION_BATCHES = 4  # of as many, that tell the ranges of 8-bit activations
 
 
 @dataclass(frozen=True)
 class ExportResult:
     """uri: of the ONNX file; digest: its identity; bytes: its size; parity: the largest difference
-    from torch in grey levels, None if the file was there before.
+    of the fp32 graph from torch in grey levels; difference: the mean one of fp16 or int8 from that
+    graph. None if the file was there before.
     """
 
     uri: str
     digest: str
     bytes: int
     parity: int | None
+    difference: float | None
 
 
 class ParityError(RuntimeError):
@@ -53,14 +60,16 @@ class ParityError(RuntimeError):
 
 
 def export(spec: Spec) -> ExportResult:
-    """Export the averaged model of a trained run (`train.keep`), unless that was done before.
+    """Export the averaged model of a trained run (`train.keep`) in `export.precision`, unless that
+    was done before.
 
     A model that is there is kept, since another version of torch may write other bytes, and the
     data set is bound to those that are there. One that was altered is replaced.
 
     Raises:
         IncompleteError: if the run is not trained to its end.
-        ParityError: if the exported graph does not give what torch gives.
+        ParityError: if the exported graph does not give what torch gives, or the lower precision
+            differs from it by more than `export.difference_max`.
     """
     store = Store(spec.run_uri)
     if finished(store, spec) is None:
@@ -82,7 +91,8 @@ def export(spec: Spec) -> ExportResult:
         "seed": spec.seed,
         "fingerprint": config.fingerprint(config.fingerprint_fields(spec, "train")),
     }
-    if (done := _exported(store, training)) is not None:
+    precision = spec.export.precision
+    if (done := _exported(store, training, precision)) is not None:
         return done
     codec = ImageCodec.from_json(state["codec"])
     family = new_family(spec, codec)
@@ -95,18 +105,29 @@ def export(spec: Spec) -> ExportResult:
         conditional=spec.model.conditional,
         codec=codec.to_json(),
         training=training,
+        precision=precision,
         versions=versions(),
     )
     sampler = family.sampler().eval()
     fold_spectral(sampler)
-    model, digest = seal(to_onnx(sampler, card))
-    parity = check_parity(sampler, model, card)
+    whole = to_onnx(sampler, card)
+    parity, difference = check_parity(sampler, whole, card), 0.0
+    lowered = LOWER[precision](whole, card)
+    if lowered is not whole:
+        difference = mean_difference(whole, lowered, card)
+        if difference > spec.export.difference_max:
+            raise ParityError(
+                f"export.precision={precision} differs from fp32 by {difference:.2f} grey levels "
+                f"on average; export.difference_max is {spec.export.difference_max:g}. Use another "
+                "precision, or raise the limit if that is good enough"
+            )
+    model, digest = seal(lowered)
     store.put(MODEL_KEY, model)
     store.put("model/card.json", json.dumps(json.loads(card.to_json()), indent=2).encode())
-    return ExportResult(f"{spec.run_uri}/{MODEL_KEY}", digest, len(model), parity)
+    return ExportResult(f"{spec.run_uri}/{MODEL_KEY}", digest, len(model), parity, difference)
 
 
-def _exported(store: Store, training: dict[str, Any]) -> ExportResult | None:
+def _exported(store: Store, training: dict[str, Any], precision: str) -> ExportResult | None:
     """The model that is there, if it is whole and comes from this training."""
     uri = f"{store.uri}/{MODEL_KEY}"
     try:
@@ -114,7 +135,9 @@ def _exported(store: Store, training: dict[str, Any]) -> ExportResult | None:
         card, digest = read_model(model, where=uri)
     except (FileNotFoundError, UserError):
         return None
-    return ExportResult(uri, digest, len(model), None) if card.training == training else None
+    if (card.training, card.precision) != (training, precision):
+        return None
+    return ExportResult(uri, digest, len(model), None, None)
 
 
 def to_onnx(sampler: nn.Module, card: ModelCard) -> bytes:
@@ -132,6 +155,10 @@ def to_onnx(sampler: nn.Module, card: ModelCard) -> bytes:
     assert program is not None
     model = program.model_proto
     _strip(model)
+    return _with_card(model, card)
+
+
+def _with_card(model: onnx.ModelProto, card: ModelCard) -> bytes:
     onnx.checker.check_model(model)
     onnx.helper.set_model_props(model, {CARD_KEY: card.to_json(), DIGEST_KEY: BLANK})
     buffer = io.BytesIO()
@@ -146,6 +173,70 @@ def _strip(model: onnx.ModelProto) -> None:
                  *model.graph.output, *model.graph.initializer):  # fmt: skip
         part.doc_string = ""
         del part.metadata_props[:]
+
+
+def to_fp16(model: bytes, card: ModelCard) -> bytes:
+    """The graph with half-precision weights and arithmetic; noise and pixels stay as they are."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    proto = onnx.load_from_string(model)
+    constants = {constant.name: constant for constant in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "Resize" and node.input[2] in constants:
+            # Its scales stay float32; the converter cannot do that for two that share them.
+            own = proto.graph.initializer.add()
+            own.CopyFrom(constants[node.input[2]])
+            own.name = node.input[2] = f"{node.name}_scales"
+    proto = convert_float_to_float16(proto, keep_io_types=True)
+    OnnxModel(proto).topological_sort()  # casts of the inputs were put at the end
+    return _with_card(proto, card)
+
+
+def to_int8(model: bytes, card: ModelCard) -> bytes:
+    """The graph with 8-bit weights and activations, whose ranges are those of a few samples."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Samples(CalibrationDataReader):
+        def __init__(self) -> None:
+            self._batches = iter(range(_CALIBRATION_BATCHES))
+
+        def get_next(self) -> dict[str, np.ndarray] | None:  # pyright: ignore
+            batch = next(self._batches, None)
+            if batch is None:
+                return None
+            arguments = _inputs(card, start=batch * _COMPARED, count=_COMPARED)
+            return {n: a.numpy() for n, a in zip(("noise", "label"), arguments, strict=False)}
+
+    with tempfile.TemporaryDirectory(prefix="genai_ray-") as folder:
+        path, prepared = Path(folder) / "model.onnx", Path(folder) / "prepared.onnx"
+        path.write_bytes(model)
+        quant_pre_process(path, prepared, skip_optimization=True, skip_symbolic_shape=True)
+        quantize_static(
+            prepared, path, Samples(), quant_format=QuantFormat.QDQ,
+            per_channel=True, op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+        )  # fmt: skip
+        proto = onnx.load(path)
+    return _with_card(proto, card)
+
+
+LOWER: dict[str, Callable[[bytes, ModelCard], bytes]] = {
+    "fp32": lambda model, card: model,
+    "fp16": to_fp16,
+    "int8": to_int8,
+}
+
+
+def mean_difference(one: bytes, other: bytes, card: ModelCard) -> float:
+    """Between the images of two graphs for the same inputs, in grey levels."""
+    arguments = _inputs(card, start=0, count=_COMPARED)
+    images = []
+    for model in (one, other):
+        session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+        feed = {i.name: a.numpy() for i, a in zip(session.get_inputs(), arguments, strict=True)}
+        images.append(np.asarray(session.run(None, feed)[0]).astype(np.float64))
+    return float(np.abs(images[0] - images[1]).mean())
 
 
 def check_parity(sampler: nn.Module, model: bytes, card: ModelCard) -> int:

@@ -27,6 +27,8 @@ from genai_ray.errors import IncompleteError, UserError
 from genai_ray.storage import Store
 
 BUCKET = "genai"
+#: The bucket of the Iceberg catalog: its tables refer to files in any other.
+WAREHOUSE = "warehouse"
 HOST = "127.0.0.1"
 # Ray replaces 127.0.0.1 by the machine's outside address; of the rest of the loopback net it does
 # not know, and only Linux has it without set-up.
@@ -49,12 +51,24 @@ class Stack:
     secret_key: str = field(repr=False)
     token: str = field(repr=False)
     scratch: str = ""
+    iceberg_port: int = 0
     processes: dict[str, float] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client needs: S3 endpoint and keys, address and token of the jobs API."""
+        """What a client needs: S3 endpoint and keys, the Iceberg catalog as pyiceberg's `default`,
+        address and token of the jobs API.
+        """
+        catalog = {
+            "TYPE": "rest",
+            "URI": f"http://{HOST}:{self.iceberg_port}",
+            "WAREHOUSE": f"s3://{WAREHOUSE}",
+            "CREDENTIAL": f"{self.access_key}:{self.secret_key}",
+            "S3__ENDPOINT": f"http://{HOST}:{self.s3_port}",
+            "S3__REGION": "us-east-1",
+        }
         return {
+            **{f"PYICEBERG_CATALOG__DEFAULT__{name}": value for name, value in catalog.items()},
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
             "AWS_ENDPOINT_URL": f"http://{HOST}:{self.s3_port}",
@@ -96,6 +110,7 @@ def up(
         token=secrets.token_hex(32),
         # Sockets live here, and their paths must be short.
         scratch=tempfile.mkdtemp(prefix="genai-ray-"),
+        iceberg_port=_free_port(),
     )
     folder.mkdir(parents=True, exist_ok=True)
     _save(stack)
@@ -140,11 +155,15 @@ def find(folder: Path = DEFAULT_FOLDER) -> Stack | None:
 
 
 def run_job(
-    spec_path: str, overrides: Sequence[str], output: Path, *, folder: Path = DEFAULT_FOLDER
-) -> int:
+    spec_path: str, overrides: Sequence[str], output: Path, *, folder: Path = DEFAULT_FOLDER,
+    then: Callable[[str], None] = lambda run_uri: None,
+) -> int:  # fmt: skip
     """Start the stack, submit the pipeline of a spec as a job, follow it, fetch its report.
 
     The stack is taken down at the end. Returns the exit code of the job.
+
+    Args:
+        then: called with the URI of the run after a job that ended well, while the stack is up.
     """
     from genai_ray import config
 
@@ -159,11 +178,13 @@ def run_job(
         subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, check=False)
         code = _job_exit_code(stack)
         with environment(stack.environment):
-            report = Store(spec.run_uri).at("report")
+            report = Store(spec.run_uri).at(spec.report)
             output.mkdir(parents=True, exist_ok=True)
             for name in _REPORTS:
                 if report.exists(name):
                     (output / name).write_bytes(report.read(name))
+            if code == 0:
+                then(spec.run_uri)
     return code
 
 
@@ -189,7 +210,8 @@ def _s3_command(stack: Stack) -> list[str]:
     )}  # fmt: skip
     return [
         _executable("weed"), "mini", f"-dir={data}", f"-ip={HOST}", f"-ip.bind={HOST}",
-        f"-bucket={BUCKET}", f"-s3.port={stack.s3_port}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        f"-bucket={BUCKET}", f"-tableBucket={WAREHOUSE}", f"-s3.port={stack.s3_port}",
+        f"-s3.port.iceberg={stack.iceberg_port}", "-s3.port.lance=0",
         "-webdav=false", "-admin.ui=false", "-master.telemetry=false",
         *(f"-{name}={port}" for name, port in ports.items()),
     ]  # fmt: skip

@@ -6,17 +6,19 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from genai_ray import generate as generation
+from genai_ray import dataset
 from genai_ray.config import Spec
 from genai_ray.data.image import ImageCodec, load_images
+from genai_ray.dataset import ForgetfulStore, Plan, Shard, ShardMaker
 from genai_ray.errors import UserError
 from genai_ray.evaluate import METRICS, EvaluateResult, evaluate
 from genai_ray.export import ExportResult, export
-from genai_ray.generate import GenerateResult
+from genai_ray.generate import GenerateResult, generate
 from genai_ray.metrics.inception import read_weights
 from genai_ray.progress import duration
 from genai_ray.provenance import MODEL_KEY, Manifest
 from genai_ray.runs import saved_spec
+from genai_ray.sampler import Quotas, read_model
 from genai_ray.storage import Store
 from genai_ray.train import TrainResult, train
 
@@ -50,8 +52,8 @@ class PipelineResult:
                 score_table(self.evaluate),
                 "",
                 f"  model      {self.run}/model/generator.onnx",
-                f"  data       {self.run}/dataset/manifest.json",
-                f"  report     {self.run}/report/report.html",
+                f"  data       {self.generate.uri}/manifest.json",
+                f"  report     {self.evaluate.uri}/report.html",
             ]
         )
 
@@ -64,7 +66,7 @@ def run(spec: Spec) -> PipelineResult:
     data = load_images(spec.data, conditional=spec.model.conditional)
     trained = train(spec, data)
     exported = export(spec)
-    made = generation.generate(spec)
+    made = generate(spec)
     measured = evaluate(spec, data)
     seconds = time.monotonic() - started
     return PipelineResult(spec.run_uri, seconds, trained, exported, made, measured)
@@ -87,31 +89,61 @@ def score_table(result: EvaluateResult) -> str:
 
 
 def plan(spec: Spec) -> dict[str, Any]:
-    """Shards, files, bytes and time of the data set of a run, by a short trial in this process.
+    """Shards, files, bytes, requests, time and money of the data set of a run, by a short trial on
+    one core of this machine.
 
     Raises:
         IncompleteError: if the run has no model yet.
     """
-    made = generation.plan(spec)
-    done = sum(1 for _ in made.store.list("_receipts/"))
-    shards = math.ceil(spec.generate.samples / spec.generate.shard_rows)
-    rate, size = generation.calibrate(made, seconds=_CALIBRATION_S)
-    files = {"parquet": shards, "images": spec.generate.samples, "discard": 0}[spec.generate.sink]
-    left = spec.generate.samples * (1 - min(done / shards, 1))
+    Store(spec.run_uri).check(write=False)
+    made = dataset.plan(spec)
+    shards, rows = made.shard_count, spec.generate.samples
+    done = len(made.store.list("_receipts/"))
+    rate, size = _calibrate(made)
+    rate *= spec.generate.workers
+    images = rows if spec.generate.sink == "images" else 0
+    files = 0 if spec.generate.sink == "discard" else shards + images
+    seconds = rows * (1 - min(done / shards, 1)) / rate
+    puts, prices = files + shards + 3, spec.prices  # the files, their receipts, and the manifest
+    nodes = math.ceil(spec.generate.workers / prices.workers_per_node)
+    labels = made.labels()
+    classes = list(made.card.codec["classes"] or ())
     return {
         "uri": made.store.uri,
         "model": made.digest,
-        "rows": spec.generate.samples,
+        "rows": rows,
         "shards": shards,
         "shards_done": done,
         "files": files,
-        "bytes": round(size * spec.generate.samples),
-        "rows_per_s": round(rate * spec.generate.workers),
-        "time": duration(left / (rate * spec.generate.workers)),
-        "classes": dict(zip(made.card.codec["classes"], made.quotas, strict=True))
-        if made.quotas
+        "bytes": round(size * rows),
+        "put_requests": puts,
+        "rows_per_s": round(rate),
+        "time": duration(seconds),
+        "cost": {
+            "computing": round(nodes * seconds / 3600 * prices.node_hour, 2),
+            "requests": round(puts / 1000 * prices.put_1000, 2),
+            "a_month_of_storage": round(size * rows / 1e9 * prices.gb_month, 2),
+        },
+        "classes": dict(zip(classes, labels.counts, strict=True))
+        if isinstance(labels, Quotas)
         else {},
     }
+
+
+def _calibrate(made: Plan) -> tuple[float, float]:
+    """(rows per second of one worker, bytes per row), tried on the first samples; nothing is kept.
+
+    Encoding goes through the same code as a real shard, into a store that forgets.
+    """
+    maker, forgetful = ShardMaker(made), ForgetfulStore()
+    limit = min(made.spec.samples, made.spec.shard_rows)
+    count = min(made.spec.batch, limit)
+    maker.files(Shard(0, 0, count), ForgetfulStore())  # the first call also plans the graph
+    rows, started = 0, time.monotonic()
+    while time.monotonic() - started < _CALIBRATION_S:
+        maker.files(Shard(0, 0, count), forgetful)
+        rows, count = rows + count, min(2 * count, limit)
+    return rows / (time.monotonic() - started), forgetful.bytes / rows
 
 
 def inspect(uri: str) -> dict[str, Any]:
@@ -126,10 +158,11 @@ def inspect(uri: str) -> dict[str, Any]:
             model = Store(folder or ".").read(name)
         except FileNotFoundError:
             raise UserError("uri", uri, "must be a file that exists", "Check the path.") from None
-        card, digest = generation.read_model(model, where=uri)
+        card, digest = read_model(model, where=uri)
         return {"digest": digest, "bytes": len(model), **json.loads(card.to_json())}
     store = Store(uri)
-    manifest = generation.read_manifest(store) or generation.read_manifest(store.at("dataset"))
+    store.check(write=False)
+    manifest = dataset.read_manifest(store) or dataset.read_manifest(store.at("dataset"))
     spec = saved_spec(store)
     if spec is None and manifest is None:
         raise UserError("uri", uri, "must be a run, a data set or an ONNX file of ours",

@@ -4,25 +4,59 @@ A store is a folder or an `s3://bucket/prefix`; keys are relative, with `/`. A p
 raises; a reader never sees a part of an object. Credentials and the endpoint come from the
 environment or the standard AWS chain (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...) and are never
 part of a Store, so a Store can be pickled, printed and logged.
+
+A server that fails is waited for: work that took hours does not end because of a restart.
 """
 
+import base64
 import contextlib
 import io
+import itertools
 import logging
 import os
+import random
 import re
 import tempfile
-from collections.abc import Iterator
+import time
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
-from genai_ray.errors import UserError
+from genai_ray.errors import IncompleteError, UserError
 
+T = TypeVar("T")
+
+_PATIENCE_S = 60.0  # since the first failure of a call
+_CHECK_PATIENCE_S = 3.0
+_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 4.0
+_DAY_S = 86_400.0
 _MULTIPART_BYTES = 64 << 20
-_EXISTS = ("PreconditionFailed", "412", "ConditionalRequestConflict")
+_EXISTS = ("PreconditionFailed", "412")
+_BEYOND_END = ("InvalidRange", "416")
 _REFUSED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
             "InvalidToken")  # fmt: skip
+# Besides 429 and all of 5xx: the request arrived damaged or too slowly, met another one, or was
+# the end of an upload whose first answer was lost.
+_TRANSIENT = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch",
+              "XAmzContentChecksumMismatch", "ConditionalRequestConflict", "OperationAborted",
+              "NoSuchUpload")  # fmt: skip
 _BUCKET = re.compile(r"s3://[A-Za-z0-9._:-]+(/|$)")
+
+
+class StoreUnavailableError(OSError, IncompleteError):
+    """The store failed for longer than it is waited for; the same command goes on later."""
+
+
+class _TruncatedError(OSError):
+    """What arrived is not what was sent."""
+
+
+class _RefusedError(OSError):
+    """The server will not do this, however often it is asked."""
+
+    code = ""
+    retried = False
 
 
 class Store:
@@ -30,6 +64,7 @@ class Store:
 
     Raises:
         UserError: from every method, when the store does not exist or refuses the keys.
+        StoreUnavailableError: from every method but `check`, when it failed for a minute.
     """
 
     def __init__(self, uri: str):
@@ -50,9 +85,15 @@ class Store:
         """The store one or more folders further down."""
         return Store(f"{self.uri}/{path.strip('/')}")
 
-    def check(self) -> None:
-        """Fail now if the store is not there or may not be listed, before any work is done."""
-        self._open().check()
+    def check(self, *, write: bool = True) -> None:
+        """Fail now if the store is not there or may not be listed, before any work is done.
+
+        write: a folder must also be one that can be written.
+
+        Raises:
+            UserError: also when it cannot be reached, since that is a mistake at the start.
+        """
+        self._open().check(write=write)
 
     def read(self, key: str) -> bytes:
         """The whole object.
@@ -102,8 +143,11 @@ class Store:
 class _Local:
     def __init__(self, uri: str):
         self.root = Path(uri)
+        self.swept: set[Path] = set()
 
-    def check(self) -> None:
+    def check(self, *, write: bool) -> None:
+        if not write:
+            return
         # A folder is made by the first put; what can be known now is whether its parent allows it.
         there = self.root
         while not there.exists():
@@ -166,6 +210,7 @@ class _Local:
                 "store", str(self.root), f"must be a folder that can be written ({error})",
                 "Choose another folder with store=… or change its rights.",
             ) from None  # fmt: skip
+        self._sweep(folder)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
@@ -176,6 +221,16 @@ class _Local:
             os.unlink(name)
             raise
         return name
+
+    def _sweep(self, folder: Path) -> None:
+        """Once a folder: remove what killed writers left there; no write takes a day."""
+        if folder in self.swept:
+            return
+        self.swept.add(folder)
+        for left in folder.glob(".tmp-*"):
+            with contextlib.suppress(OSError):  # another process may sweep too
+                if time.time() - left.stat().st_mtime > _DAY_S:
+                    left.unlink()
 
 
 class _S3:
@@ -190,9 +245,11 @@ class _S3:
         self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self.prefix = f"{prefix}/" if prefix else ""
         config = Config(
-            retries={"mode": "standard", "total_max_attempts": 8},
-            connect_timeout=10,
-            read_timeout=60,
+            # These retries are of single requests, such as one part of a large upload; what lasts
+            # longer is waited for below.
+            retries={"mode": "standard", "total_max_attempts": 3},
+            connect_timeout=3,
+            read_timeout=30,
             max_pool_connections=32,
         )
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
@@ -206,44 +263,47 @@ class _S3:
                 "Check AWS_ENDPOINT_URL (http://host:port) and AWS_PROFILE.",
             ) from None  # fmt: skip
 
-    def check(self) -> None:
-        self._call("list_objects_v2", Prefix=self.prefix, MaxKeys=1)
+    def check(self, *, write: bool) -> None:
+        try:
+            self._call("", self._page, patience_s=_CHECK_PATIENCE_S, MaxKeys=1)
+        except StoreUnavailableError as error:
+            raise UserError(
+                "store", self.uri, f"must be reachable ({error.__cause__})",
+                "Check AWS_ENDPOINT_URL; `genai-ray local up` starts a server on this machine.",
+            ) from None  # fmt: skip
 
     def read(self, key: str) -> bytes:
-        return self._call("get_object", Key=self.prefix + key, then=lambda r: r["Body"].read())
+        return self._call(key, self._get)
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
         if stop <= start:
             return b""
-        return self._call(
-            "get_object", Key=self.prefix + key, Range=f"bytes={start}-{stop - 1}",
-            then=lambda r: r["Body"].read(),
-        )  # fmt: skip
+        try:
+            return self._call(key, self._get, Range=f"bytes={start}-{stop - 1}")
+        except _RefusedError as error:
+            if error.code in _BEYOND_END:
+                return b""
+            raise
 
     def put(self, key: str, data: bytes) -> None:
-        if len(data) > _MULTIPART_BYTES:
-            # A multipart upload becomes visible only when its last part is confirmed.
-            self._call(
-                "upload_fileobj", Fileobj=io.BytesIO(data), Key=self.prefix + key
-            )  # fmt: skip
-        else:
-            self._call("put_object", Key=self.prefix + key, Body=data)
+        self._call(key, self._upload if len(data) > _MULTIPART_BYTES else self._put, Body=data)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        from botocore.exceptions import ClientError
-
         try:
-            self._call("put_object", Key=self.prefix + key, Body=data, IfNoneMatch="*")
-        except ClientError as error:
-            if error.response["Error"]["Code"] in _EXISTS:
-                return False
-            raise
+            self._call(key, self._put, Body=data, IfNoneMatch="*")
+        except _RefusedError as error:
+            if error.code not in _EXISTS:
+                raise
+            # The answer to an earlier try may have been lost: then what is there is ours.
+            with contextlib.suppress(FileNotFoundError):
+                return error.retried and self.read(key) == data
+            return False
         return True
 
     def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
-        token: dict[str, str] = {}
+        token: dict[str, Any] = {}
         while True:
-            page = self._call("list_objects_v2", Prefix=self.prefix + prefix, **token)
+            page = self._call(prefix, self._page, **token)
             for entry in page.get("Contents", ()):
                 yield entry["Key"][len(self.prefix) :], entry["Size"]
             if not page.get("IsTruncated"):
@@ -252,43 +312,110 @@ class _S3:
 
     def exists(self, key: str) -> bool:
         try:
-            self._call("head_object", Key=self.prefix + key)
+            self._call(key, self.client.head_object)
         except FileNotFoundError:
             return False
         return True
 
     def delete(self, key: str) -> None:
-        self._call("delete_object", Key=self.prefix + key)
+        self._call(key, self.client.delete_object)
 
-    def _call(self, operation: str, then: Any = None, **arguments: Any) -> Any:
-        """Call S3; what a user can mend becomes a UserError, a missing key a FileNotFoundError."""
+    # --- requests --------------------------------------------------------------------------------
+
+    def _get(self, **arguments: Any) -> bytes:
+        answer = self.client.get_object(**arguments)
+        data = answer["Body"].read()
+        if len(data) != answer["ContentLength"]:
+            raise _TruncatedError(f"{len(data)} bytes came of {answer['ContentLength']}")
+        return data
+
+    def _put(self, Body: bytes, **arguments: Any) -> None:
+        # The request carries the body's length, SHA-256 and CRC32, and a server that finds them
+        # wrong keeps nothing.
+        answer = self.client.put_object(Body=Body, **arguments)
+        stored = answer.get("ChecksumCRC32")
+        if stored and base64.b64decode(stored) != zlib.crc32(Body).to_bytes(4, "big"):
+            raise _TruncatedError(f"it stored a body with CRC32 {stored}")
+
+    def _upload(self, Body: bytes, **arguments: Any) -> None:
+        # In parts; they become visible when the last is confirmed.
+        self.client.upload_fileobj(io.BytesIO(Body), **arguments)
+
+    def _page(self, Key: str, **arguments: Any) -> dict[str, Any]:
+        return self.client.list_objects_v2(Prefix=Key, **arguments)
+
+    def _call(
+        self, key: str, request: Callable[..., T], *, patience_s: float | None = None,
+        **arguments: Any,
+    ) -> T:  # fmt: skip
+        """Make a request until it is answered or patience ends."""
+        deadline = None
+        for failed in itertools.count():
+            try:
+                return request(Bucket=self.bucket, Key=self.prefix + key, **arguments)
+            except Exception as error:
+                if not _passes(error):
+                    self._refused(error, key, failed)
+                now = time.monotonic()
+                patience = _PATIENCE_S if patience_s is None else patience_s
+                deadline = deadline or now + patience
+                if now >= deadline:
+                    raise StoreUnavailableError(
+                        f"{self.uri}: failed for {patience:g} s ({error})"
+                    ) from error
+                # Jitter, so that many workers do not come back at once; no sample depends on it.
+                pause = min(_PAUSE_S * 2**failed, _LONGEST_PAUSE_S) * random.uniform(0.5, 1)
+                time.sleep(min(pause, deadline - now))
+        raise AssertionError
+
+    def _refused(self, error: Exception, key: str, failed: int) -> NoReturn:
+        """What a user can mend becomes a UserError, a missing key a FileNotFoundError."""
         from botocore import exceptions
 
-        try:
-            answer = getattr(self.client, operation)(Bucket=self.bucket, **arguments)
-            return then(answer) if then else answer
-        except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError):
+        if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
             raise UserError(
                 "store", self.uri, "needs credentials and there are none",
                 "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use a folder: store=runs.",
             ) from None  # fmt: skip
-        except exceptions.ConnectionError as error:  # refused, unknown host, timeout, TLS
+        if not isinstance(error, exceptions.ClientError):
+            raise error
+        code = error.response.get("Error", {}).get("Code", "")
+        if code in ("NoSuchKey", "404"):
+            raise FileNotFoundError(f"{self.uri}: no object {key}") from None
+        if code == "NoSuchBucket":
             raise UserError(
-                "store", self.uri, f"must be reachable ({error})",
-                "Check AWS_ENDPOINT_URL; `genai-ray local up` starts a server on this machine.",
+                "store", self.uri, f"bucket {self.bucket!r} does not exist",
+                "Create it or correct the name.",
             ) from None  # fmt: skip
-        except exceptions.ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            if code in ("NoSuchKey", "404"):
-                raise FileNotFoundError(f"{self.uri}: no object {arguments.get('Key')}") from None
-            if code == "NoSuchBucket":
-                raise UserError(
-                    "store", self.uri, f"bucket {self.bucket!r} does not exist",
-                    "Create it or correct the name.",
-                ) from None  # fmt: skip
-            if code in _REFUSED:
-                raise UserError(
-                    "store", self.uri, f"the server refuses the credentials ({code})",
-                    "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy.",
-                ) from None  # fmt: skip
-            raise
+        if code in _REFUSED:
+            raise UserError(
+                "store", self.uri, f"the server refuses the credentials ({code})",
+                "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy.",
+            ) from None  # fmt: skip
+        refused = _RefusedError(f"{self.uri}: {key} is refused ({error})")
+        refused.code = code
+        retries = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)
+        refused.retried = failed + retries > 0
+        raise refused from None
+
+
+def _passes(error: Exception) -> bool:
+    """Whether a failure may be over when the same is tried again."""
+    import urllib3
+    from botocore import exceptions, parsers
+
+    if isinstance(error, exceptions.ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        code = error.response.get("Error", {}).get("Code", "")
+        # 501 is of a server that cannot do this at all.
+        return status == 429 or (status >= 500 and status != 501) or code in _TRANSIENT
+    return isinstance(
+        error,
+        exceptions.ConnectionError  # refused, unknown host, TLS
+        | exceptions.HTTPClientError  # closed, reset, too slow
+        | exceptions.IncompleteReadError
+        | exceptions.FlexibleChecksumError
+        | urllib3.exceptions.HTTPError  # the body of an error's answer is read by nobody else
+        | parsers.ResponseParserError
+        | _TruncatedError,
+    )

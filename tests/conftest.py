@@ -71,16 +71,20 @@ def kill_when(seen: Callable[[], object], code: str) -> None:
     assert process.wait(10) == -signal.SIGKILL
 
 
+#: A conditional DCGAN on digits that trains in a second, in this process.
+SMALL = [
+    "name=small", "model.width=8", "model.latent=16", "train.workers=0", "train.samples=1280",
+    "train.global_batch=64", "train.checkpoint_every=320", "generate.samples=1000",
+    "generate.shard_rows=256", "generate.workers=1", "evaluate.gates={}",
+]  # fmt: skip
+
+
 def small_spec(store: Path | str, *overrides: str) -> Spec:
-    """A conditional DCGAN on digits that trains in a second, in this process."""
-    small = [
-        f"store={store}", "name=small", "model.width=8", "model.latent=16", "train.workers=0",
-        "train.samples=1280", "train.global_batch=64", "train.checkpoint_every=320",
-        "generate.samples=1000", "generate.shard_rows=256", "generate.workers=1",
-        "evaluate.gates={}",
-    ]  # fmt: skip
+    """SMALL in a store, with some values changed."""
     root = Path(__file__).resolve().parents[1]
-    return config.load(root / "jobs" / "specs" / "digits.yaml", [*small, *overrides])
+    return config.load(
+        root / "jobs" / "specs" / "digits.yaml", [f"store={store}", *SMALL, *overrides]
+    )
 
 
 def load_resident(spec: DataSpec, *, conditional: bool = False) -> ImageData:

@@ -9,9 +9,10 @@ from conftest import load_resident, small_spec
 
 from genai_ray.config import Gates, Spec
 from genai_ray.data.image import ImageData
+from genai_ray.dataset import ShardMaker, plan, read_manifest, shipped
 from genai_ray.errors import GateError, IncompleteError, UserError
-from genai_ray.evaluate import evaluate, judge, shipped
-from genai_ray.generate import Sampler, generate, plan, read_manifest
+from genai_ray.evaluate import evaluate, judge
+from genai_ray.generate import generate
 from genai_ray.sinks import Rows, encode_png, write_parquet
 from genai_ray.storage import Store
 
@@ -113,14 +114,13 @@ def test_every_sink_is_read_back(run_store: Path, options: list[str]) -> None:
     store = Store(spec.run_uri).at("dataset")
     manifest = read_manifest(store)
     assert manifest is not None
-    data = load_resident(spec.data)
-    found = list(shipped(store, manifest, data.codec))
-    images, labels = Sampler(plan(spec)).samples(0, 400)
-    cells = [cell for _, cells in found for cell in cells]
+    found = list(shipped(store, manifest))
+    images, labels = ShardMaker(plan(spec)).sampler.samples(0, 400)
+    cells = [cell for *_, cells in found for cell in cells]
     expected = [i.tobytes() for i in images] if "raw" in options[0] else encode_png(images)
     assert cells == expected
     assert labels is not None
-    assert np.concatenate([np.asarray(c) for c, _ in found]).tolist() == labels.tolist()
+    assert np.concatenate([np.asarray(c) for _, c, _ in found]).tolist() == labels.tolist()
     evaluate(spec)
 
 

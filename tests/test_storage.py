@@ -2,18 +2,25 @@
 
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from fault_proxy import HEAVY, FaultProxy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genai_ray.errors import UserError
-from genai_ray.storage import Store
+from genai_ray import local as stacks
+from genai_ray import storage
+from genai_ray.errors import IncompleteError, UserError
+from genai_ray.storage import Store, StoreUnavailableError
 
 S3 = pytest.param("s3", marks=pytest.mark.s3)
 
@@ -62,6 +69,14 @@ def test_a_missing_object_is_a_missing_file(store: Store):
     store.put("folder/key", b"")
     with pytest.raises(FileNotFoundError):
         store.read("folder/none")
+
+
+def test_a_range_ends_where_the_object_does(store: Store):
+    store.put("key", b"0123")
+    ranges = [(0, 4), (1, 3), (2, 9), (4, 9), (7, 9), (2, 2)]
+    assert [store.read_range("key", *r) for r in ranges] == [b"0123", b"12", b"23", b"", b"", b""]
+    with pytest.raises(FileNotFoundError):
+        store.read_range("none", 0, 1)
 
 
 def test_exists_says_what_put_and_delete_did(store: Store):
@@ -271,6 +286,35 @@ def test_what_a_killed_writer_left_is_not_listed(local: Store):
     assert local.list("a/") == ["a/key"]
 
 
+def test_what_a_killed_writer_left_is_removed_after_a_day(local: Store):
+    local.put("a/key", b"1")
+    young, old = (Path(local.uri) / "a" / name for name in (".tmp-young", ".tmp-old"))
+    for left in (young, old):
+        left.write_bytes(b"half")
+    yesterday = time.time() - 90_000
+    os.utime(old, (yesterday, yesterday))
+    Store(local.uri).put("a/key", b"2")
+    assert files(Path(local.uri)) == ["a/.tmp-young", "a/key"]
+
+
+@pytest.mark.parametrize("method", ["put", "put_if_absent"])
+def test_a_full_disk_leaves_what_was_there(local: Store, method: str):
+    local.put("key", b"before")
+    code = f"""
+import resource
+from genai_ray.storage import Store
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    Store({local.uri!r}).{method}("key", bytes(100_000))
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "File too large" in done.stdout, done.stderr
+    assert files(Path(local.uri)) == ["key"]
+    assert local.read("key") == b"before"
+
+
 def test_no_write_in_progress_is_listed(local: Store):
     done = threading.Event()
     listed = set()
@@ -408,3 +452,144 @@ def test_an_object_of_several_parts(s3: Store):
     data = os.urandom(1 << 20) * 65
     s3.put("large", data)
     assert s3.read("large") == data
+
+
+# --- S3 that fails -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proxy(s3_stack: stacks.Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """A proxy in front of the server, without faults at first; new stores go through it."""
+    with FaultProxy(s3_stack.s3_port, {}, seed=0).running() as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy
+
+
+@pytest.mark.s3
+def test_heavy_faults_change_nothing(s3_uri: str, proxy: FaultProxy):
+    proxy.faults = HEAVY
+
+    def work(writer: int) -> None:
+        own, data = Store(f"{s3_uri}/{writer}"), bytes([writer]) * 50_000
+        for i in range(6):
+            own.put(f"kept-{i}", data)
+            own.put(f"gone-{i}", data)
+            assert own.read(f"kept-{i}") == data
+            assert own.read_range(f"kept-{i}", 10, 20) == data[:10]
+            own.delete(f"gone-{i}")
+            assert own.exists(f"kept-{i}")
+            assert not own.exists(f"gone-{i}")
+            with pytest.raises(FileNotFoundError):
+                own.read(f"gone-{i}")
+            assert own.put_if_absent(f"new-{i}", data)
+            assert not own.put_if_absent(f"new-{i}", b"another")
+        assert own.sizes("kept") == {f"kept-{i}": 50_000 for i in range(6)}
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(16)))
+    proxy.faults = {}
+    store = Store(s3_uri)
+    names = [f"{w}/{kind}-{i}" for w in range(16) for kind in ("kept", "new") for i in range(6)]
+    assert store.list() == sorted(names)
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(lambda k: store.read(k)[0] == int(k.partition("/")[0]), names))
+    assert {name for name in HEAVY if not proxy.injected[name]} == set()
+
+
+@pytest.mark.s3
+def test_a_large_object_under_faults(s3_uri: str, proxy: FaultProxy):
+    proxy.faults = {"error": 0.2, "reset": 0.2}
+    store, data = Store(s3_uri), os.urandom(1 << 20) * 65
+    store.put("large", data)
+    assert store.read("large") == data
+    assert proxy.injected["error"] + proxy.injected["reset"] > 0
+
+
+@pytest.mark.s3
+def test_of_lost_answers_the_own_object_is_known(s3_uri: str, proxy: FaultProxy):
+    store = Store(s3_uri)
+    proxy.faults = {"lost_answer": 0.5}
+    keys = [f"lease-{i}" for i in range(20)]
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda key: store.put_if_absent(key, b"ours"), keys))
+        assert not any(pool.map(lambda key: store.put_if_absent(key, b"theirs"), keys))
+        proxy.faults = {}
+        # Without a lost answer, equal bytes are another writer's.
+        assert not any(pool.map(lambda key: store.put_if_absent(key, b"ours"), keys))
+    assert proxy.injected["lost_answer"] > 10
+    assert {store.read(key) for key in keys} == {b"ours"}
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("fault", ["cut_request", "damaged_request", "reset"])
+def test_half_a_put_is_no_put(
+    s3_uri: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, fault: str
+):
+    monkeypatch.setattr(storage, "_PATIENCE_S", 0.5)
+    store = Store(s3_uri)
+    store.put("there", b"before")
+    proxy.faults = {fault: 1.0}
+    for key in ("there", "new"):
+        with pytest.raises(StoreUnavailableError):
+            store.put(key, os.urandom(500_000))
+    proxy.faults = {}
+    assert store.sizes() == {"there": 6}
+    assert store.read("there") == b"before"
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("fault", ["error", "slow_down", "reset", "cut_answer", "damaged_answer"])
+def test_patience_ends(s3_uri: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, fault: str):
+    monkeypatch.setattr(storage, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(storage, "_CHECK_PATIENCE_S", 0.5)
+    store = Store(s3_uri)
+    store.put("key", b"1234")
+    proxy.faults = {fault: 1.0}
+    with pytest.raises(StoreUnavailableError, match=f"{s3_uri}: failed for 0.5 s") as caught:
+        store.read("key")
+    assert isinstance(caught.value, OSError)
+    assert isinstance(caught.value, IncompleteError)
+    assert proxy.injected[fault] > 1
+    if fault != "damaged_answer":  # a list carries no checksum
+        with pytest.raises(UserError, match="must be reachable"):
+            store.check()
+
+
+@pytest.mark.s3
+def test_what_the_server_refuses_is_not_tried_again(s3_uri: str, proxy: FaultProxy):
+    proxy.poison = b"poison"
+    store = Store(s3_uri)
+    with pytest.raises(OSError, match=r"poison-1 is refused .*EntityTooLarge"):
+        store.put("poison-1", b"1")
+    assert proxy.injected == {"poison": 1}
+
+
+@pytest.mark.s3
+def test_a_killed_server_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with stacks.running(tmp_path, with_ray=False) as stack:
+        for name, value in stack.environment.items():
+            if name.startswith("AWS_"):
+                monkeypatch.setenv(name, value)
+        store, done = Store(f"s3://{stacks.BUCKET}/a"), threading.Event()
+
+        def work(writer: int) -> int:
+            own = store.at(str(writer))
+            for i in range(10_000):
+                own.put(f"{i}", b"%d" % i)
+                assert own.read(f"{i}") == b"%d" % i
+                if done.is_set():
+                    return i + 1
+            raise AssertionError
+
+        with ThreadPoolExecutor(4) as pool:
+            writers = [pool.submit(work, i) for i in range(4)]
+            try:
+                time.sleep(0.5)
+                (server,) = (int(pid) for pid in stack.processes)
+                os.kill(server, signal.SIGKILL)
+                time.sleep(1)
+                stacks.up(tmp_path, s3_port=stack.s3_port, with_ray=False)
+            finally:
+                done.set()
+            counts = [writer.result(timeout=60) for writer in writers]
+        assert len(store.list()) == sum(counts)

@@ -1,0 +1,229 @@
+"""A data set as one snapshot of an Iceberg table.
+
+The shards are Parquet files in the store; the table learns of all of them by one commit, after the
+manifest. Address and credentials of the catalog come from pyiceberg's own settings (environment or
+`.pyiceberg.yaml`); where those say nothing of S3, from the AWS environment like the store's.
+"""
+
+import hashlib
+import os
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from genai_ray.errors import IncompleteError, UserError
+from genai_ray.provenance import Manifest
+from genai_ray.storage import Store
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+
+_FINGERPRINT = "genai_ray.fingerprint"
+#: pyiceberg 0.12 writes no other that all engines read.
+_PROPERTIES = {
+    "format-version": "2",
+    # The files hold no statistics of blobs, and pyiceberg would say so for each.
+    "write.metadata.metrics.column.image": "none",
+    "write.metadata.metrics.column.image.bytes": "none",
+    "write.metadata.metrics.column.image.path": "none",
+}
+
+
+def check_iceberg(store_uri: str, catalog: str, table: str, schema: pa.Schema) -> None:
+    """Find out, before anything is written, whether `commit_iceberg` could work; changes nothing.
+
+    Raises:
+        UserError: if pyiceberg is missing, the store is a folder, the catalog does not answer or
+            refuses, the table has other columns, or a column has no type of Iceberg.
+    """
+    try:
+        import pyiceberg  # noqa: F401
+    except ImportError:
+        raise UserError("generate.sink", "iceberg", "needs pyiceberg, which is not installed",
+                        "pip install 'genai-ray[iceberg]'") from None  # fmt: skip
+    if not store_uri.startswith("s3://"):
+        raise UserError("store", store_uri, "must be s3://… for generate.sink=iceberg, since the "
+                        "readers of a table find its files by their URI",
+                        "Set store=s3://bucket/prefix.")  # fmt: skip
+    columns = _columns(schema)
+    found = _find(_load(catalog), catalog, table)
+    if found is None:
+        return
+    if not found.spec().is_unpartitioned():
+        raise UserError("generate.table", table, "is partitioned, and the files of a data set are "
+                        "not", "Name another table, or none that exists.")  # fmt: skip
+    there = {field.name: _name(field.field_type) for field in found.schema().fields}
+    if there != columns:
+        names = sorted(n for n in there | columns if there.get(n) != columns.get(n))
+        differences = "; ".join(
+            f"{n}: {there.get(n, 'absent')} there, {columns.get(n, 'absent')} here" for n in names
+        )
+        raise UserError("generate.table", table, f"exists with other columns ({differences})",
+                        "Name another table, or generate what this one holds.")  # fmt: skip
+
+
+def commit_iceberg(manifest: Manifest, store: Store, catalog: str, table: str) -> None:
+    """Add all files of a finished data set to a table, in one snapshot; makes the table if need be.
+
+    A snapshot of the same data set in the table's history means that this was done before.
+
+    Raises:
+        UserError: if the catalog refuses.
+        IncompleteError: if it does not answer; the same command goes on.
+    """
+    from pyiceberg.exceptions import CommitFailedException
+
+    if not manifest.files:
+        return
+    opened = _load(catalog)
+    target = _find(opened, catalog, table)
+    if target is None:
+        first = pq.read_schema(pa.BufferReader(store.read(manifest.files[0]["path"])))
+        target = _call(catalog, table, lambda: _create(opened, table, first))
+    if any(s.summary and s.summary[_FINGERPRINT] == manifest.fingerprint
+           for s in target.snapshots()):  # fmt: skip
+        return
+    about = {
+        _FINGERPRINT: manifest.fingerprint,
+        "genai_ray.model": manifest.model,
+        "genai_ray.manifest": hashlib.sha256(manifest.to_json().encode()).hexdigest(),
+        "digital-source-type": manifest.synthetic,
+    }
+    paths = [f"{store.uri}/{record['path']}" for record in manifest.files]
+    try:
+        _call(catalog, table, lambda: target.add_files(paths, about))
+    except CommitFailedException as error:
+        raise IncompleteError(
+            f"generate.table: others write {table} all the time ({error}); the same command tries "
+            "again"
+        ) from None
+    except OSError as error:
+        raise IncompleteError(
+            f"generate.table: pyiceberg cannot read the files of {store.uri} ({error}); the same "
+            "command tries again"
+        ) from None
+    except ValueError as error:
+        if "already referenced" not in str(error):
+            raise
+        raise UserError(
+            "generate.table", table, f"holds files of {store.uri} already, of another data set "
+            "that lay there", "Generate into another folder by generate.into, or remove those "
+            "files from the table.",
+        ) from None  # fmt: skip
+
+
+def _create(catalog: "Catalog", table: str, schema: pa.Schema) -> "Table":
+    namespace = table.split(".")[:-1]
+    for depth in range(1, len(namespace) + 1):
+        catalog.create_namespace_if_not_exists(tuple(namespace[:depth]))
+    # Without our metadata, which a field would pass on as field numbers or comments.
+    plain = pa.schema([pa.field(f.name, f.type) for f in schema])
+    return catalog.create_table_if_not_exists(table, plain, properties=_PROPERTIES)
+
+
+def _load(name: str) -> "Catalog":
+    from pyiceberg.catalog import load_catalog
+    from pyiceberg.exceptions import NotInstalledError
+    from pyiceberg.utils.config import Config
+
+    # Read now: what pyiceberg keeps is of the time when it was imported.
+    settings: dict[str, Any] = dict(Config().get_catalog_config(name) or {})
+    if not settings:
+        raise UserError("generate.catalog", name, "is no catalog that pyiceberg's settings name",
+                        _remedy(name))  # fmt: skip
+    defaults = {
+        "s3.endpoint": os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+        "s3.region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+    }
+    settings = {k: v for k, v in defaults.items() if v} | settings
+    try:
+        return _call(name, "", lambda: load_catalog(name, **settings))
+    except (ValueError, NotInstalledError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError("generate.catalog", name, "has settings that pyiceberg cannot use "
+                        f"({type(error).__name__})", _remedy(name)) from None  # fmt: skip
+
+
+def _find(opened: "Catalog", name: str, table: str) -> "Table | None":
+    from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
+
+    def load() -> "Table | None":
+        try:
+            return opened.load_table(table)
+        except (NoSuchTableError, NoSuchNamespaceError):
+            # Some say the same of a warehouse that does not exist; there, this fails.
+            opened.list_namespaces()
+            return None
+
+    return _call(name, table, load)
+
+
+def _call(catalog: str, table: str, work: Any) -> Any:
+    """Do what talks to a catalog; what a user can mend becomes a UserError.
+
+    Its messages are passed on only where they are the server's own, as others may hold settings.
+    """
+    from pyiceberg import exceptions as iceberg
+    from requests.exceptions import RequestException
+
+    refused = (iceberg.UnauthorizedError, iceberg.ForbiddenError, iceberg.OAuthError,
+               iceberg.AuthorizationExpiredError)  # fmt: skip
+    try:
+        return work()
+    except refused as error:
+        raise UserError("generate.catalog", catalog, f"refuses the credentials ({error})",
+                        _remedy(catalog)) from None  # fmt: skip
+    except (iceberg.NoSuchNamespaceError, iceberg.BadRequestError) as error:
+        raise UserError("generate.catalog", catalog, f"does not have it ({error})",
+                        f"{_remedy(catalog)} generate.table is {table!r}.") from None  # fmt: skip
+    except RequestException as error:
+        raise UserError("generate.catalog", catalog, "must be reachable "
+                        f"({type(error).__name__})", _remedy(catalog)) from None  # fmt: skip
+    except iceberg.RESTError as error:
+        # Also where it is not known whether a commit was done: the next try looks first.
+        raise IncompleteError(
+            f"generate.catalog: {catalog} has trouble ({type(error).__name__}: {error}); the same "
+            "command goes on"
+        ) from None
+
+
+def _remedy(catalog: str) -> str:
+    name = f"PYICEBERG_CATALOG__{catalog.upper().replace('-', '_')}__"
+    return f"Set {name}URI, {name}CREDENTIAL and what else it needs, or write ~/.pyiceberg.yaml."
+
+
+def _columns(schema: pa.Schema) -> dict[str, str]:
+    """Name and type of each column, as Iceberg has them."""
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.io.pyarrow import UnsupportedPyArrowTypeException
+
+    columns = {}
+    for field in schema:
+        try:
+            if pa.types.is_unsigned_integer(field.type) and field.type.bit_width >= 32:
+                # pyiceberg takes them for signed ones, and large numbers would turn negative.
+                raise UnsupportedPyArrowTypeException(field, "unsigned")
+            one = Catalog._convert_schema_if_needed(pa.schema([pa.field(field.name, field.type)]))
+        except UnsupportedPyArrowTypeException:
+            raise UserError(
+                "generate.conditions", field.name, f"is a column of {field.type}, which Iceberg "
+                "does not have", "Save it as another type, such as int64 or timestamp[us].",
+            ) from None  # fmt: skip
+        columns[field.name] = _name(one.fields[0].field_type)
+    return columns
+
+
+def _name(kind: Any) -> str:
+    """A type without the field numbers that a table gives."""
+    from pyiceberg.types import ListType, MapType, StructType
+
+    if isinstance(kind, StructType):
+        return f"struct<{', '.join(f'{f.name}: {_name(f.field_type)}' for f in kind.fields)}>"
+    if isinstance(kind, ListType):
+        return f"list<{_name(kind.element_type)}>"
+    if isinstance(kind, MapType):
+        return f"map<{_name(kind.key_type)}, {_name(kind.value_type)}>"
+    return str(kind)
