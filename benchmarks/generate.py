@@ -109,6 +109,8 @@ def prepare(
     from genai_ray.provenance import MODEL_KEY, ModelCard, seal
     from genai_ray.storage import Store
 
+    if size > 32 and "shard_bytes" not in generate:
+        generate.setdefault("shard_rows", 2_048)  # a shard takes seconds as it is
     spec = config.parse({
         "name": f"r{time.monotonic_ns()}", "store": store, "model": model,
         "generate": {"samples": 10**6, "batch": 64, "workers": WORKERS, **generate},
