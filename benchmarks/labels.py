@@ -16,7 +16,6 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -48,7 +47,7 @@ def plain_png(images: NDArray[np.uint8]) -> list[bytes]:
     ihdr = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2}[channels], 0, 0, 0)
     start = b"\x89PNG\r\n\x1a\n\0\0\0\x0d" + ihdr + struct.pack(">I", zlib.crc32(ihdr))
     end = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
-    compress, crc32, join = isal_zlib.compress, isal_zlib.crc32, b"".join
+    compress, crc32, join = zlib.compress, zlib.crc32, b"".join
     tag_crc = crc32(b"IDAT")
     pngs = []
     pixels, step = filtered.data.cast("B"), filtered[0].size
