@@ -201,7 +201,10 @@ def local_run(
         from genai_ray.verify import verify as verb
 
         typer.echo(f"\n$ genai-ray verify {run_uri} --regenerate 2")
-        typer.echo(verb(run_uri, regenerate=2).summary)
+        result = verb(run_uri, regenerate=2)
+        typer.echo(result.summary)
+        if not result.whole:
+            raise IncompleteError(f"{result.uri} is not what its manifest says")
 
     code = local.run_job(spec, overrides or [], output, folder=folder, then=check)
     if (output / "report.html").exists():

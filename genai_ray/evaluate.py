@@ -113,9 +113,7 @@ def evaluate(spec: Spec, data: ImageData | ImageStream | None = None) -> Evaluat
     fake = _distances(real_features, fake_features, spec.evaluate.k)
     real = _distances(real_features, baseline, spec.evaluate.k)
     if weights is not None:
-        many, _, _ = _read(
-            store.at(spec.generate.into), manifest, codec, spec.evaluate.inception_samples, 0
-        )
+        many, _, _ = _read(shipped_store, manifest, codec, spec.evaluate.inception_samples, 0)
         network = Inception(weights, spec.train.device)
         fake["fid_inception"], real["fid_inception"] = network.distances(
             data.train_images, many, data.holdout_images

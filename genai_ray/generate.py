@@ -18,6 +18,7 @@ from genai_ray.config import GenerateSpec, Spec
 from genai_ray.dataset import Plan, Shard, ShardMaker
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.progress import Progress
+from genai_ray.provenance import Manifest
 from genai_ray.storage import Store, StoreUnavailableError
 
 _MAX_BLOCKS = 4_000  # of the Ray Data job; beyond that a block holds several shards
@@ -47,15 +48,15 @@ def generate(spec: Spec) -> GenerateResult:
     Store(spec.run_uri).check()
     made = dataset.plan(spec)
     dataset.refuse_another(made)
-    if dataset.read_manifest(made.store) is not None:
-        return _finished(spec, made)
+    if (manifest := dataset.read_manifest(made.store)) is not None:
+        return _finished(spec, made, manifest)
     started = time.monotonic()
     there = len(made.store.list("_receipts/"))
     if there < made.shard_count:
         _require_cluster(made.spec, made.shard_count - there)
     with lease.hold(made.store, spec.generate.lease_s) as held:
-        if dataset.read_manifest(made.store) is not None:  # another driver was faster
-            return _finished(spec, made)
+        if (manifest := dataset.read_manifest(made.store)) is not None:
+            return _finished(spec, made, manifest)  # another driver was faster
         dataset.claim(made)
         receipts = dataset.receipts(made)
         before = len(receipts)
@@ -73,9 +74,7 @@ def generate(spec: Spec) -> GenerateResult:
     )  # fmt: skip
 
 
-def _finished(spec: Spec, made: Plan) -> GenerateResult:
-    manifest = dataset.read_manifest(made.store)
-    assert manifest is not None
+def _finished(spec: Spec, made: Plan, manifest: Manifest) -> GenerateResult:
     _publish_table(spec, made)
     return GenerateResult(
         uri=made.store.uri, rows=manifest.rows, files=len(manifest.files), bytes=manifest.bytes,
