@@ -37,10 +37,11 @@ _BEYOND_END = ("InvalidRange", "416")
 _REFUSED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
             "InvalidToken")  # fmt: skip
 # Besides 429 and all of 5xx: the request arrived damaged or too slowly, met another one, or was
-# the end of an upload whose first answer was lost.
+# the end of an upload whose first answer was lost; or it was refused for a reason that was cut off
+# on its way ("400").
 _TRANSIENT = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch",
               "XAmzContentChecksumMismatch", "ConditionalRequestConflict", "OperationAborted",
-              "NoSuchUpload")  # fmt: skip
+              "NoSuchUpload", "400")  # fmt: skip
 _BUCKET = re.compile(r"s3://[A-Za-z0-9._:-]+(/|$)")
 
 

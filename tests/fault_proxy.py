@@ -32,7 +32,8 @@ class FaultProxy:
     """Listens on `url` and passes requests on to a server, or not.
 
     faults: name to probability; poison: a part of paths that are refused. Both may be changed at
-    any time. injected: how often each fault really struck.
+    any time. A fault that finds nothing to strike (a damaged answer where there is no body) waits
+    for the next request that has something. injected: how often each fault really struck.
     """
 
     def __init__(self, server_port: int, faults: Mapping[str, float], seed: int):
@@ -41,6 +42,7 @@ class FaultProxy:
         self.poison = b""
         self.injected: Counter[str] = Counter()
         self._random = random.Random(seed)
+        self._waiting: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._listener = _Listener((HOST, 0), self)
         self.url = f"http://{HOST}:{self._listener.server_address[1]}"
@@ -92,9 +94,20 @@ class FaultProxy:
                 return name
         return ""
 
+    def _strikes(self, drawn: str, possible: Mapping[str, bool]) -> str:
+        """The drawn fault or one that waited, if one of them is possible here; "" for none."""
+        with self._lock:
+            self._waiting[drawn] += drawn in possible
+            for name in possible:
+                if possible[name] and self._waiting[name] and name in self.faults:
+                    self._waiting[name] -= 1
+                    self.injected[name] += 1
+                    return name
+        return ""
+
     def _forward(self, client: socket.socket, request: bytes, fault: str) -> None:
-        if fault == "damaged_request" and not request.endswith(b"\r\n\r\n"):
-            self.injected[fault] += 1
+        self.injected[fault] += fault in ("delay", "lost_answer")
+        if self._strikes(fault, {"damaged_request": not request.endswith(b"\r\n\r\n")}):
             request = _damaged(request)
         parts = []
         with contextlib.suppress(OSError):  # of a server that is down
@@ -103,23 +116,20 @@ class FaultProxy:
                 while part := server.recv(1 << 16):
                     parts.append(part)
         answer = b"".join(parts)
+        if not answer or fault == "lost_answer":
+            _reset(client)
+            return
         head, _, body = answer.partition(b"\r\n\r\n")
-        strikes = {
-            "delay": True,
-            "lost_answer": True,
+        possible = {
             "cut_answer": bool(body),
             "damaged_answer": bool(body) and b"x-amz-checksum" in head.lower(),
-        }.get(fault, False)
-        if strikes:
-            self.injected[fault] += 1
-        if not answer or (strikes and fault == "lost_answer"):
-            _reset(client)
-        elif strikes and fault == "cut_answer":
-            client.sendall(answer[: len(answer) - (len(body) + 1) // 2])
-        elif strikes and fault == "damaged_answer":
-            client.sendall(_damaged(answer))
-        else:
-            client.sendall(answer)
+        }
+        fault = self._strikes(fault, possible)
+        if fault == "cut_answer":
+            answer = answer[: len(answer) - (len(body) + 1) // 2]
+        elif fault == "damaged_answer":
+            answer = _damaged(answer)
+        client.sendall(answer)
 
 
 class _Listener(socketserver.ThreadingTCPServer):
