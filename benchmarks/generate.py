@@ -43,8 +43,9 @@ def worker(kind: str, values: dict[str, Any], turns: tuple[str, ...], seconds: f
 
     spec = config.parse(values)
     maker = ShardMaker(plan(spec))
-    sampler, made, rows = maker.sampler, maker.plan, spec.generate.shard_rows
-    batch = spec.generate.batch
+    samples: Any = maker.samples
+    sampler, made, rows = samples.sampler, maker.plan, spec.generate.shard_rows
+    batch = sampler.batch
     feed: dict[str, Any] = {"noise": rng.normal(0, 0, 0, batch, made.card.latent)}
     index = 0
     for round_number in range(-1, rounds):  # round -1 warms up

@@ -32,7 +32,12 @@ def row(name: str, spec: Spec, result: PipelineResult) -> str:
 
 
 def runs(options: argparse.Namespace, store: str) -> Iterator[tuple[str, Spec]]:
-    chosen_presets = (None,) if options.presets is None else options.presets or PRESETS
+    chosen_presets = (
+        (None,)
+        if options.presets is None
+        else options.presets
+        or [name for name, preset in PRESETS.items() if preset.modality == "image"]
+    )
     for preset in chosen_presets:
         for seed in options.seeds or ([0] if preset else [0, 1, 2]):
             name = preset or f"seed {seed}"

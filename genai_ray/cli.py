@@ -110,11 +110,13 @@ def verify(
 
 
 @app.command()
-def inspect(uri: str, as_json: AsJson = False) -> None:
-    """What a run, a data set's manifest or an ONNX file of ours holds."""
+def inspect(uri: str, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """What a run, a data set's manifest or an ONNX file of ours holds, or the types of a table's
+    columns, read as data.table.… says.
+    """
     from genai_ray.pipeline import inspect as verb
 
-    found = verb(uri)
+    found = verb(uri, overrides or [])
     _show(found, as_json, _lines(found))
 
 

@@ -18,7 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from genai_ray.errors import UserError, nearest
 from genai_ray.presets import Variant, preset_values
 
-Source = Literal["digits", "mnist", "fashion_mnist", "cifar10", "folder", "parquet"]
+ImageSource = Literal["digits", "mnist", "fashion_mnist", "cifar10", "folder", "parquet"]
+TableSource = Literal["table", "breast_cancer", "diabetes", "wine"]
+Source = Literal[ImageSource, TableSource]
 
 
 def _outside(default: Any, **kwargs: Any) -> Any:
@@ -35,11 +37,139 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class ColumnSpec(_Section):
+    """What is known of a column better than its cells tell."""
+
+    type: Literal[
+        "numerical", "categorical", "boolean", "datetime", "id", "constant", "drop"
+    ] | None = Field(default=None, description="null: as inferred; drop: leave it out")  # fmt: skip
+    datetime_format: str | None = Field(
+        default=None, description="of text, as in strptime: %d/%m/%Y"
+    )
+    decimals: int | None = Field(default=None, ge=0, le=12, description="null: as in the source")
+    pattern: str | None = Field(
+        default=None,
+        description="regular expression of an id: literals, classes and fixed counts, such as "
+        "[A-Z]{3}-[0-9]{6}",
+    )  # fmt: skip
+    min: float | str | None = Field(
+        default=None,
+        description="a number, or a date as in 2024-12-31; null: the least that data.table.rare "
+        "rows reach",
+    )  # fmt: skip
+    max: float | str | None = Field(
+        default=None, description="null: the greatest that data.table.rare rows reach"
+    )
+
+    @field_validator("min", "max", mode="before")
+    @classmethod
+    def _dates_are_text(cls, bound: Any) -> Any:
+        # YAML makes a date of 2024-12-31 by itself.
+        return bound.isoformat() if hasattr(bound, "isoformat") else bound
+
+    @model_validator(mode="after")
+    def _range_is_not_empty(self) -> "ColumnSpec":
+        low, high = self.min, self.max
+        if low is not None and high is not None:
+            if isinstance(low, str) != isinstance(high, str) or low > high:  # pyright: ignore
+                raise UserError("data.table.columns", [low, high], "min must not be above max",
+                                "Swap or correct them.")  # fmt: skip
+        return self
+
+
+class Constraint(_Section):
+    """A rule that every row keeps; exactly one of the kinds is given."""
+
+    less: tuple[str, str] | None = Field(
+        default=None, description="[low, high]: low <= high, in numbers or dates"
+    )
+    strict: bool = Field(default=False, description="low < high")
+    together: tuple[str, ...] | None = Field(
+        default=None, description="columns whose combinations are those seen in the source"
+    )
+    formula: str | None = Field(
+        default=None,
+        description="column = arithmetic of other columns, as in total = net + tax; a name such as "
+        "`net price` stands in backquotes",
+    )
+    unique: str | None = Field(default=None, description="a column without repeats")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Constraint":
+        kinds = {k: getattr(self, k) for k in ("less", "together", "formula", "unique")}
+        given = [k for k, v in kinds.items() if v is not None]
+        if len(given) != 1:
+            raise UserError(
+                "data.table.constraints", given, f"must each have one of {', '.join(kinds)}",
+                "Write one constraint a line: - {less: [start, end]}.",
+            )  # fmt: skip
+        return self
+
+
+class TableSpec(_Section):
+    """How the files of a table are read and what its columns mean."""
+
+    columns: dict[str, ColumnSpec] = Field(
+        default={}, description="by name; `genai-ray inspect FILE` shows what is inferred"
+    )
+    metadata: str | None = Field(
+        default=None, description="SDV metadata JSON (V1 or V2) that says the types of columns"
+    )
+    names: tuple[str, ...] | None = Field(
+        default=None, description="of the columns, for CSV files without a header"
+    )
+    delimiter: str = Field(default=",", description="of CSV; `space` is any run of spaces and tabs")
+    comment: str | None = Field(
+        default=None, min_length=1, description="CSV lines that begin with it are no rows"
+    )
+    encoding: str = Field(default="utf8", description="of CSV")
+    nulls: tuple[str, ...] = Field(
+        default=("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"),
+        description="texts that mean a missing value",
+    )
+    numbers: Literal["modes", "quantiles"] = Field(
+        default="modes",
+        description="how numbers are encoded: by the modes of a Gaussian mixture, or by bins of "
+        "equal counts (the choice for model.preset=table_ar); both with the place inside",
+    )
+    rare: int = Field(default=5, ge=1, description="a category seen fewer times is never generated")
+    rare_label: str = Field(default="(other)", description="what stands for such categories")
+    constraints: tuple[Constraint, ...] = ()
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _a_type_alone_is_enough(cls, columns: Any) -> Any:
+        if not isinstance(columns, Mapping):
+            return columns
+        named = cast(Mapping[Any, Any], columns)
+        return {str(n): {"type": v} if isinstance(v, str) else v for n, v in named.items()}
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, delimiter: str) -> str:
+        delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter)
+        if delimiter != "space" and (len(delimiter) != 1 or not delimiter.isascii()):
+            raise UserError("data.table.delimiter", delimiter, "must be one ASCII character, `tab` "
+                            "or `space`", "Use , or ; or tab.")  # fmt: skip
+        return delimiter
+
+    @field_validator("names")
+    @classmethod
+    def _names_differ(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        twice = sorted({n for n in names or () if (names or ()).count(n) > 1})
+        if twice or names == ():
+            raise UserError("data.table.names", twice or names, "must be names that all differ",
+                            "Name every column once.")  # fmt: skip
+        return names
+
+
 class DataSpec(_Section):
     """Where the real data are and how they are brought to one shape."""
 
     source: Source = "digits"
-    root: str | None = _outside(None, description="folder or s3:// URI of the source")
+    root: str | None = _outside(
+        None, description="folder or s3:// URI of the source; of a table also a file"
+    )
     size: int | None = Field(default=None, ge=8, le=512, description="height and width in pixels")
     channels: Literal[1, 3] | None = Field(default=None, description="null: as in the source")
     holdout: float | None = Field(
@@ -47,6 +177,9 @@ class DataSpec(_Section):
         gt=0,
         lt=1,
         description="share kept from training; null: the source's test split",
+    )
+    holdout_root: str | None = _outside(
+        None, description="of a table: files with the rows kept from training, in place of a share"
     )
     on_corrupt: Literal["fail", "skip"] = "fail"
     image_column: str = "image"
@@ -59,6 +192,11 @@ class DataSpec(_Section):
     resident_gb: float = Field(
         default=4.0, gt=0, description="auto streams a folder or Parquet that decodes to more"
     )
+    table: TableSpec = TableSpec()
+
+    @property
+    def modality(self) -> Literal["image", "table"]:
+        return "table" if self.source in get_args(TableSource) else "image"
 
     @model_validator(mode="after")
     def _a_stream_needs_files(self) -> "DataSpec":
@@ -69,7 +207,7 @@ class DataSpec(_Section):
 
     @model_validator(mode="after")
     def _root_where_needed(self) -> "DataSpec":
-        if self.source in ("folder", "parquet") and not self.root:
+        if self.source in ("folder", "parquet", "table") and not self.root:
             raise UserError("data.root", self.root, f"must say where the {self.source} lies",
                             "Give data.root=… a folder or an s3:// URI.")  # fmt: skip
         return self
@@ -79,7 +217,14 @@ class ModelSpec(Variant):
     """A preset, and the values that differ from it."""
 
     preset: str = "dcgan"
-    conditional: bool = Field(default=False, description="generate a class that is asked for")
+    conditional: bool = Field(
+        default=False, description="generate a class, or rows with a category, that is asked for"
+    )
+
+    @property
+    def trains_on_labels(self) -> bool:
+        """Whether training samples come with what the model is asked for."""
+        return self.conditional and self.family != "table_ar"
 
 
 class TrainSpec(_Section):
@@ -180,6 +325,23 @@ class TrainSpec(_Section):
         return self
 
 
+class RowCondition(_Section):
+    """Rows of a table in which some columns are fixed."""
+
+    where: dict[str, Any] = Field(default={}, description="column to value; {}: nothing is fixed")
+    rows: int | None = Field(default=None, ge=0, description="exactly so many")
+    share: float | None = Field(default=None, ge=0, le=1, description="of generate.samples")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "RowCondition":
+        if (self.rows is None) == (self.share is None):
+            raise UserError(
+                "generate.conditions", self.where, "must have either rows or a share",
+                "Write - {where: {column: value}, rows: 1000}.",
+            )  # fmt: skip
+        return self
+
+
 class GenerateSpec(_Section):
     """What to generate and how it is cut into files."""
 
@@ -199,7 +361,7 @@ class GenerateSpec(_Section):
         default=None, gt=0,
         description="largest number in the noise: less variety, cleaner samples; null: not cut",
     )  # fmt: skip
-    sink: Literal["parquet", "images", "webdataset", "iceberg", "discard"] = "parquet"
+    sink: Literal["parquet", "csv", "images", "webdataset", "iceberg", "discard"] = "parquet"
     encoding: Literal["png", "jpeg", "webp", "raw"] = Field(
         default="png", description="of the pixels; raw for Parquet and Iceberg"
     )
@@ -211,12 +373,15 @@ class GenerateSpec(_Section):
     classes: dict[str, float] | None = Field(
         default=None, description="class name to count or share; null: equal counts"
     )
-    conditions: str | None = Field(
+    conditions: str | tuple[RowCondition, ...] | None = Field(
         default=None,
-        description="Parquet or CSV file with a column `label`: row i says of what class sample i "
-        "is, and its other columns stand beside the sample",
+        description="images: Parquet or CSV file with a column `label`: row i says of what class "
+        "sample i is, and its other columns stand beside the sample; tables: a list of "
+        "{where: {column: value}, rows or share}",
     )
-    batch: int = _outside(64, ge=1, description="samples in one call of the model")
+    batch: int | None = _outside(
+        None, ge=1, description="samples in one call of the model; null: 64 images, 1,024 rows"
+    )
     workers: int = _outside(1, ge=1)
     cpus_per_worker: float = _outside(1, gt=0)
     device: Literal["cpu", "cuda"] = Field(default="cpu")
@@ -241,8 +406,8 @@ class GenerateSpec(_Section):
 
     @field_validator("conditions")
     @classmethod
-    def _conditions_are_found_by_workers(cls, conditions: str | None) -> str | None:
-        return None if conditions is None else _absolute(conditions)
+    def _conditions_are_found_by_workers(cls, conditions: Any) -> Any:
+        return _absolute(conditions) if isinstance(conditions, str) else conditions
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "GenerateSpec":
@@ -307,6 +472,19 @@ class Gates(_Section):
     duplicate_rate_max: float | None = Field(default=None, ge=0, le=1)
     exact_copy_rate_max: float | None = Field(default=None, ge=0, le=1)
     fid_inception_max: float | None = Field(default=None, gt=0)
+    column_shapes_min: float | None = Field(default=None, ge=0, le=1, description="of a table")
+    pair_trends_min: float | None = Field(default=None, ge=0, le=1)
+    efficacy_f1_min: float | None = Field(default=None, ge=0, le=1)
+    efficacy_f1_ratio_min: float | None = Field(
+        default=None, ge=0, description="over train-on-real"
+    )
+    efficacy_auc_min: float | None = Field(default=None, ge=0, le=1)
+    efficacy_r2_ratio_min: float | None = Field(default=None, ge=0)
+    detection_auc_max: float | None = Field(default=None, ge=0, le=1)
+    category_coverage_min: float | None = Field(default=None, ge=0, le=1)
+    range_coverage_min: float | None = Field(default=None, ge=0, le=1)
+    closest_share_max: float | None = Field(default=None, ge=0, le=1)
+    constraint_validity_min: float | None = Field(default=None, ge=0, le=1)
 
 
 class EvaluateSpec(_Section):
@@ -314,6 +492,9 @@ class EvaluateSpec(_Section):
 
     samples: int = _outside(10_000, ge=100, description="at most, of real and of generated")
     duplicate_rows: int = _outside(1_000_000, ge=100, description="searched for repeats, at most")
+    target: str | None = _outside(
+        None, description="column of a table that learners predict; null: the last"
+    )
     k: int = _outside(5, ge=1, description="neighbours of precision, recall, density, coverage")
     inception: str | None = _outside(
         None,
@@ -349,8 +530,52 @@ class Spec(_Section):
         return _absolute(store)
 
     @model_validator(mode="after")
+    def _parts_are_of_one_modality(self) -> "Spec":
+        modality, family = self.data.modality, self.model.family
+        if self.model.modality != modality:
+            raise UserError(
+                "model.preset", self.model.preset, f"makes {self.model.modality}s, and "
+                f"data.source={self.data.source} is a source of {modality}s",
+                "See `genai-ray presets`.",
+            )  # fmt: skip
+        if modality == "image":
+            wrong = {
+                "generate.sink": self.generate.sink if self.generate.sink == "csv" else None,
+                "data.holdout_root": self.data.holdout_root,
+                "generate.conditions": self.generate.conditions
+                if isinstance(self.generate.conditions, tuple)
+                else None,
+            }
+        else:
+            wrong = {
+                "generate.sink": self.generate.sink
+                if self.generate.sink in ("images", "webdataset")
+                else None,
+                "generate.classes": self.generate.classes,
+                "generate.conditions": self.generate.conditions
+                if isinstance(self.generate.conditions, str)
+                else None,
+                "export.precision": self.export.precision
+                if self.export.precision != "fp32"
+                else None,
+                "evaluate.inception": self.evaluate.inception,
+                "data.ingest": self.data.ingest if self.data.ingest == "stream" else None,
+            }
+        for field, value in wrong.items():
+            if value is not None:
+                raise UserError(field, value, f"is not for {modality}s ({family})", "Drop it.")
+        share = self.train.micro_batch or self.train.global_batch // max(1, self.train.most_workers)
+        if share % self.model.pack:
+            raise UserError(
+                "train.global_batch", self.train.global_batch, f"gives each worker {share} samples "
+                f"at once, and model.pack={self.model.pack} of them are judged together",
+                "Use multiples of model.pack.",
+            )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
     def _classes_need_a_conditional_model(self) -> "Spec":
-        for field in ("classes", "conditions"):
+        for field in ("classes", "conditions") if self.data.modality == "image" else ():
             asked = getattr(self.generate, field)
             if asked is not None and not self.model.conditional:
                 raise UserError(
@@ -437,6 +662,16 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Spec:
     return parse(values)
 
 
+def table_to_inspect(uri: str, overrides: Iterable[str] = ()) -> Spec:
+    """A spec that reads a table and nothing more."""
+    values: dict[str, Any] = {
+        "name": "inspect", "data": {"source": "table", "root": uri}, "model": {"preset": "tvae"},
+    }  # fmt: skip
+    for override in overrides:
+        _override(values, override)
+    return parse(values)
+
+
 class _UniqueKeys(yaml.SafeLoader):
     """YAML in which a key that stands twice is a mistake, not a choice of the last."""
 
@@ -455,11 +690,23 @@ def parse(values: Mapping[str, Any]) -> Spec:
     if isinstance(model, dict):
         # A dump holds every value; filling it in again changes nothing.
         given = cast(dict[str, Any], model)
-        values["model"] = preset_values(str(given.get("preset", "dcgan"))) | given
+        preset = preset_values(str(given.get("preset", "dcgan")))
+        values["model"] = preset | given
+        _choose_encoding(values, values["model"].get("family"))
     try:
         return Spec.model_validate(values)
     except pydantic.ValidationError as error:
         raise _user_error(error, values) from None
+
+
+def _choose_encoding(values: dict[str, Any], family: Any) -> None:
+    """Bins for a model that knows categories alone, unless the spec says otherwise."""
+    data: Any = values.get("data") or {}
+    if family == "table_ar" and isinstance(data, dict):
+        given: dict[str, Any] = cast(dict[str, Any], data)
+        table: Any = given.get("table") or {}
+        if isinstance(table, dict):
+            values["data"] = given | {"table": {"numbers": "quantiles"} | table}
 
 
 def dump(spec: Spec) -> dict[str, Any]:
@@ -531,11 +778,14 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 def _user_error(error: pydantic.ValidationError, values: Mapping[str, Any]) -> UserError:
     """The first problem pydantic found, in the four parts of a user error."""
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    # Of a field that may be of two types, the type that was not meant complains too.
+    meant = [p for p in problems if p["type"] != "string_type" or len(problems) == 1]
+    problem = (meant or problems)[0]
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, UserError):
         return cause
-    path = [str(part) for part in problem["loc"]]
+    path = [str(part) for part in problem["loc"] if "[" not in str(part)]
     field = ".".join(path) or "spec"
     if problem["type"] == "extra_forbidden":
         known = _fields_at(path[:-1])

@@ -13,22 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from genai_ray import config, sinks
 from genai_ray.config import GenerateSpec, Spec
-from genai_ray.data.image import ImageCodec
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.provenance import MODEL_KEY, FileRecord, Manifest, ModelCard, ShardReceipt
 from genai_ray.runs import refuse_difference, versions
-from genai_ray.sampler import (
-    Conditions,
-    Quotas,
-    Sampler,
-    class_counts,
-    read_conditions,
-    read_model,
-)
+from genai_ray.sampler import read_model
+from genai_ray.samples import SAMPLES, Samples
+from genai_ray.samples.classes import read_conditions
 from genai_ray.storage import Store
 
 MANIFEST = "manifest.json"
@@ -69,10 +61,6 @@ class Plan:
         return config.fingerprint(self.fields)
 
     @property
-    def codec(self) -> ImageCodec:
-        return ImageCodec.from_json(self.card.codec)
-
-    @property
     def shard_count(self) -> int:
         return -(-self.spec.samples // self.spec.shard_rows)
 
@@ -80,19 +68,12 @@ class Plan:
         rows, total = self.spec.shard_rows, self.spec.samples
         return Shard(index, index * rows, min((index + 1) * rows, total))
 
-    def labels(self) -> Quotas | Conditions | None:
-        if self.conditions is not None:
-            return Conditions(self.conditions)
-        counts = class_counts(self.spec, self.card)
-        return None if counts is None else Quotas(counts, self.seed)
+    @property
+    def modality(self) -> str:
+        return self.card.codec["modality"]
 
-    def schema(self) -> pa.Schema:
-        """The columns of a Parquet file of the data set, without what is said of each file."""
-        labels = self.labels()
-        beside = labels.schema if isinstance(labels, Conditions) else None
-        return sinks.parquet_schema(
-            self.codec, self.spec.encoding, self.card.conditional, {}, beside
-        )
+    def samples(self) -> Samples:
+        return SAMPLES[self.modality](self.model, self.card, self.spec, self.seed, self.conditions)
 
 
 def plan(spec: Spec) -> Plan:
@@ -107,7 +88,7 @@ def plan(spec: Spec) -> Plan:
     model, card, digest = _model_of(store)
     fields = config.fingerprint_fields(spec, "generate") | {"model": digest}
     conditions = None
-    if spec.generate.conditions is not None:
+    if isinstance(spec.generate.conditions, str):
         conditions = read_conditions(spec.generate, card)
         fields["generate.conditions"] = hashlib.sha256(conditions).hexdigest()
     made = Plan(
@@ -115,12 +96,13 @@ def plan(spec: Spec) -> Plan:
         seed=config.generation_seed(spec), producer=spec.provenance.producer,
         conditions=conditions, fields=fields,
     )  # fmt: skip
-    made.labels()
-    made = _with_settled_rows(made)
+    samples = made.samples()
     if spec.generate.sink == "iceberg":
         assert spec.generate.table is not None
-        sinks.check_iceberg(store.uri, spec.generate.catalog, spec.generate.table, made.schema())
-    return made
+        sinks.check_iceberg(store.uri, spec.generate.catalog, spec.generate.table, samples.schema)
+    if fields_of(store) is None:
+        samples.probe()
+    return _with_settled_rows(made)
 
 
 def reopen(store: Store, fields: dict[str, Any], technical: GenerateSpec | None = None) -> Plan:
@@ -141,17 +123,19 @@ def reopen(store: Store, fields: dict[str, Any], technical: GenerateSpec | None 
             f"made from ({fields['model'][:16]}…)", "Put that model back.",
         )  # fmt: skip
     values = {k.removeprefix("generate."): v for k, v in fields.items() if "generate." in k}
-    digest_of_conditions = values.pop("conditions")
+    kept = isinstance(values["conditions"], str)  # the digest of a table that lies beside
+    if kept:
+        del values["conditions"]
     outside = {} if technical is None else technical.model_dump(exclude=set(values))
     return Plan(
         store=store,
-        spec=GenerateSpec.model_validate({**outside, **values, "conditions": None}),
+        spec=GenerateSpec.model_validate({**outside, "conditions": None, **values}),
         model=model,
         card=card,
         digest=digest,
         seed=fields["seed"],
         producer=fields["provenance.producer"],
-        conditions=store.read(_CONDITIONS) if digest_of_conditions else None,
+        conditions=store.read(_CONDITIONS) if kept else None,
         fields=fields,
     )
 
@@ -184,8 +168,7 @@ def _with_settled_rows(made: Plan) -> Plan:
     else:
         count = min(_PROBED, made.spec.samples)
         forgetful = ForgetfulStore()
-        made_rows = ShardMaker(made).rows(Shard(0, 0, count))
-        sinks.SINKS[made.spec.sink](made_rows, forgetful)
+        ShardMaker(made).files(Shard(0, 0, count), forgetful)
         rows = max(1, wanted * count // max(1, forgetful.bytes))
     spec = made.spec.model_copy(update={"shard_rows": rows})
     fields = made.fields | {"generate.shard_rows": rows}
@@ -199,8 +182,7 @@ class ShardMaker:
     """Makes shards of a plan; keeps one session of the model."""
 
     def __init__(self, made: Plan):
-        self.plan, self.labels = made, made.labels()
-        self.sampler = Sampler(made.model, made.card, made.spec, made.seed, self.labels)
+        self.plan, self.samples = made, made.samples()
 
     def make(self, shard: Shard) -> ShardReceipt:
         """Put the files of a shard, and then its receipt."""
@@ -212,22 +194,13 @@ class ShardMaker:
     def files(self, shard: Shard, store: Store) -> ShardReceipt:
         """Put the files of a shard into any store; what its receipt says."""
         made = self.plan
-        files = sinks.SINKS[made.spec.sink](self.rows(shard), store)
+        rows = self.samples.rows(
+            shard.index, shard.start, shard.stop, _provenance(made, shard), made.producer
+        )
+        files = sinks.SINKS[made.modality][made.spec.sink](rows, store)
         return ShardReceipt(
             index=shard.index, start=shard.start, stop=shard.stop, fingerprint=made.fingerprint,
-            files=[asdict(f) for f in files],
-        )  # fmt: skip
-
-    def rows(self, shard: Shard) -> sinks.Rows:
-        made = self.plan
-        images, labels = self.sampler.samples(shard.start, shard.stop)
-        beside = None
-        if isinstance(self.labels, Conditions):
-            beside = self.labels.beside(shard.start, shard.stop)
-        return sinks.Rows(
-            index=shard.index, start=shard.start, images=images, labels=labels, codec=made.codec,
-            encoding=made.spec.encoding, quality=made.spec.quality, producer=made.producer,
-            extra=beside, provenance=_provenance(made, shard),
+            files=[asdict(f) for f in files], attempts=rows.attempts,
         )  # fmt: skip
 
 
@@ -312,9 +285,10 @@ def write_manifest(made: Plan, found: dict[int, bytes]) -> tuple[int, int]:
     gigabytes.
     """
     parquet = made.spec.sink in ("parquet", "iceberg")
-    files, shards, size = [], [], 0
+    files, shards, size, attempts = [], [], 0, 0
     for receipt in (json.loads(found[i]) for i in sorted(found)):
         size += sum(f["bytes"] for f in receipt["files"])
+        attempts += receipt.get("attempts", 0)
         files += [_text(f) for f in receipt["files"]]
         shards.append(_text({k: receipt[k] for k in ("index", "start", "stop")}))
     manifest = Manifest(
@@ -326,7 +300,8 @@ def write_manifest(made: Plan, found: dict[int, bytes]) -> tuple[int, int]:
         bytes=size,
         files=[],
         shards=[],
-        columns={f.name: str(f.type) for f in made.schema()} if parquet else {},
+        columns={f.name: str(f.type) for f in made.samples().schema} if parquet else {},
+        accept_rate=made.spec.samples / max(attempts, made.spec.samples),
         versions=versions(),
     )
     text = manifest.to_json()
@@ -345,8 +320,8 @@ def files_of(manifest: Manifest) -> Iterable[FileRecord]:
     return (FileRecord(**f) for f in manifest.files)
 
 
-def shipped(store: Store, manifest: Manifest) -> Iterator[tuple[Any, Any, list[bytes]]]:
-    """Ids, labels (or None) and encoded images of each file of a data set, in order.
+def shipped(store: Store, manifest: Manifest) -> Iterator[sinks.Read]:
+    """What each file of a data set holds, in order.
 
     Raises:
         UserError: if a file is missing or is not the one that the manifest names.

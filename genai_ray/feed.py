@@ -4,17 +4,17 @@ Both depend on (spec, step) alone; how many workers there are says only who work
 """
 
 import contextlib
-from collections.abc import Generator
-from functools import lru_cache
+import itertools
+from collections.abc import Callable, Generator
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from genai_ray import ingest, rng
 from genai_ray.config import Spec
-from genai_ray.data.image import ImageData
-from genai_ray.data.stream import ImageStream
+from genai_ray.data import Data
 from genai_ray.models import Family
 from genai_ray.models.families import Batch, Draws, Moment
 
@@ -29,50 +29,46 @@ def micro_batches(spec: Spec, rank: int, world: int) -> list[slice]:
 
 
 def real_batches(
-    spec: Spec, data: ImageData | ImageStream, first_step: int, cuts: list[slice],
-    device: torch.device,
-) -> Generator[Batch, None, None]:  # fmt: skip
+    spec: Spec, data: Data, first_step: int, cuts: list[slice], device: torch.device
+) -> Generator[Batch, None, None]:
     """This rank's share of the real samples of each step, from `first_step` on."""
-    if isinstance(data, ImageStream):
-        arrays = ingest.batches(
-            data, seed=spec.seed, global_batch=spec.train.global_batch, first_step=first_step,
-            lo=cuts[0].start, hi=cuts[-1].stop,
-        )  # fmt: skip
-    else:
-        arrays = _resident(spec, data, first_step, cuts)
-    with contextlib.closing(arrays):
-        for images, labels in arrays:
-            pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
+    arrays = _resident if data.resident else _streamed
+    with contextlib.closing(arrays(spec, data, first_step, cuts)) as line:
+        for values, labels in line:
             targets = None
             if spec.model.conditional and labels is not None:
                 targets = torch.from_numpy(labels).to(device)
-            pixels = pixels.float() / 127.5 - 1
-            if not spec.train.channels_last:
-                pixels = pixels.contiguous()
-            yield Batch(pixels, targets)
+            tensor = to_tensor(data.codec.modality, values, device)
+            yield Batch(tensor if spec.train.channels_last else tensor.contiguous(), targets)
+
+
+def to_tensor(modality: str, values: Any, device: torch.device | str) -> Tensor:
+    """Arrays of `Data.at` as `Batch.values`."""
+    return _TENSORS[modality](torch.from_numpy(values).to(device))
+
+
+def _pixels(images: Tensor) -> Tensor:
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+_TENSORS: dict[str, Callable[[Tensor], Tensor]] = {"image": _pixels, "table": lambda rows: rows}
 
 
 def _resident(
-    spec: Spec, data: ImageData, first_step: int, cuts: list[slice]
-) -> Generator[tuple[NDArray[np.uint8], NDArray[np.int64] | None], None, None]:
-    """Every sample once an epoch, in a fresh order each."""
-    n, batch, step = len(data.train_images), spec.train.global_batch, first_step
-    while True:
-        positions = np.arange(step * batch + cuts[0].start, step * batch + cuts[-1].stop)
-        epochs = positions // n
-        index = np.empty_like(positions)
-        for epoch in range(epochs[0], epochs[-1] + 1):
-            chosen = epochs == epoch
-            index[chosen] = _order(spec.seed, epoch, n)[positions[chosen] % n]
-        # Fancy indexing copies, so the batch is writable though the shared array is not.
-        labels = None if data.train_labels is None else data.train_labels[index]
-        yield data.train_images[index], labels
-        step += 1
+    spec: Spec, data: Data, first_step: int, cuts: list[slice]
+) -> Generator[tuple[Any, Any], None, None]:
+    for step in itertools.count(first_step):
+        place = step * spec.train.global_batch
+        yield data.at(spec.seed, place + cuts[0].start, place + cuts[-1].stop)
 
 
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
-    return rng.permute(rng.fold(seed, epoch), rng.Stream.TRAIN_ORDER, np.arange(n), n)
+def _streamed(
+    spec: Spec, data: Any, first_step: int, cuts: list[slice]
+) -> Generator[tuple[Any, Any], None, None]:
+    return ingest.batches(
+        data, seed=spec.seed, global_batch=spec.train.global_batch, first_step=first_step,
+        lo=cuts[0].start, hi=cuts[-1].stop,
+    )  # fmt: skip
 
 
 def step_draws(

@@ -3,26 +3,30 @@
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from genai_ray import dataset
+from genai_ray import config, dataset
 from genai_ray.config import Spec
-from genai_ray.data.image import ImageCodec, load_images
+from genai_ray.data import codec_from_json, load
 from genai_ray.dataset import ForgetfulStore, Plan, Shard, ShardMaker
 from genai_ray.errors import UserError
-from genai_ray.evaluate import METRICS, EvaluateResult, evaluate
+from genai_ray.evaluate import EvaluateResult, evaluate
 from genai_ray.export import ExportResult, export
 from genai_ray.generate import GenerateResult, generate
+from genai_ray.judges import METRICS
 from genai_ray.metrics.inception import read_weights
 from genai_ray.progress import duration
 from genai_ray.provenance import MODEL_KEY, Manifest
 from genai_ray.runs import saved_spec
-from genai_ray.sampler import Quotas, read_model
+from genai_ray.sampler import read_model
 from genai_ray.storage import Store
 from genai_ray.train import TrainResult, train
 
 _CALIBRATION_S = 2.0
+_FIRST_TRIAL = 64  # samples
+_TABLES = (".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,9 @@ class PipelineResult:
                 f"  train      {trained.samples:,} samples, "
                 + (f"{trained.rate:,.0f}/s" if trained.rate else "done before"),
                 f"  export     {self.export.bytes:,} bytes, digest {self.export.digest[:16]}",
-                f"  generate   {made.rows:,} images, {made.bytes / 1e6:,.1f} MB in "
+                f"  generate   {made.rows:,} rows, {made.bytes / 1e6:,.1f} MB in "
                 f"{made.files:,} files, "
-                + (f"{made.rate:,.0f} images/s" if made.rate else "done before"),
+                + (f"{made.rate:,.0f} rows/s" if made.rate else "done before"),
                 "",
                 score_table(self.evaluate),
                 "",
@@ -63,7 +67,7 @@ def run(spec: Spec) -> PipelineResult:
     started = time.monotonic()
     if spec.evaluate.inception:
         read_weights(spec.evaluate.inception)  # a mistake is told now, not after the training
-    data = load_images(spec.data, conditional=spec.model.conditional)
+    data = load(spec.data, conditional=spec.model.trains_on_labels)
     trained = train(spec, data)
     exported = export(spec)
     made = generate(spec)
@@ -73,7 +77,7 @@ def run(spec: Spec) -> PipelineResult:
 
 
 def score_table(result: EvaluateResult) -> str:
-    """Scores of generated images beside those of real ones, with the gates."""
+    """Scores of generated data beside those of real data, with the gates."""
     head = f"  {'':<17} {'generated':>10} {'real':>10}   {result.samples:,} of each"
     lines = [f"{head}, features of {result.extractor}"]
     gates = {g.name.rpartition("_")[0].removesuffix("_ratio"): g for g in result.gates}
@@ -106,8 +110,6 @@ def plan(spec: Spec) -> dict[str, Any]:
     seconds = rows * (1 - min(done / shards, 1)) / rate
     puts, prices = files + shards + 3, spec.prices  # the files, their receipts, and the manifest
     nodes = math.ceil(spec.generate.workers / prices.workers_per_node)
-    labels = made.labels()
-    classes = list(made.card.codec["classes"] or ())
     return {
         "uri": made.store.uri,
         "model": made.digest,
@@ -124,9 +126,7 @@ def plan(spec: Spec) -> dict[str, Any]:
             "requests": round(puts / 1000 * prices.put_1000, 2),
             "a_month_of_storage": round(size * rows / 1e9 * prices.gb_month, 2),
         },
-        "classes": dict(zip(classes, labels.counts, strict=True))
-        if isinstance(labels, Quotas)
-        else {},
+        "counts": made.samples().counts(),
     }
 
 
@@ -137,7 +137,7 @@ def _calibrate(made: Plan) -> tuple[float, float]:
     """
     maker, forgetful = ShardMaker(made), ForgetfulStore()
     limit = min(made.spec.samples, made.spec.shard_rows)
-    count = min(made.spec.batch, limit)
+    count = min(made.spec.batch or _FIRST_TRIAL, limit)
     maker.files(Shard(0, 0, count), ForgetfulStore())  # the first call also plans the graph
     rows, started = 0, time.monotonic()
     while time.monotonic() - started < _CALIBRATION_S:
@@ -146,13 +146,21 @@ def _calibrate(made: Plan) -> tuple[float, float]:
     return rows / (time.monotonic() - started), forgetful.bytes / rows
 
 
-def inspect(uri: str) -> dict[str, Any]:
-    """The card of an ONNX file, the manifest of a data set, or the stages of a run.
+def inspect(uri: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The card of an ONNX file, the types of a table's columns, the manifest of a data set, or the
+    stages of a run.
+
+    Args:
+        overrides: `data.table.…=value`, how to read a table.
 
     Raises:
         UserError: if the URI is none of these.
     """
     folder, _, name = uri.rstrip("/").rpartition("/")
+    if overrides or name.endswith(_TABLES):
+        from genai_ray.data.table import describe_file
+
+        return describe_file(config.table_to_inspect(uri, overrides).data)
     if name.endswith(".onnx"):
         try:
             model = Store(folder or ".").read(name)
@@ -165,8 +173,9 @@ def inspect(uri: str) -> dict[str, Any]:
     manifest = dataset.read_manifest(store) or dataset.read_manifest(store.at("dataset"))
     spec = saved_spec(store)
     if spec is None and manifest is None:
-        raise UserError("uri", uri, "must be a run, a data set or an ONNX file of ours",
-                        "Give <store>/<name>, <store>/<name>/dataset or a .onnx file.")  # fmt: skip
+        raise UserError("uri", uri, "must be a run, a data set, an ONNX file of ours or "
+                        "a table", "Give <store>/<name>, <store>/<name>/dataset, a .onnx, a .csv "
+                        "or a .parquet file.")  # fmt: skip
     found: dict[str, Any] = {"uri": store.uri}
     if spec is not None:
         found |= _stages(store, spec)
@@ -190,7 +199,6 @@ def _stages(store: Store, spec: Spec) -> dict[str, Any]:
 
 
 def _described(manifest: Manifest) -> dict[str, Any]:
-    codec = ImageCodec.from_json(manifest.card["codec"])
     return {
         "rows": manifest.rows,
         "files": len(manifest.files),
@@ -199,6 +207,5 @@ def _described(manifest: Manifest) -> dict[str, Any]:
         "fingerprint": manifest.fingerprint,
         "seed": manifest.fields["seed"],
         "columns": manifest.columns,
-        "images": f"{codec.size}x{codec.size}x{codec.channels}",
-        "classes": ", ".join(codec.classes or ()),
+        **codec_from_json(manifest.card["codec"]).describe(),
     }

@@ -16,7 +16,7 @@ class Variant(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    family: Literal["gan", "vae", "vae_gan"] = "gan"
+    family: Literal["gan", "vae", "vae_gan", "table_gan", "table_vae", "table_ar"] = "gan"
     network: Literal["mlp", "conv", "resnet"] = "conv"
     latent: int = Field(default=100, ge=1, description="numbers in one noise vector")
     width: int = Field(
@@ -94,6 +94,7 @@ class Variant(BaseModel):
         default="none", description="linear: to 0 at the end of training"
     )
     betas: tuple[float, float] = Field(default=(0.5, 0.999), description="of Adam")
+    weight_decay: float = Field(default=0.0, ge=0, description="half the weight of |w|^2")
     ema_half_life: int = Field(
         default=10_000, ge=0, description="of the generator average, in samples; 0 is off"
     )
@@ -101,6 +102,20 @@ class Variant(BaseModel):
         default=0.05, gt=0,
         description="the half-life is at most this share of the samples shown so far",
     )  # fmt: skip
+
+    pack: int = Field(
+        default=1, ge=1, description="rows that the discriminator judges together (table_gan)"
+    )
+    temperature: float = Field(
+        default=0.2, gt=0, description="of the softmax by which categories pass (table_gan)"
+    )
+    reconstruction: float = Field(
+        default=1.0, gt=0, description="weight of the reconstruction (table_vae)"
+    )
+
+    @property
+    def modality(self) -> Literal["image", "table"]:
+        return "table" if self.family.startswith("table_") else "image"
 
     @field_validator("betas")
     @classmethod
@@ -111,7 +126,8 @@ class Variant(BaseModel):
 
     @model_validator(mode="after")
     def _mlp_has_layers(self) -> "Variant":
-        if self.network == "mlp" and not self.discriminator_widths:
+        needed = self.family != "table_ar"
+        if self.network == "mlp" and needed and not self.discriminator_widths:
             raise UserError(
                 "model.discriminator_widths", self.discriminator_widths,
                 "must name hidden layers for model.network=mlp (an encoder has them too)",
@@ -144,12 +160,20 @@ class Variant(BaseModel):
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> "Variant":
-        off = {"penalty": "none", "consistency": 0.0, "augment": ()}
+        off: dict[str, Any] = {"consistency": 0.0, "augment": (), "penalty": "none"}
+        if self.family == "table_gan":
+            del off["penalty"]
+        else:
+            off["pack"] = 1
+        if self.modality == "table":
+            off |= {"mirror": False, "prior": "normal", "network": "mlp"}
         for field, value in off.items():
-            if self.family != "gan" and getattr(self, field) != value:
+            if self.family == "gan" and field != "pack":
+                continue
+            if getattr(self, field) != value:
                 raise UserError(
                     f"model.{field}", getattr(self, field), f"has no meaning for {self.family}",
-                    f"Drop model.{field}, or set model.family=gan.",
+                    f"Drop model.{field}, or choose another preset.",
                 )  # fmt: skip
         if self.family == "vae_gan" and self.posterior == "point":
             raise UserError("model.posterior", "point", "has no adversarial form",
@@ -174,6 +198,10 @@ class Preset(BaseModel):
     about: str
     source: str
     values: dict[str, Any]
+
+    @property
+    def modality(self) -> Literal["image", "table"]:
+        return "table" if self.values["family"].startswith("table_") else "image"
 
 
 _DCGAN = {
@@ -319,6 +347,55 @@ PRESETS: dict[str, Preset] = {
             "discriminator_norm": "spectral",
             "learning_rate": 5e-4,
             "betas": (0.5, 0.999),
+        },
+    ),
+    "ctgan": Preset(
+        about="GAN for tables: asked for one category at a time, which it sees more often if rare",
+        source="Xu et al. 2019, arXiv 1907.00503; Lin et al. 2018, arXiv 1712.04086 (packing)",
+        values={
+            "family": "table_gan",
+            "network": "mlp",
+            "conditional": True,
+            "latent": 128,
+            "generator_widths": (256, 256),
+            "discriminator_widths": (256, 256),
+            "dropout": 0.5,
+            "loss": "wasserstein",
+            "penalty": "gradient",
+            "penalty_weight": 10.0,
+            "pack": 10,
+            "learning_rate": 2e-4,
+            "betas": (0.5, 0.9),
+            "weight_decay": 1e-6,
+        },
+    ),
+    "tvae": Preset(
+        about="VAE for tables: fast, and close to the columns' distributions",
+        source="Xu et al. 2019, arXiv 1907.00503 (section 4.5)",
+        values={
+            "family": "table_vae",
+            "network": "mlp",
+            "latent": 128,
+            "generator_widths": (128, 128),
+            "discriminator_widths": (128, 128),
+            "reconstruction": 2.0,
+            "learning_rate": 1e-3,
+            "betas": (0.9, 0.999),
+            "weight_decay": 1e-5,
+        },
+    ),
+    "table_ar": Preset(
+        about="Columns of a table one after another: closest to the data, any columns can be fixed",
+        source="Uria et al. 2014, arXiv 1310.1757; Hoogeboom et al. 2022, arXiv 2110.02037",
+        values={
+            "family": "table_ar",
+            "network": "mlp",
+            "conditional": True,
+            "generator_widths": (256, 256, 256),
+            "dropout": 0.1,
+            "learning_rate": 1e-3,
+            "learning_rate_decay": "linear",
+            "betas": (0.9, 0.99),
         },
     ),
 }

@@ -39,6 +39,7 @@ class ModelCard(_Json):
     codec: how the graph's output is to be read (modality, size, channels, classes).
     latent: numbers in one noise vector, drawn from `noise` (always "standard_normal").
     training: samples seen, fingerprint and source of the training run.
+    given: how many columns of a table may be fixed in one label: one, or any.
     precision: of the weights: fp32, fp16 or int8.
     """
 
@@ -51,6 +52,7 @@ class ModelCard(_Json):
     training: dict[str, Any]
     versions: dict[str, str]
     noise: str = "standard_normal"
+    given: str = "one"
     precision: str = "fp32"
     synthetic: str = DIGITAL_SOURCE_TYPE
     schema_version: int = SCHEMA_VERSION
@@ -72,13 +74,17 @@ class FileRecord(_Json):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardReceipt(_Json):
-    """Written after the files of a shard, never before: what the shard holds."""
+    """Written after the files of a shard, never before: what the shard holds.
+
+    attempts: samples that were drawn for it, with those that did not fit a condition.
+    """
 
     index: int
     start: int
     stop: int
     fingerprint: str
     files: list[dict[str, Any]] = field(default_factory=list)
+    attempts: int = 0
 
     @staticmethod
     def key(index: int) -> str:
@@ -87,7 +93,10 @@ class ShardReceipt(_Json):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(_Json):
-    """Written once, last. A file that it does not list is not part of the data set."""
+    """Written once, last. A file that it does not list is not part of the data set.
+
+    accept_rate: share of the samples drawn that fit the conditions and constraints.
+    """
 
     fingerprint: str
     fields: dict[str, Any]
@@ -99,8 +108,19 @@ class Manifest(_Json):
     shards: list[dict[str, int]]
     columns: dict[str, str]
     versions: dict[str, str]
+    accept_rate: float = 1.0
     synthetic: str = DIGITAL_SOURCE_TYPE
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Where the data set came from, as a report shows it."""
+        return {
+            "data set": self.fingerprint,
+            "digital source type": self.synthetic,
+            "model card": self.card,
+            "versions": self.versions,
+        }
 
 
 # --- the model file ------------------------------------------------------------------------------

@@ -31,6 +31,10 @@ class Stream(IntEnum):
     EVALUATE = 7
     INIT = 8
     TRAIN_UNIFORM = 9
+    SAMPLE_ID = 10
+    TABLE_MODES = 11
+    SAMPLE_CONDITION = 12
+    SAMPLE_RETRY = 13
 
 
 def bits(seed: int, stream: int, start: int, count: int, words: int) -> NDArray[np.uint64]:

@@ -55,6 +55,25 @@ def refuse_difference(there: Mapping[str, Any], wanted: Mapping[str, Any], uri: 
         )  # fmt: skip
 
 
+def read_metrics(store: Store) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl: samples seen, and mean losses since the row before."""
+    try:
+        lines = store.read("train/metrics.jsonl").decode().splitlines()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines]
+
+
+def loss_curves(store: Store) -> dict[str, list[tuple[float, float]]]:
+    """(samples seen, value) of each number in metrics.jsonl that is worth a curve."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in read_metrics(store):
+        for name, value in row.items():
+            if name not in ("samples", "rate", "workers", "alarm"):
+                curves.setdefault(name, []).append((row["samples"], value))
+    return curves
+
+
 def versions() -> dict[str, str]:
     """Versions of the installed packages that can change a result."""
     found = {}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from genai_ray import rng
 from genai_ray.config import Spec
-from genai_ray.data.image import ImageCodec
+from genai_ray.data import Codec
 from genai_ray.models import Family, build
 from genai_ray.models.families import Batch
 
@@ -16,7 +16,7 @@ from genai_ray.models.families import Batch
 class State:
     """The networks, their averages and optimisers, and how to save and load them whole."""
 
-    def __init__(self, spec: Spec, codec: ImageCodec, source: str, device: torch.device):
+    def __init__(self, spec: Spec, codec: Codec, source: str, device: torch.device):
         self.spec, self.codec, self.source = spec, codec, source
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.fold(spec.seed, rng.Stream.INIT))
@@ -82,9 +82,9 @@ class State:
         return sampler
 
 
-def new_family(spec: Spec, codec: ImageCodec) -> Family:
+def new_family(spec: Spec, codec: Codec) -> Family:
     """The untrained model of a spec for data of a shape; weights by torch's current generator."""
-    classes = len(codec.classes or ()) if spec.model.conditional else 0
+    classes = codec.label_width if spec.model.conditional else 0
     return build(spec.model, codec, classes)
 
 
@@ -92,8 +92,10 @@ def _optimizer(spec: Spec, net: str, family: Family) -> torch.optim.Optimizer:
     parameters, model = family.nets[net].parameters(), spec.model
     rate = learning_rate(spec, net, 0)
     if model.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, fused=True)
-    return torch.optim.Adam(parameters, lr=rate, betas=model.betas, fused=True)
+        return torch.optim.SGD(parameters, lr=rate, weight_decay=model.weight_decay, fused=True)
+    return torch.optim.Adam(
+        parameters, lr=rate, betas=model.betas, weight_decay=model.weight_decay, fused=True
+    )
 
 
 def learning_rate(spec: Spec, net: str, samples: int) -> float:

@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from genai_ray import checkpoint, cluster, config, rng, watch
 from genai_ray.config import Spec
-from genai_ray.data.image import ImageCodec, ImageData, load_images
-from genai_ray.data.stream import ImageStream
+from genai_ray.data import Data, codec_from_json, load
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.feed import micro_batches, real_batches, step_draws
 from genai_ray.models import Family
@@ -54,7 +53,7 @@ class DivergedError(IncompleteError):
     """A loss stopped being finite; the message says at which step and phase."""
 
 
-def train(spec: Spec, data: ImageData | ImageStream | None = None) -> TrainResult:
+def train(spec: Spec, data: Data | None = None) -> TrainResult:
     """Train until `spec.train.samples` real samples were seen, going on from what is in the store.
 
     Args:
@@ -70,8 +69,8 @@ def train(spec: Spec, data: ImageData | ImageStream | None = None) -> TrainResul
     store.check()
     if spec.train.mlflow:
         watch.require_mlflow(spec.train.mlflow)
-    data = data or load_images(spec.data, conditional=spec.model.conditional)
-    if isinstance(data, ImageStream) and not spec.train.workers:
+    data = data or load(spec.data, conditional=spec.model.trains_on_labels)
+    if not data.resident and not spec.train.workers:
         raise UserError(
             "train.workers", 0, "cannot stream, and the data are larger than data.resident_gb="
             f"{spec.data.resident_gb:g}", "Set train.workers=1, or data.ingest=resident.",
@@ -117,9 +116,7 @@ def _resources(spec: Spec) -> dict[str, float]:
     return {"CPU": float(spec.train.cpus_per_worker)} | gpu
 
 
-def _fit_on_cluster(
-    spec: Spec, shared: dict[str, Any], data: ImageData | ImageStream
-) -> dict[str, Any]:
+def _fit_on_cluster(spec: Spec, shared: dict[str, Any], data: Data) -> dict[str, Any]:
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -244,11 +241,9 @@ def _preempted() -> bool:
 # --- the loop ------------------------------------------------------------------------------------
 
 
-def _fit(
-    shared: dict[str, Any], data: ImageData | ImageStream, *, rank: int, world: int
-) -> dict[str, Any]:
+def _fit(shared: dict[str, Any], data: Data, *, rank: int, world: int) -> dict[str, Any]:
     """What every worker runs; returns the fields of a TrainResult."""
-    spec, codec = config.parse(shared["spec"]), ImageCodec.from_json(shared["codec"])
+    spec, codec = config.parse(shared["spec"]), codec_from_json(shared["codec"])
     device = torch.device(spec.train.device)
     torch.set_num_threads(max(1, int(spec.train.cpus_per_worker)))
     torch.backends.cuda.matmul.allow_tf32 = spec.train.precision == "tf32"
@@ -285,7 +280,7 @@ def _resume(store: Store, spec: Spec, state: State, rank: int, world: int) -> in
     if found is not None:
         if found["source"] != state.source:
             raise UserError(
-                "data", spec.data.source, "holds other images than the run was begun with",
+                "data", spec.data.source, "holds other samples than the run was begun with",
                 "Restore them, or give the run another name.",
             )  # fmt: skip
         state.load_state_dict(found)
@@ -303,7 +298,7 @@ def compile_networks(family: Family, spec: Spec) -> None:
 
 
 def steps(
-    spec: Spec, state: State, data: ImageData | ImageStream, samples: int,
+    spec: Spec, state: State, data: Data, samples: int,
     rank: int = 0, world: int = 1, watcher: "watch.Watcher | None" = None,
 ) -> Iterator[int]:  # fmt: skip
     """Take the steps that are left; yields the samples seen after each.
@@ -363,14 +358,14 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(spec, phase.net, moment.samples)
     optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=real.images.device)
+    total = torch.zeros((), device=real.values.device)
     logs: dict[str, Tensor] = {}
     for cut in cuts:
         part = slice(cut.start - cuts[0].start, cut.stop - cuts[0].start)
         if spec.model.dropout:
             torch.manual_seed(rng.fold(spec.seed, rng.Stream.TRAIN_DROPOUT, moment.step, cut.start))
-        batch = Batch(real.images[part], None if real.labels is None else real.labels[part])
-        with torch.autocast(real.images.device.type, torch.bfloat16,
+        batch = Batch(real.values[part], None if real.labels is None else real.labels[part])
+        with torch.autocast(real.values.device.type, torch.bfloat16,
                             enabled=spec.train.precision == "bf16"):  # fmt: skip
             loss, values = state.family.loss(
                 phase, batch, Draws(draws.normal[part], draws.uniform[part]), moment

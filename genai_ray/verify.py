@@ -145,10 +145,14 @@ def _check(
         return f"{record.path} is not what the manifest says: SHA-256 differs", paths
     paths |= {path for path, _, _ in sinks.objects(record, data)}
     try:
-        ids, _, _ = sinks.read(record, data, store)
+        file = sinks.read(record, data, store)
     except (ValueError, FileNotFoundError) as error:
         return f"{record.path}: {error}", paths
-    if not np.array_equal(ids, np.arange(shard.start, shard.stop)):
+    if file.ids is None:
+        assert file.table is not None
+        if file.table.num_rows != shard.stop - shard.start:
+            return f"{record.path} has {file.table.num_rows} rows", paths
+    elif not np.array_equal(file.ids, np.arange(shard.start, shard.stop)):
         return f"{record.path} does not hold samples {shard.start}..{shard.stop - 1}", paths
     if manifest.columns and _columns(data) != manifest.columns:
         return f"{record.path} has other columns than the manifest", paths

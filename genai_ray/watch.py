@@ -20,32 +20,24 @@ from torch import Tensor
 
 from genai_ray import checkpoint, config, rng
 from genai_ray.config import Spec
-from genai_ray.data.image import ImageCodec, ImageData
-from genai_ray.data.stream import ImageStream
+from genai_ray.data import Data
 from genai_ray.errors import IncompleteError, UserError
-from genai_ray.metrics.extractor import kept_extractor
-from genai_ray.metrics.fidelity import frechet_distance, prdc
+from genai_ray.feed import to_tensor
+from genai_ray.judges import JUDGES
 from genai_ray.models.families import Batch
 from genai_ray.progress import Progress
+from genai_ray.runs import read_metrics
 from genai_ray.state import State
 from genai_ray.storage import Store
 
 _METRIC_ROWS = 400  # of a whole run; enough for a curve, little enough to keep
 _GRIDS = 20  # of a whole run
+_GRID = 64  # samples that a picture of them shows
 _FITTED = 10_000  # samples that a latent prior is fitted to
 
 _SATURATED = 0.995  # of the discriminator's accuracy: it has nothing left to teach
 _SATURATED_ROWS = 20
 _FALLEN = 0.5  # of the best coverage so far
-
-
-def read_metrics(store: Store) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl: samples seen, and mean losses since the row before."""
-    try:
-        lines = store.read("train/metrics.jsonl").decode().splitlines()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in lines]
 
 
 def passes(samples: int, batch: int, every: int) -> bool:
@@ -75,35 +67,6 @@ def alarms(rows: Sequence[dict[str, Any]]) -> list[str]:
             "fewer kinds of images than before; train.keep=best exports the state before that"
         )
     return found
-
-
-class Judge:
-    """Measures generated images beside training ones; the holdout is left for the final report.
-
-    Features are those of the extractor that also makes the report.
-    """
-
-    def __init__(
-        self, store: Store, spec: Spec, digest: str, codec: ImageCodec,
-        images: NDArray[np.uint8], labels: NDArray[np.int64] | None,
-    ):  # fmt: skip
-        classes = len(codec.classes or ())
-        self.extractor = kept_extractor(store, digest, images, labels, classes)
-        n = min(len(images), spec.train.evaluate_samples)
-        order = np.argsort(rng.permute(0, rng.Stream.EVALUATE, np.arange(len(images)), len(images)))
-        self.real = self.extractor.features(images[order[:n]])
-        self.k = spec.evaluate.k
-
-    def scores(
-        self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None
-    ) -> dict[str, float]:
-        fake = self.extractor.features(images)
-        near = prdc(self.real, fake, k=self.k)
-        scores = {"fid": frechet_distance(self.real, fake), "recall": near["recall"],
-                  "coverage": near["coverage"]}  # fmt: skip
-        if labels is not None and self.extractor.classes:
-            scores["agreement"] = float((self.extractor.classify(images) == labels).mean())
-        return scores
 
 
 class Log:
@@ -310,16 +273,14 @@ class Watcher:
     """Rank 0's log, and what it makes of a state: samples, scores, checkpoints."""
 
     def __init__(
-        self, store: Store, spec: Spec, state: State, data: ImageData | ImageStream,
-        *, done: int, workers: int,
-    ):  # fmt: skip
+        self, store: Store, spec: Spec, state: State, data: Data, *, done: int, workers: int
+    ):
         self.spec, self.state, self.data = spec, state, data
         self.log = Log(store, spec, done=done, workers=workers)
-        self._judge = None
+        self._judge = JUDGES[data.codec.modality]
+        self._monitor = None
         if spec.train.evaluate_every:
-            self._judge = Judge(
-                store, spec, state.source, state.codec, data.train_images, data.train_labels
-            )
+            self._monitor = self._judge.monitor(spec, store, data)
 
     def __enter__(self) -> "Watcher":
         return self
@@ -333,8 +294,10 @@ class Watcher:
         flush: come back only when it is stored, as little time may be left.
         """
         self._fit_prior()
-        best = self._measure(samples) if measure and self._judge else False
-        grid = self._grid() if self.log.wants_grid(samples) else None
+        best = self._measure(samples) if measure and self._monitor else False
+        grid = None
+        if self.log.wants_grid(samples):
+            grid = self._judge.picture(self._samples(_GRID)[0])
         try:
             self.log.checkpoint(self.state.state_dict(samples), samples, grid, best=best)
             if flush or samples >= self.spec.train.samples or self.state.progress["ended"]:
@@ -345,13 +308,13 @@ class Watcher:
 
     def _measure(self, samples: int) -> bool:
         """Whether this is the best state so far."""
-        assert self._judge is not None
-        images, labels = self._samples(self.spec.train.evaluate_samples)
-        scores = self._judge.scores(images, labels)
+        assert self._monitor is not None
+        outputs, labels = self._samples(self.spec.train.evaluate_samples)
+        scores = self._monitor.scores(outputs, labels)
         self.log.measured(samples, scores)
-        progress = self.state.progress
-        best = progress["best"] is None or scores["fid"] < progress["best"]
-        progress["best"] = scores["fid"] if best else progress["best"]
+        progress, score = self.state.progress, scores[self._monitor.key]
+        best = progress["best"] is None or score < progress["best"]
+        progress["best"] = score if best else progress["best"]
         progress["stale"] = 0 if best else progress["stale"] + 1
         patience = self.spec.train.patience
         progress["ended"] = patience is not None and progress["stale"] >= patience
@@ -360,31 +323,28 @@ class Watcher:
     def _fit_prior(self) -> None:
         if self.state.spec.model.prior != "mixture":
             return
-        images = self.data.train_images[:_FITTED]
-        labels = self.data.train_labels
+        values, labels = self.data.at(self.spec.seed, 0, min(self.data.n, _FITTED))
         device = next(self.state.average.parameters()).device
-        pixels = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float()
         targets = None
         if self.spec.model.conditional and labels is not None:
-            targets = torch.from_numpy(np.array(labels[:_FITTED])).to(device)
-        self.state.fit_prior(Batch(pixels / 127.5 - 1, targets))
-
-    def _grid(self, side: int = 8) -> NDArray[np.uint8]:
-        """side x side samples for the same noise at every time, (H, W, C)."""
-        tiles, _ = self._samples(side * side)
-        h, w, c = tiles.shape[1:]
-        return tiles.reshape(side, side, h, w, c).swapaxes(1, 2).reshape(side * h, side * w, c)
+            targets = torch.from_numpy(labels).to(device)
+        tensor = to_tensor(self.data.codec.modality, values, device)
+        self.state.fit_prior(Batch(tensor, targets))
 
     @torch.no_grad()
-    def _samples(self, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
-        """Samples of the averaged net, NHWC, and the classes that were asked for."""
+    def _samples(self, count: int) -> tuple[Any, NDArray[Any] | None]:
+        """What the sampler of the averaged net gives for the same noise at every time (an array, or
+        a tuple of them), and the labels that were asked for.
+        """
         sampler, family = self.state.sampler(), self.state.family
         device = next(self.state.average.parameters()).device
         noise = rng.normal(self.spec.seed, rng.Stream.EVALUATE, 0, count, family.sampler_latent)
-        labels = torch.arange(count) % family.classes if self.spec.model.conditional else None
-        tiles = []
+        labels = self.data.codec.labels(count) if self.spec.model.conditional else None
+        parts: list[tuple[Tensor, ...]] = []
         for start in range(0, count, 256):
             part = slice(start, start + 256)
-            asked = None if labels is None else labels[part].to(device)
-            tiles.append(sampler(torch.from_numpy(noise[part]).to(device), asked).cpu().numpy())
-        return np.concatenate(tiles), None if labels is None else labels.numpy()
+            arguments = [noise[part], *([] if labels is None else [labels[part]])]
+            made = sampler(*(torch.from_numpy(a).to(device) for a in arguments))
+            parts.append(made if isinstance(made, tuple) else (made,))
+        outputs = [torch.cat(p).cpu().numpy() for p in zip(*parts, strict=True)]
+        return tuple(outputs) if len(outputs) > 1 else outputs[0], labels

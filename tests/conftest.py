@@ -15,6 +15,8 @@ import pytest
 from genai_ray import config, local
 from genai_ray.config import DataSpec, Spec
 from genai_ray.data.image import ImageData, load_images
+from genai_ray.dataset import Plan
+from genai_ray.samples.image import ImageSamples
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -87,6 +89,13 @@ def small_spec(store: Path | str, *overrides: str) -> Spec:
     )
 
 
+def images_of(made: Plan) -> ImageSamples:
+    """The images of a plan, by index."""
+    samples = made.samples()
+    assert isinstance(samples, ImageSamples)
+    return samples
+
+
 def load_resident(spec: DataSpec, *, conditional: bool = False) -> ImageData:
     """`load_images` of a source that fits into memory."""
     data = load_images(spec, conditional=conditional)
@@ -97,8 +106,8 @@ def load_resident(spec: DataSpec, *, conditional: bool = False) -> ImageData:
 @pytest.fixture(scope="session")
 def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small run, trained and exported, with the feature extractor that judges it."""
-    from genai_ray.evaluate import feature_extractor
     from genai_ray.export import export
+    from genai_ray.judges.image import feature_extractor
     from genai_ray.train import train
 
     store = tmp_path_factory.mktemp("trained")

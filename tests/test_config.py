@@ -60,10 +60,12 @@ def test_there_are_specs_to_load():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_fills_in_the_model_and_gives_way_to_the_spec(tmp_path: Path, preset: str):
-    spec = loaded(tmp_path, f"model.preset={preset}")
+    source = "breast_cancer" if PRESETS[preset].modality == "table" else "digits"
+    data = [f"data.source={source}", "train.global_batch=100"]
+    spec = loaded(tmp_path, f"model.preset={preset}", *data)
     for name, value in PRESETS[preset].values.items():
         assert getattr(spec.model, name) == value
-    changed = loaded(tmp_path, f"model.preset={preset}", "model.latent=7")
+    changed = loaded(tmp_path, f"model.preset={preset}", "model.latent=7", *data)
     assert changed.model == spec.model.model_copy(update={"latent": 7})
     assert parse(dump(changed)) == changed
 
@@ -342,6 +344,17 @@ TRAIN: dict[str, Any] = {
     "data.label_column": "class",
     "data.ingest": "resident",
     "data.resident_gb": 1.0,
+    "data.table.columns": {"age": {"type": "categorical"}},
+    "data.table.metadata": "metadata.json",
+    "data.table.names": ["age", "income"],
+    "data.table.delimiter": ";",
+    "data.table.encoding": "latin1",
+    "data.table.nulls": ["-"],
+    "data.table.comment": "#",
+    "data.table.numbers": "quantiles",
+    "data.table.rare": 3,
+    "data.table.rare_label": "rest",
+    "data.table.constraints": [{"less": ["start", "end"]}],
     "model.preset": "vae",
     "model.conditional": False,
     "model.family": "vae",
@@ -376,6 +389,10 @@ TRAIN: dict[str, Any] = {
     "model.mixture_components": 3,
     "model.adversarial": 3.0,
     "model.optimizer": "sgd",
+    "model.weight_decay": 3.0,
+    "model.pack": 2,
+    "model.temperature": 3.0,
+    "model.reconstruction": 3.0,
     "model.discriminator_learning_rate": 3.0,
     "model.learning_rate_decay": "linear",
     "model.ema_ramp_up": 3.0,
@@ -413,6 +430,7 @@ NEITHER: dict[str, Any] = {
     "name": "other",
     "store": "s3://elsewhere",
     "data.root": "elsewhere",
+    "data.holdout_root": "elsewhere",
     "data.download": False,
     "train.workers": 2,
     "train.cpus_per_worker": 2.0,
@@ -452,13 +470,28 @@ NEITHER: dict[str, Any] = {
     "evaluate.gates.agreement_min": 1.0,
     "evaluate.gates.duplicate_rate_max": 1.0,
     "evaluate.gates.exact_copy_rate_max": 1.0,
+    "evaluate.target": "income",
     "evaluate.gates.fid_inception_max": 1.0,
+    "evaluate.gates.column_shapes_min": 1.0,
+    "evaluate.gates.pair_trends_min": 1.0,
+    "evaluate.gates.efficacy_f1_min": 1.0,
+    "evaluate.gates.efficacy_f1_ratio_min": 1.0,
+    "evaluate.gates.efficacy_auc_min": 1.0,
+    "evaluate.gates.efficacy_r2_ratio_min": 1.0,
+    "evaluate.gates.detection_auc_max": 1.0,
+    "evaluate.gates.category_coverage_min": 1.0,
+    "evaluate.gates.range_coverage_min": 1.0,
+    "evaluate.gates.closest_share_max": 1.0,
+    "evaluate.gates.constraint_validity_min": 1.0,
 }
+_TABLE = {"data.source": "breast_cancer", "model.family": "table_gan", "model.network": "mlp"}
 #: What must be set for a field to be legal at its value.
 WITH: dict[str, dict[str, Any]] = {
     "model.attention": {"model.network": "resnet"},
     "model.hierarchical": {"model.network": "resnet"},
     "model.posterior": {"model.prior": "mixture"},
+    "model.pack": _TABLE,
+    "data.holdout_root": _TABLE,
     "train.keep": {"train.evaluate_every": 4},
     "train.patience": {"train.evaluate_every": 4},
     "generate.table": {"generate.sink": "iceberg", "generate.table": "a.name"},

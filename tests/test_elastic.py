@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from genai_ray import checkpoint
+from genai_ray.runs import read_metrics
 from genai_ray.storage import Store
-from genai_ray.watch import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,7 +29,7 @@ from ray.cluster_utils import Cluster
 from conftest import small_spec
 from genai_ray import checkpoint, train as training
 from genai_ray.storage import Store
-from genai_ray.watch import read_metrics
+from genai_ray.runs import read_metrics
 
 with socket.socket() as free:  # the usual port may be that of another cluster
     free.bind(("127.0.0.1", 0))

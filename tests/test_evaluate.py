@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import load_resident, small_spec
+from conftest import images_of, load_resident, small_spec
 
 from genai_ray.config import Gates, Spec
 from genai_ray.data.image import ImageData
-from genai_ray.dataset import ShardMaker, plan, read_manifest, shipped
+from genai_ray.dataset import plan, read_manifest, shipped
 from genai_ray.errors import GateError, IncompleteError, UserError
 from genai_ray.evaluate import evaluate, judge
 from genai_ray.generate import generate
@@ -115,12 +115,12 @@ def test_every_sink_is_read_back(run_store: Path, options: list[str]) -> None:
     manifest = read_manifest(store)
     assert manifest is not None
     found = list(shipped(store, manifest))
-    images, labels = ShardMaker(plan(spec)).sampler.samples(0, 400)
-    cells = [cell for *_, cells in found for cell in cells]
+    images, labels = images_of(plan(spec)).samples(0, 400)
+    cells = [cell for file in found for cell in file.cells]
     expected = [i.tobytes() for i in images] if "raw" in options[0] else encode_png(images)
     assert cells == expected
     assert labels is not None
-    assert np.concatenate([np.asarray(c) for _, c, _ in found]).tolist() == labels.tolist()
+    assert np.concatenate([np.asarray(f.labels) for f in found]).tolist() == labels.tolist()
     evaluate(spec)
 
 

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
-from conftest import kill_when, small_spec
+from conftest import images_of, kill_when, small_spec
 from fault_proxy import FaultProxy
 
 from genai_ray import local, storage
 from genai_ray.config import Spec
-from genai_ray.dataset import Plan, Shard, ShardMaker, fields_of, plan, read_manifest
+from genai_ray.dataset import Plan, Shard, fields_of, plan, read_manifest
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.export import ParityError, export
 from genai_ray.generate import AttemptCounter, ShardWorker, generate
@@ -71,7 +71,7 @@ def test_rows_do_not_depend_on_the_shard(run_store: Path, undisturbed: dict[str,
     spec = small_spec(run_store, "generate.shard_rows=77", "generate.batch=10")
     generate(spec)
     made = plan(small_spec(run_store, "generate.batch=999"))
-    images, labels = ShardMaker(made).sampler.samples(0, 1000)
+    images, labels = images_of(made).samples(0, 1000)
     rows = [r for k in dataset(spec).list("data/")
             for r in pq.read_table(run_store / "small" / "dataset" / k).to_pylist()]  # fmt: skip
     assert [r["id"] for r in rows] == list(range(1000))

@@ -54,7 +54,7 @@ def made(
              CODEC, encoding, {"fingerprint": fingerprint}, extra=extra)
         for i in range(2)
     ]  # fmt: skip
-    files = [record for rows in shards for record in SINKS["iceberg"](rows, store)]
+    files = [record for rows in shards for record in SINKS["image"]["iceberg"](rows, store)]
     manifest = Manifest(
         fingerprint=fingerprint, fields={}, model="cd" * 32, card={}, rows=8,
         bytes=sum(f.bytes for f in files), files=[asdict(f) for f in files], shards=[],

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from genai_ray.config import parse
+from genai_ray.config import ModelSpec, parse
 from genai_ray.errors import UserError
 from genai_ray.models import augment, image, penalties
-from genai_ray.presets import PRESETS, Variant
+from genai_ray.presets import PRESETS
 
 N, SHAPE = 5, (2, 4, 4)
 
@@ -194,4 +194,4 @@ def test_every_preset_says_what_it_is_and_where_it_comes_from():
     for preset in PRESETS.values():
         assert preset.about
         assert any(word in preset.source for word in ("arXiv", "ICLR"))
-        Variant.model_validate(preset.values)
+        ModelSpec.model_validate(preset.values)

@@ -79,6 +79,10 @@ def test_stream_numbers_never_change():
         "EVALUATE": 7,
         "INIT": 8,
         "TRAIN_UNIFORM": 9,
+        "SAMPLE_ID": 10,
+        "TABLE_MODES": 11,
+        "SAMPLE_CONDITION": 12,
+        "SAMPLE_RETRY": 13,
     }
 
 

@@ -16,12 +16,11 @@ from genai_ray.errors import UserError
 from genai_ray.provenance import ModelCard
 from genai_ray.sampler import (
     BoundRun,
-    Quotas,
-    class_counts,
     open_session,
     provider_options,
     session_options,
 )
+from genai_ray.samples.classes import Quotas, class_counts
 
 
 def card(*classes: str) -> ModelCard:
@@ -96,7 +95,7 @@ def test_bound_arrays_give_what_plain_calls_give(run_store: Path) -> None:
             "label": generator.integers(0, 10, 32),
         }
         plain: Any = session.run(None, feed)[0]
-        assert np.array_equal(bound(feed), plain)
+        assert np.array_equal(bound(feed)[0], plain)
 
 
 def test_options_of_a_card() -> None:

@@ -21,10 +21,10 @@ from genai_ray.config import Spec
 from genai_ray.data.image import ImageCodec, ImageData, load_images
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.feed import micro_batches, real_batches
+from genai_ray.runs import read_metrics
 from genai_ray.state import State
 from genai_ray.storage import Store
 from genai_ray.train import DivergedError, compile_networks, steps, train
-from genai_ray.watch import read_metrics
 
 
 def final_state(spec: Spec) -> dict:
@@ -95,9 +95,9 @@ def test_workers_share_a_batch_without_changing_it() -> None:
         for world in (2, 3, 4):
             parts = [next(real_batches(spec, data, step, micro_batches(spec, rank, world), device))
                      for rank in range(world)]  # fmt: skip
-            assert torch.equal(whole.images, torch.cat([p.images for p in parts]))
-    assert whole.images.min() == -1
-    assert whole.images.max() <= 1
+            assert torch.equal(whole.values, torch.cat([p.values for p in parts]))
+    assert whole.values.min() == -1
+    assert whole.values.max() <= 1
 
 
 def test_an_epoch_shows_every_image_once() -> None:
@@ -105,7 +105,7 @@ def test_an_epoch_shows_every_image_once() -> None:
     images = np.arange(70, dtype=np.uint8).reshape(70, 1, 1, 1)
     data = ImageData(ImageCodec(1, 1, None), images, None, images, None)
     batches = real_batches(spec, data, 0, micro_batches(spec, 0, 1), torch.device("cpu"))
-    seen = [batch.images for batch, _ in zip(batches, range(14), strict=False)]
+    seen = [batch.values for batch, _ in zip(batches, range(14), strict=False)]
     first, second = torch.cat(seen[:7]).flatten(), torch.cat(seen[7:]).flatten()
     assert first.unique().numel() == 70
     assert second.unique().numel() == 70
@@ -180,7 +180,7 @@ def test_other_images_than_the_run_began_with(tmp_path: Path) -> None:
     store.delete(checkpoint.key(1280))
     data = load_images(spec.data)
     data.train_images[0] ^= 255
-    with pytest.raises(UserError, match="holds other images than the run was begun with"):
+    with pytest.raises(UserError, match="holds other samples than the run was begun with"):
         train(spec, data)
 
 

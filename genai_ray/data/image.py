@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from genai_ray import rng
 from genai_ray.config import DataSpec
+from genai_ray.data.order import rows_at, split
 from genai_ray.errors import UserError
 from genai_ray.storage import Store
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 #: Sizes that are taken as they are; an image of any other is brought to `data.size`.
 SIZES = (8, 16, 28, 32, 56, 64, 112, 128)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-DEFAULT_HOLDOUT = 0.2
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")
 #: What Pillow raises for content that is not a whole image.
 CORRUPT = (
@@ -47,6 +46,19 @@ class ImageCodec:
     size: int
     channels: int
     classes: tuple[str, ...] | None
+
+    modality: ClassVar[str] = "image"
+
+    @property
+    def label_width(self) -> int:
+        return len(self.classes or ())
+
+    def labels(self, count: int) -> NDArray[np.int64]:
+        return np.arange(count) % max(1, self.label_width)
+
+    def describe(self) -> dict[str, Any]:
+        return {"images": f"{self.size}x{self.size}x{self.channels}",
+                "classes": ", ".join(self.classes or ())}  # fmt: skip
 
     def encode(self, image: Image.Image) -> NDArray[np.uint8]:
         """A Pillow image of any size and mode as (H, W, C): centre crop, antialiased bicubic."""
@@ -87,6 +99,8 @@ class ImageData:
     holdout_labels: NDArray[np.int64] | None
     skipped: tuple[str, ...] = ()
 
+    resident: ClassVar[bool] = True
+
     @property
     def n(self) -> int:
         """Training samples of an epoch."""
@@ -99,6 +113,15 @@ class ImageData:
         if self.train_labels is not None:
             digest.update(self.train_labels.tobytes())
         return digest.hexdigest()
+
+    def at(
+        self, seed: int, start: int, stop: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
+        """Images (N, H, W, C) and labels (N,) at places of the line; see `Data.at`."""
+        rows = rows_at(seed, start, stop, self.n)
+        # Fancy indexing copies, so the batch is writable though the shared array is not.
+        labels = None if self.train_labels is None else self.train_labels[rows]
+        return self.train_images[rows], labels
 
 
 def load_images(spec: DataSpec, *, conditional: bool = False) -> "ImageData | ImageStream":
@@ -419,20 +442,6 @@ def class_names(spec: DataSpec, schema: pa.Schema) -> tuple[str, ...] | None:
     hugging_face = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     feature = hugging_face.get("info", {}).get("features", {}).get(spec.label_column, {})
     return tuple(feature["names"]) if "names" in feature else None
-
-
-def split(spec: DataSpec, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which of n samples train and which judge, both ascending; by n and the share alone.
-
-    Raises:
-        UserError: if one part would be empty.
-    """
-    held = round(n * (spec.holdout or DEFAULT_HOLDOUT))
-    if not 1 <= held < n:
-        raise UserError("data.holdout", spec.holdout, f"leaves {n - held} of {n} images to train "
-                        f"and {held} to judge", "Add images or change the share.")  # fmt: skip
-    order = np.argsort(rng.permute(0, rng.Stream.HOLDOUT, np.arange(n), n))
-    return np.sort(order[held:]), np.sort(order[:held])
 
 
 def _split(

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -212,6 +212,8 @@ class ImageStream:
     index: FolderIndex | ParquetIndex
     train: NDArray[np.int64]
 
+    resident: ClassVar[bool] = False
+
     def __getstate__(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}  # not what is cached
 
@@ -256,6 +258,11 @@ class ImageStream:
         held = np.ones(len(self.index), bool)
         held[self.train] = False
         return _sample(self, np.flatnonzero(held))
+
+    def at(
+        self, seed: int, start: int, stop: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
+        raise NotImplementedError("a stream is read in order, by ingest.batches")
 
     def samples(self, seed: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of the samples at some positions; every sample stands once in an epoch."""

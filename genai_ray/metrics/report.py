@@ -71,17 +71,25 @@ def render_html(report: Report) -> str:
 
     All text is escaped, and a content security policy forbids scripts and outside requests.
     """
-    environment = jinja2.Environment(
+    chart = line_chart(report.losses, x_label="samples seen") if report.losses else None
+    return environment().get_template("report.html.j2").render(report=report, chart=chart)
+
+
+def environment() -> jinja2.Environment:
+    """Where the templates of the pages are read: all text escaped, a name that is missing refused.
+
+    `page.html.j2` is what every page has; `report.html.j2` and `table_report.html.j2` extend it.
+    """
+    found = jinja2.Environment(
         loader=jinja2.PackageLoader("genai_ray.metrics", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = _number
-    environment.filters["data_uri"] = _data_uri
-    chart = line_chart(report.losses, x_label="samples seen") if report.losses else None
-    return environment.get_template("report.html.j2").render(report=report, chart=chart)
+    found.filters["number"] = _number
+    found.filters["data_uri"] = _data_uri
+    return found
 
 
 def image_grid(

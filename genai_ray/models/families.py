@@ -7,9 +7,13 @@ from torch import Tensor, nn
 
 
 class Batch(NamedTuple):
-    """Real samples of one step: images NCHW in -1..1, labels (N,) int64 (None: unconditional)."""
+    """Real samples of one step, and what a model is asked for (None: unconditional).
 
-    images: Tensor
+    values: images NCHW in -1..1, with labels (N,) int64, the classes; or rows of a table (N, parts
+    + numbers), as codes and then scalars, with labels (N, parts) int64, a code or -1.
+    """
+
+    values: Tensor
     labels: Tensor | None
 
 
@@ -47,7 +51,8 @@ class Family(Protocol):
     latent: normals drawn for a real sample, in every phase.
     uniforms: uniforms drawn for a real sample, in every phase; 0 if no loss needs them.
     sampler_latent: numbers in the noise vector of one generated sample.
-    classes: how many classes can be asked for; 0 means unconditional.
+    classes: how many labels can be asked for; 0 means unconditional.
+    given: how many columns of a table one label may fix: one, or any.
     """
 
     nets: nn.ModuleDict
@@ -57,6 +62,7 @@ class Family(Protocol):
     uniforms: int
     sampler_latent: int
     classes: int
+    given: str
 
     def loss(
         self, phase: Phase, batch: Batch, draws: Draws, moment: Moment
@@ -71,7 +77,7 @@ class Family(Protocol):
         ...
 
     def sampler(self) -> nn.Module:
-        """(noise (N, sampler_latent), labels (N,)?) -> uint8 NHWC; shares the weights of
-        `nets[averaged]`.
+        """(noise (N, sampler_latent), labels?) -> what the codec decodes: images uint8 NHWC, or the
+        codes and values of a table; shares the weights of `nets[averaged]`.
         """
         ...

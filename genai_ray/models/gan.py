@@ -12,6 +12,7 @@ from genai_ray.presets import Variant
 class Gan:
     """A generator and a discriminator (Goodfellow et al. 2014), moved in turn."""
 
+    given = "one"
     averaged = "generator"
 
     def __init__(self, variant: Variant, codec: ImageCodec, classes: int):
@@ -47,8 +48,8 @@ class Gan:
             return loss, {"loss_generator": loss.detach()}
 
         with torch.no_grad():
-            fake = generator(draws.normal, labels).to(batch.images.dtype)
-        real = batch.images
+            fake = generator(draws.normal, labels).to(batch.values.dtype)
+        real = batch.values
         if "mirror" in uniform:
             real = augment.mirror(real, uniform["mirror"])
         seen = [self._augmented(real, uniform.get("augment_real")),

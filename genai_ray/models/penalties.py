@@ -1,8 +1,9 @@
 """Penalties on the gradient of a discriminator by its input.
 
-Each takes the discriminator as a function (images NCHW, labels) -> logits (N,), so a caller can
+Each takes the discriminator as a function (samples (N, ...), labels) -> logits, so a caller can
 pass one that is not compiled: a compiled function cannot be differentiated twice. Each is a mean
-over the batch, per sample: the discriminator must not mix samples, so it must not use batch norm.
+over logits, of the samples that a logit judges: one, or a pack of neighbours. Beyond these the
+discriminator must not mix samples, so it must not use batch norm.
 Call them in float32, outside autocast: in bf16 the gradients are off by some 2 %.
 """
 
@@ -15,11 +16,11 @@ Discriminator = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def input_gradient(discriminator: Discriminator, images: Tensor, labels: Tensor | None) -> Tensor:
-    """dD(x)/dx of every sample, flattened to (N, C*H*W); itself differentiable."""
+    """dD(x)/dx of every logit, flattened to (logits, -1); itself differentiable."""
     images = images.detach().requires_grad_()
     logits = discriminator(images, labels)
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return gradient.flatten(1)
+    return gradient.reshape(len(logits), -1)
 
 
 def gradient_penalty(
@@ -29,7 +30,7 @@ def gradient_penalty(
 
     Gulrajani et al. 2017, arXiv 1704.00028, eq. 3. uniform: (N, 1) in 0..1, the place between.
     """
-    share = uniform[:, :1, None, None]
+    share = uniform[:, :1].reshape(-1, *[1] * (real.dim() - 1))
     between = share * real + (1 - share) * fake
     return (input_gradient(discriminator, between, labels).norm(dim=1) - 1).square().mean()
 

@@ -16,6 +16,7 @@ _CHUNK = 1024  # images that are encoded at once
 class Vae:
     """An encoder and a decoder, moved together (Kingma and Welling 2013, arXiv 1312.6114)."""
 
+    given = "one"
     averaged = "autoencoder"
 
     def __init__(self, variant: Variant, codec: ImageCodec, classes: int):
@@ -73,7 +74,7 @@ def autoencoder(variant: Variant, codec: ImageCodec, classes: int) -> nn.ModuleD
 
 def shown(batch: Batch, draws: Draws, variant: Variant) -> Tensor:
     """The real images of a step, NCHW, half of them mirrored if the variant says so."""
-    return augment.mirror(batch.images, draws.uniform) if variant.mirror else batch.images
+    return augment.mirror(batch.values, draws.uniform) if variant.mirror else batch.values
 
 
 def encode(
@@ -106,7 +107,7 @@ def fit_prior(net: nn.Module, batch: Batch, variant: Variant, classes: int, seed
         return
     parts: nn.ModuleDict = net  # pyright: ignore[reportAssignmentType]
     prior: Mixture = parts["prior"]  # pyright: ignore[reportAssignmentType]
-    n, stream = len(batch.images), rng.Stream.TRAIN_NOISE
+    n, stream = len(batch.values), rng.Stream.TRAIN_NOISE
     normal = torch.from_numpy(rng.normal(rng.fold(seed, stream), stream, 0, n, variant.latent))
     was_training = net.training
     net.eval()
@@ -115,7 +116,7 @@ def fit_prior(net: nn.Module, batch: Batch, variant: Variant, classes: int, seed
         part = slice(start, start + _CHUNK)
         device = prior.means.device
         labels = None if batch.labels is None else batch.labels[part].to(device)
-        images, noise = batch.images[part].to(device), normal[part].to(device)
+        images, noise = batch.values[part].to(device), normal[part].to(device)
         latents.append(encode(parts, images, labels, noise, variant)[0].cpu())
     net.train(was_training)
     labels = None if batch.labels is None else batch.labels.cpu().numpy()

@@ -12,6 +12,7 @@ from genai_ray.presets import Variant
 class VaeGan:
     """A VAE and a discriminator, moved in turn (Larsen et al. 2016, arXiv 1512.09300)."""
 
+    given = "one"
     averaged = "autoencoder"
 
     def __init__(self, variant: Variant, codec: ImageCodec, classes: int):

@@ -8,15 +8,13 @@ made it.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from genai_ray.provenance import FileRecord
 from genai_ray.sinks.encoding import Stamp, decode, encode, encode_jpeg, encode_png, encode_webp
 from genai_ray.sinks.iceberg import check_iceberg, commit_iceberg
 from genai_ray.sinks.images import TABLE, listed, read_images, write_images
 from genai_ray.sinks.parquet import parquet_schema, read_parquet, write_parquet
-from genai_ray.sinks.rows import SUFFIXES, Rows, class_folders
+from genai_ray.sinks.rows import SUFFIXES, Read, Rows, TableRows, class_folders
+from genai_ray.sinks.table import read_csv, read_table, write_csv, write_table
 from genai_ray.sinks.webdataset import read_webdataset, write_webdataset
 from genai_ray.storage import Store
 
@@ -24,8 +22,10 @@ __all__ = [
     "RESERVED",
     "SINKS",
     "SUFFIXES",
+    "Read",
     "Rows",
     "Stamp",
+    "TableRows",
     "check_iceberg",
     "class_folders",
     "commit_iceberg",
@@ -44,34 +44,41 @@ __all__ = [
 ]
 
 
-def discard(rows: Rows, store: Store) -> list[FileRecord]:
+def discard(rows: Rows | TableRows, store: Store) -> list[FileRecord]:
     """Nothing is written: for benchmarks of what comes before."""
     return []
 
 
-SINKS: dict[str, Callable[[Rows, Store], list[FileRecord]]] = {
-    "parquet": write_parquet,
-    "images": write_images,
-    "webdataset": write_webdataset,
-    # The files are those of Parquet; the table learns of them once, by `commit_iceberg`.
-    "iceberg": write_parquet,
-    "discard": discard,
+#: modality -> name in the spec -> sink
+SINKS: dict[str, dict[str, Callable[..., list[FileRecord]]]] = {
+    "image": {
+        "parquet": write_parquet,
+        "images": write_images,
+        "webdataset": write_webdataset,
+        # The files are those of Parquet; the table learns of them once, by `commit_iceberg`.
+        "iceberg": write_parquet,
+        "discard": discard,
+    },
+    "table": {
+        "parquet": write_table,
+        "csv": write_csv,
+        "iceberg": write_table,
+        "discard": discard,
+    },
 }
 
 _RESERVED = frozenset({"id", "label", "image"})
-#: Names of columns that are ours in the files of a sink, so that no further column may have them.
+#: Names of columns that are ours in the image files of a sink: no further column may have them.
 RESERVED: dict[str, frozenset[str]] = {
-    **dict.fromkeys(SINKS, _RESERVED),
+    **dict.fromkeys(SINKS["image"], _RESERVED),
     # `datasets` takes file_names for images, too.
     "images": _RESERVED | {"file_name", "file_names", "bytes", "sha256"},
     "webdataset": _RESERVED | {"provenance"},
 }
 
 
-def read(
-    record: FileRecord | Mapping[str, Any], data: bytes, store: Store
-) -> tuple[NDArray[np.int64], NDArray[np.int64] | None, list[bytes]]:
-    """Ids (N,), labels (N,) or None, and N encoded images of a file that a manifest names.
+def read(record: FileRecord | Mapping[str, Any], data: bytes, store: Store) -> Read:
+    """What a file that a manifest names holds.
 
     Args:
         record: its record; the path says of which sink it is.
@@ -83,8 +90,13 @@ def read(
     """
     path = _path(record)
     if path.endswith(f"/{TABLE}"):
-        return read_images(path, data, store)
-    return read_webdataset(data) if path.endswith(".tar") else read_parquet(data)
+        return Read(*read_images(path, data, store))
+    if path.endswith(".tar"):
+        return Read(*read_webdataset(data))
+    if path.endswith(".csv"):
+        return Read(None, None, [], read_csv(data))
+    table = read_table(data)
+    return Read(*read_parquet(data)) if table is None else Read(table[0], None, [], table[1])
 
 
 def objects(

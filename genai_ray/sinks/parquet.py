@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from genai_ray.data.image import ImageCodec
 from genai_ray.provenance import DIGITAL_SOURCE_TYPE, FileRecord, aigc_label
 from genai_ray.sinks.encoding import encode
-from genai_ray.sinks.rows import SUFFIXES, Rows
+from genai_ray.sinks.rows import SUFFIXES, Rows, TableRows
 from genai_ray.storage import Store
 
 _ROW_GROUP_BYTES = 32 << 20
@@ -118,7 +118,7 @@ def schema_metadata(features: dict[str, Any], provenance: dict[str, Any]) -> dic
     return metadata
 
 
-def with_label(schema: pa.Schema, rows: Rows) -> pa.Schema:
+def with_label(schema: pa.Schema, rows: Rows | TableRows) -> pa.Schema:
     """The schema with the label of GB 45438-2025 for the file, if there is a producer."""
     if rows.producer is None:
         return schema

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +41,11 @@ class Rows:
     extra: pa.Table | None = None
 
     @property
+    def attempts(self) -> int:
+        """Samples that were drawn: none in vain."""
+        return len(self.images)
+
+    @property
     def ids(self) -> range:
         return range(self.start, self.start + len(self.images))
 
@@ -53,6 +58,36 @@ class Rows:
     def part_id(self) -> str:
         """The unique number of a file that holds the whole shard."""
         return produce_id(self.provenance, f"part-{self.index:06d}")
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """What a shard of a table holds: rows start..start+N.
+
+    attempts: rows that were drawn, with those that did not fit. For the rest see `Rows`.
+    """
+
+    index: int
+    start: int
+    table: pa.Table
+    provenance: dict[str, Any]
+    producer: str | None = None
+    attempts: int = 0
+
+    @property
+    def part_id(self) -> str:
+        return produce_id(self.provenance, f"part-{self.index:06d}")
+
+
+class Read(NamedTuple):
+    """What is read back from a file: ids (N,), None where a file says nothing of them; of images
+    the labels (N,) or None and the encoded cells, of a table its rows.
+    """
+
+    ids: NDArray[np.int64] | None
+    labels: NDArray[np.int64] | None
+    cells: list[bytes]
+    table: pa.Table | None = None
 
 
 def class_folders(codec: ImageCodec) -> list[str]:

@@ -1,0 +1,322 @@
+"""Cells of Arrow columns as numbers and as plain Python values, and back.
+
+Temporal columns count in ticks of their type; `unit` says how many nanoseconds a number stands for.
+A missing cell is NaN among numbers and None among plain values; a float NaN counts as missing.
+"""
+
+import datetime
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+from numpy.typing import NDArray
+
+#: Its functions are made when it is imported, so that no type checker sees them.
+pc: Any = pyarrow.compute
+DAY_NS = 86_400 * 10**9
+#: Whole numbers up to here are exact in float64, which numbers travel in.
+EXACT = 2**53
+_TICKS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+#: Steps in which dates and times may be kept, in nanoseconds, the longest first.
+_STEPS = (DAY_NS, 3600 * 10**9, 60 * 10**9, 10**9, 10**6, 10**3, 1)
+_SIMPLE = {
+    str(t): t
+    for t in (
+        pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(),
+        pa.uint64(), pa.float16(), pa.float32(), pa.float64(), pa.bool_(), pa.string(),
+        pa.large_string(), pa.string_view(), pa.date32(), pa.date64(),
+        *(pa.timestamp(u) for u in _TICKS), *(pa.duration(u) for u in _TICKS),
+        pa.time32("s"), pa.time32("ms"), pa.time64("us"), pa.time64("ns"),
+    )
+}  # fmt: skip
+
+
+# --- types ---------------------------------------------------------------------------------------
+
+
+def type_to_text(kind: pa.DataType) -> str:
+    """A name of an Arrow type that `type_from_text` reads in any version of Arrow."""
+    if pa.types.is_dictionary(kind):
+        ordered = ", ordered" if kind.ordered else ""
+        return f"dictionary({kind.index_type}, {type_to_text(kind.value_type)}{ordered})"
+    return str(kind)
+
+
+def type_from_text(text: str) -> pa.DataType:
+    """The Arrow type of a name.
+
+    Raises:
+        ValueError: for a type that tables cannot have here.
+    """
+    if text in _SIMPLE:
+        return _SIMPLE[text]
+    if found := re.fullmatch(r"timestamp\[(\w+), tz=(.+)\]", text):
+        return pa.timestamp(found[1], found[2])
+    if found := re.fullmatch(r"decimal(32|64|128|256)\((\d+), (-?\d+)\)", text):
+        return getattr(pa, f"decimal{found[1]}")(int(found[2]), int(found[3]))
+    if found := re.fullmatch(r"dictionary\((u?int\d+), (.+?)(, ordered)?\)", text):
+        values = type_from_text(found[2])
+        return pa.dictionary(_SIMPLE[found[1]], values, ordered=bool(found[3]))
+    raise ValueError(f"columns of type {text} are not supported")
+
+
+def supported(kind: pa.DataType) -> bool:
+    try:
+        return type_from_text(type_to_text(kind)) == kind
+    except ValueError:
+        return False
+
+
+def value_type(kind: pa.DataType) -> pa.DataType:
+    """The type of the cells, also of a dictionary."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def is_text(kind: pa.DataType) -> bool:
+    kind = value_type(kind)
+    return (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def is_temporal(kind: pa.DataType) -> bool:
+    return pa.types.is_temporal(value_type(kind))
+
+
+def is_number(kind: pa.DataType) -> bool:
+    kind = value_type(kind)
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+
+
+def tick_ns(kind: pa.DataType) -> int:
+    """Nanoseconds of one tick of a temporal type; 1 for any other."""
+    kind = value_type(kind)
+    if pa.types.is_date32(kind):
+        return DAY_NS
+    if pa.types.is_date64(kind):
+        return _TICKS["ms"]
+    return _TICKS[kind.unit] if pa.types.is_temporal(kind) else 1
+
+
+# --- columns -------------------------------------------------------------------------------------
+
+
+def whole(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column in one piece."""
+    if isinstance(column, pa.ChunkedArray):
+        if pa.types.is_dictionary(column.type):
+            column = column.unify_dictionaries()
+        return column.combine_chunks()
+    return column
+
+
+def dense(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column in one piece, with the cells of a dictionary written out."""
+    column = whole(column)
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def ticks(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A temporal column as int64."""
+    array = dense(column)
+    if pa.types.is_date32(array.type) or pa.types.is_time32(array.type):
+        array = array.cast(pa.int32())
+    return array.cast(pa.int64())
+
+
+def numbers(column: pa.ChunkedArray | pa.Array, unit: int = 1) -> NDArray[np.float64]:
+    """A column of numbers, dates or times (N,) float64, missing as NaN.
+
+    unit: nanoseconds that 1.0 stands for, in a temporal column.
+    """
+    if not is_temporal(column.type):
+        array = dense(column).cast(pa.float64(), safe=False)
+        # A copy, since Arrow's memory may not be written to.
+        return np.array(array.to_numpy(zero_copy_only=False), np.float64)
+    array, tick = ticks(column), tick_ns(column.type)
+    count = np.asarray(array.fill_null(0).to_numpy(), np.int64)
+    # Divided as whole numbers where that is exact, so that nanoseconds of today fit.
+    step = max(1, unit // tick)
+    exact = not np.any(count % step)
+    out = (count // step if exact else count / step).astype(np.float64) * max(1, tick // unit)
+    out[array.is_null().to_numpy(zero_copy_only=False)] = np.nan
+    return out
+
+
+def from_numbers(values: NDArray[np.float64], kind: pa.DataType, unit: int = 1) -> pa.Array:
+    """Numbers (N,) as a column; NaN becomes a missing cell. What a type cannot hold is clipped."""
+    missing = np.isnan(values)
+    cells = value_type(kind)
+    if pa.types.is_floating(cells):
+        limit = np.finfo(cells.to_pandas_dtype()).max
+        array = pa.array(np.clip(values, -limit, limit), mask=missing).cast(cells, safe=False)
+    elif pa.types.is_decimal(cells):
+        limit = 10.0 ** (cells.precision - cells.scale) - 10.0**-cells.scale
+        limit = min(limit, float(EXACT))
+        clipped = np.clip(values, -limit, limit)
+        array = pa.array(clipped, mask=missing).cast(cells, safe=False)
+    else:
+        width = cells.bit_width
+        unsigned = pa.types.is_unsigned_integer(cells)
+        low, high = (0, 2**width - 1) if unsigned else (-(2 ** (width - 1)), 2 ** (width - 1) - 1)
+        if pa.types.is_time(cells):
+            low, high = 0, DAY_NS // tick_ns(cells) - 1
+        # float64 has no 2**63 - 1; its neighbour below is what fits.
+        top = np.nextafter(float(high), 0) if high > EXACT else high
+        scale = unit / tick_ns(cells) if pa.types.is_temporal(cells) else 1
+        whole_numbers = np.rint(np.where(missing, 0, values) * scale)
+        wide = pa.uint64() if unsigned else pa.int64()
+        integers = np.clip(whole_numbers, low, top).astype(wide.to_pandas_dtype())
+        array = pa.array(integers, mask=missing)
+        if pa.types.is_temporal(cells) and width == 32:
+            array = array.cast(pa.int32())
+        array = array.cast(cells)
+    return _as(array, kind)
+
+
+def step_ns(column: pa.ChunkedArray | pa.Array) -> int:
+    """The longest step, in nanoseconds, that all dates or times of a column are multiples of."""
+    tick = tick_ns(column.type)
+    count = np.asarray(ticks(column).drop_null().to_numpy(), np.int64)
+    for step in _STEPS:
+        if step <= tick or not np.any(count % (step // tick)):
+            return max(step, tick)
+    raise AssertionError
+
+
+def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column as string, bool, int64, uint64 or float64, in which values are compared and kept;
+    dictionaries stay dictionaries of such.
+    """
+    array = whole(column)
+    if pa.types.is_dictionary(array.type):
+        return pa.DictionaryArray.from_arrays(array.indices, plain(array.dictionary))
+    kind = array.type
+    if is_text(kind) or pa.types.is_decimal(kind):
+        return array.cast(pa.string())
+    if pa.types.is_temporal(kind):
+        return ticks(array)
+    if pa.types.is_floating(kind):
+        return array.cast(pa.float64())
+    if pa.types.is_boolean(kind):
+        return array
+    return array.cast(pa.uint64() if pa.types.is_uint64(kind) else pa.int64())
+
+
+def from_plain(values: list[Any] | tuple[Any, ...], kind: pa.DataType) -> pa.Array:
+    """Plain values as a column of a type; None is a missing cell."""
+    cells = value_type(kind)
+    if pa.types.is_temporal(cells):
+        small = cells.bit_width == 32
+        array = pa.array(values, pa.int32() if small else pa.int64()).cast(cells)
+    elif pa.types.is_decimal(cells):
+        array = pa.array(values, pa.string()).cast(cells)
+    else:
+        array = pa.array(values, cells)
+    return _as(array, kind)
+
+
+def taken(values: tuple[Any, ...], index: NDArray[np.integer], kind: pa.DataType) -> pa.Array:
+    """Cell i is values[index[i]]; an index below 0 is a missing cell."""
+    indices = pa.array(np.maximum(index, 0), mask=index < 0)
+    if not pa.types.is_dictionary(kind):
+        return from_plain(values, kind).take(indices)
+    narrow = indices.cast(kind.index_type)
+    return pa.DictionaryArray.from_arrays(
+        narrow, from_plain(values, kind.value_type), ordered=kind.ordered
+    )
+
+
+def plain_dictionary(column: pa.ChunkedArray | pa.Array) -> tuple[NDArray[np.int64], list[Any]]:
+    """(which (N,), values): cell i is values[which[i]], and missing where which[i] is -1."""
+    array = plain(column)
+    if not pa.types.is_dictionary(array.type):
+        array = array.dictionary_encode()
+    which = np.asarray(array.indices.fill_null(-1).to_numpy(), np.int64)
+    values = array.dictionary.to_pylist()
+    gone = [i for i, v in enumerate(values) if v is None or v != v]
+    if gone:
+        which = np.where(np.isin(which, gone), -1, which)
+    return which, values
+
+
+def decimals_of(values: NDArray[np.float64], single: bool = False) -> int | None:
+    """Fewest decimals, 0..12, that all finite values are written with; None: they have more.
+
+    single: the values come from float32, so that they need only be equal there.
+    """
+    values = values[np.isfinite(values)]
+    some = values[:2000]
+    for places in range(13):
+        if _written_with(some, places, single) and _written_with(values, places, single):
+            return places
+    return None
+
+
+def _written_with(values: NDArray[np.float64], places: int, single: bool) -> bool:
+    rounded = np.round(values, places)
+    if single:
+        return bool(np.array_equal(rounded.astype(np.float32), values.astype(np.float32)))
+    return bool(np.array_equal(rounded, values))
+
+
+def tidy(value: float) -> float | int:
+    """A whole number without its `.0`, for people."""
+    return int(value) if math.isfinite(value) and value == int(value) else value
+
+
+def shown(value: float, kind: pa.DataType, unit: int) -> Any:
+    """A number of a column as people write it: dates and times as text."""
+    if not is_temporal(kind):
+        return tidy(value)
+    return str(from_numbers(np.array([value]), value_type(kind), unit)[0])
+
+
+def _as(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    if not pa.types.is_dictionary(kind):
+        return array
+    encoded = array.dictionary_encode()
+    return pa.DictionaryArray.from_arrays(
+        encoded.indices.cast(kind.index_type), encoded.dictionary, ordered=kind.ordered
+    )
+
+
+def first_true(mask: Any) -> int | None:
+    """Where a boolean mask, of NumPy or Arrow, is first true."""
+    array = mask
+    if isinstance(mask, pa.Array | pa.ChunkedArray):
+        array = pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
+    found = np.flatnonzero(array)
+    return int(found[0]) if found.size else None
+
+
+def literal(value: Any, kind: pa.DataType) -> pa.Array:
+    """A value that a person wrote, as a column of one cell.
+
+    Raises:
+        ValueError: (or one of Arrow's, which are such) if it does not read as the type.
+    """
+    cells = value_type(kind)
+    if pa.types.is_boolean(cells) and isinstance(value, str):
+        words = {"true": True, "false": False}
+        if value.lower() not in words:
+            raise ValueError(f"{value!r} is not true or false")
+        value = words[value.lower()]
+    if pa.types.is_temporal(cells) and isinstance(value, str):
+        if pa.types.is_time(cells):
+            value = datetime.time.fromisoformat(value)
+        elif pa.types.is_timestamp(cells):
+            moment = datetime.datetime.fromisoformat(value)
+            if moment.tzinfo is None and cells.tz:
+                moment = moment.replace(tzinfo=datetime.UTC)
+            value = moment
+        else:
+            value = datetime.date.fromisoformat(value)
+    if is_text(cells):
+        value = str(value)
+    elif isinstance(value, str):
+        value = float(value)
+    return pa.array([value], cells)

@@ -1,0 +1,171 @@
+"""Of what class each image is: exact quotas, or a table with one row a sample.
+
+The class of sample i is a function of (quotas or table, seed, i).
+"""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from genai_ray import rng, sinks
+from genai_ray.config import GenerateSpec
+from genai_ray.errors import UserError, nearest
+from genai_ray.provenance import ModelCard
+from genai_ray.storage import Store
+
+_GROUP_ROWS = 65_536  # of a kept conditions table: what is decoded for a shard
+
+
+class Quotas:
+    """Exact class counts, well mixed: a random permutation sends sample i to a place in the line of
+    all classes in order.
+    """
+
+    def __init__(self, counts: list[int], seed: int):
+        self.counts, self.seed = counts, seed
+        self._ends = np.cumsum(counts)
+
+    def classes(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The classes of samples start..stop, (N,)."""
+        stream, n = rng.Stream.SAMPLE_CLASS, int(self._ends[-1])
+        places = rng.permute(self.seed, stream, np.arange(start, stop), n)
+        return np.searchsorted(self._ends, places, side="right").astype(np.int64)
+
+
+class Conditions:
+    """A table with one row a sample: its column `label`, and what stands beside it.
+
+    Kept as Parquet inside the data set, so that a shard can be made again when the table that was
+    given is long gone.
+    """
+
+    def __init__(self, data: bytes):
+        self._file = pq.ParquetFile(io.BytesIO(data))
+        self.rows: int = self._file.metadata.num_rows
+        self.schema: pa.Schema = self._file.schema_arrow.remove(0)  # of what stands beside
+
+    def classes(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The classes of samples start..stop, (N,)."""
+        return self._rows(start, stop)["label"].to_numpy()
+
+    def beside(self, start: int, stop: int) -> pa.Table | None:
+        """The other columns of samples start..stop; None if there are none."""
+        return self._rows(start, stop).drop_columns("label") if self.schema.names else None
+
+    def _rows(self, start: int, stop: int) -> pa.Table:
+        first, last = start // _GROUP_ROWS, (stop - 1) // _GROUP_ROWS
+        table = self._file.read_row_groups(list(range(first, last + 1)))
+        return table.slice(start - first * _GROUP_ROWS, stop - start)
+
+
+def read_conditions(spec: GenerateSpec, card: ModelCard) -> bytes:
+    """A table of conditions as the Parquet file that a data set keeps: `label` as class numbers
+    first, then the other columns as they were.
+
+    Raises:
+        UserError: for a table that cannot be read or does not fit the model.
+    """
+    field, uri, samples = "generate.conditions", str(spec.conditions), spec.samples
+    table = _read_table(uri)
+    names = list(card.codec["classes"] or ())
+    for name in table.column_names:
+        taken = name != "label" and name in sinks.RESERVED[spec.sink]
+        if taken or table.column_names.count(name) > 1:
+            raise UserError(
+                field, uri, f"column {name!r} " + (f"is one of sink={spec.sink}'s own" if taken
+                                                   else "stands there more than once"),
+                "Rename it in the table.",
+            )  # fmt: skip
+    if "label" not in table.column_names:
+        raise UserError(
+            field, uri, f"must have a column 'label'; it has {', '.join(table.column_names)}",
+            "Name the column that holds the class 'label'.",
+        )  # fmt: skip
+    if table.num_rows != samples:
+        raise UserError(
+            field, uri, f"has {table.num_rows} rows for generate.samples={samples}",
+            f"Set generate.samples={table.num_rows}.",
+        )  # fmt: skip
+    labels = table["label"].to_pylist()
+    known: dict[Any, int] = {
+        **dict(enumerate(range(len(names)))),
+        **{n: i for i, n in enumerate(names)},
+    }
+    numbers = np.empty(len(labels), np.int64)
+    for row, label in enumerate(labels):
+        # A class that is named 3 stands as a number in most tables.
+        number = known.get(str(label), known.get(label))
+        if number is None:
+            raise UserError(field, label, f"in row {row} of {uri} is not a class of the model",
+                            nearest(str(label), names))  # fmt: skip
+        numbers[row] = number
+    others = table.drop_columns("label")
+    columns = [pa.chunked_array([numbers]), *others.columns]
+    kept = pa.table(columns, names=["label", *others.column_names])
+    sink = io.BytesIO()
+    pq.write_table(kept.replace_schema_metadata(None), sink, row_group_size=_GROUP_ROWS)
+    return sink.getvalue()
+
+
+def _read_table(uri: str) -> pa.Table:
+    folder, _, name = uri.rpartition("/")
+    try:
+        data = Store(folder or "/").read(name)
+        if name.endswith(".csv"):
+            return pacsv.read_csv(io.BytesIO(data))
+        return pq.read_table(io.BytesIO(data))
+    except (FileNotFoundError, IsADirectoryError, pa.ArrowInvalid) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError("generate.conditions", uri, f"must be a Parquet or CSV file ({reason})",
+                        "Check the path; a CSV file ends in .csv.") from None  # fmt: skip
+
+
+def class_counts(spec: GenerateSpec, card: ModelCard) -> list[int] | None:
+    """How many samples each class gets; exactly `spec.samples` together. None without classes.
+
+    Raises:
+        UserError: for an unknown class, or counts that do not add up.
+    """
+    if not card.conditional:
+        if spec.classes:
+            raise UserError("generate.classes", spec.classes, "asks for labels, but the model has "
+                            "no classes", "Train with model.conditional=true.")  # fmt: skip
+        return None
+    names = list(card.codec["classes"])
+    asked = spec.classes or dict.fromkeys(names, 1 / len(names))
+    for name, value in asked.items():
+        if name not in names:
+            raise UserError("generate.classes", name, "is not a class of the model",
+                            nearest(name, names))  # fmt: skip
+        if value < 0:
+            raise UserError("generate.classes", {name: value}, "must not be negative", "Raise it.")
+    return counts_of("generate.classes", [asked.get(name, 0) for name in names], spec.samples)
+
+
+def counts_of(field: str, values: Sequence[float], samples: int) -> list[int]:
+    """Counts, or shares as counts, that add up to so many samples.
+
+    Raises:
+        UserError: naming the field, if they do not.
+    """
+    total = sum(values)
+    if abs(total - samples) < 1e-6 and all(v == int(v) for v in values):
+        return [int(v) for v in values]
+    if abs(total - 1) > 1e-6:
+        raise UserError(
+            field, list(values), f"add up to {total:g}; counts must give "
+            f"generate.samples={samples}, shares must give 1", "Correct the numbers.",
+        )  # fmt: skip
+    # Largest remainders, so that shares become counts that add up.
+    exact = [v * samples for v in values]
+    counts = [int(e) for e in exact]
+    by_rest = sorted(range(len(values)), key=lambda i: (counts[i] - exact[i], i))
+    for i in by_rest[: samples - sum(counts)]:
+        counts[i] += 1
+    return counts

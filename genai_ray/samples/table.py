@@ -1,0 +1,196 @@
+"""Rows of a table by index: what is fixed, what is drawn, and what is drawn again.
+
+A condition fixes some columns. What the model can be asked for it is asked for; the rest, and the
+constraints of the table, are kept by rejection: attempt a at row i has randomness of its own, a
+function of (seed, i, a), and the first attempt that fits is the row.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from genai_ray import rng, sinks
+from genai_ray.config import GenerateSpec, RowCondition
+from genai_ray.data.table import TableCodec
+from genai_ray.errors import UserError
+from genai_ray.provenance import ModelCard
+from genai_ray.sampler import Sampler
+from genai_ray.samples.classes import Quotas, counts_of
+
+#: Attempts at a row before its shard fails; part of the format, as it spaces the randomness.
+MAX_ATTEMPTS = 4096
+_FIRST_BLOCK = 8  # attempts at a row that are made together, four times as many each time
+_AT_ONCE = 65_536  # attempts at all rows that are made together
+_PROBED = 512  # attempts at each condition, before anything is written
+_FIELD = "generate.conditions"
+
+
+class TableSamples:
+    """See `Samples`.
+
+    Raises:
+        UserError: for a condition on a column or a category that the model does not know, counts
+            that do not add up, or more rows than there are ids.
+    """
+
+    def __init__(
+        self, model: bytes, card: ModelCard, spec: GenerateSpec, seed: int,
+        conditions: bytes | None,
+    ):  # fmt: skip
+        self.card, self.spec, self.seed = card, spec, seed
+        self.codec = TableCodec.from_json(card.codec)
+        self.codec.check_ids(spec.samples)
+        self._model = model
+        self._seed_again = rng.fold(seed, rng.Stream.SAMPLE_RETRY)
+        asked = spec.conditions if isinstance(spec.conditions, tuple) else ()
+        self.conditions = asked or (RowCondition(share=1.0),)
+        self._counts = counts_of(
+            _FIELD, [c.rows or 0 if c.share is None else c.share for c in self.conditions],
+            spec.samples,
+        )  # fmt: skip
+        self._quotas = Quotas(self._counts, seed)
+        self._asked = np.stack([self._label(c.where) for c in self.conditions])
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        return Sampler(self._model, self.card, self.spec, self.seed)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.codec.schema
+
+    def counts(self) -> dict[str, int]:
+        if len(self.conditions) == 1 and not self.conditions[0].where:
+            return {}
+        return {_name(c): n for c, n in zip(self.conditions, self._counts, strict=True)}
+
+    def probe(self) -> None:
+        for number, condition in enumerate(self.conditions):
+            which = np.full(_PROBED, number)
+            table = self._attempt(which, np.arange(_PROBED), *self._draws(0, _PROBED))
+            if not self._fits(table, which).any():
+                raise UserError(
+                    _FIELD if condition.where else "data.table.constraints",
+                    _name(condition), f"is met by none of {_PROBED} trial rows: the model makes it "
+                    "seldom or never", "Ask for fewer columns at once, or train a model "
+                    "that can be asked for them (`genai-ray presets`).",
+                )  # fmt: skip
+
+    def rows(
+        self, index: int, start: int, stop: int, provenance: dict[str, Any], producer: str | None
+    ) -> sinks.TableRows:
+        table, attempts = self.table(start, stop)
+        return sinks.TableRows(
+            index=index, start=start, table=table, provenance=provenance, producer=producer,
+            attempts=attempts,
+        )  # fmt: skip
+
+    def table(self, start: int, stop: int) -> tuple[pa.Table, int]:
+        """Rows start..stop, and how many attempts they took together.
+
+        Raises:
+            ValueError: if a row fits in none of MAX_ATTEMPTS attempts.
+        """
+        which = self._quotas.classes(start, stop)
+        table = self._attempt(which, np.arange(start, stop), *self._draws(start, stop))
+        pending = np.flatnonzero(~self._fits(table, which))
+        attempts, tried, block = stop - start, 1, _FIRST_BLOCK
+        chosen, extra = np.arange(stop - start), [table]
+        while len(pending):
+            block = min(block, MAX_ATTEMPTS - tried)
+            if block == 0:
+                row = start + int(pending[0])
+                raise ValueError(
+                    f"row {row}: none of {MAX_ATTEMPTS} attempts fits "
+                    f"{_name(self.conditions[which[pending[0]]]) or 'the constraints'}"
+                )
+            left = []
+            for rows in np.array_split(pending, -(-len(pending) * block // _AT_ONCE)):
+                found, first = self._again(which[rows], start + rows, tried, block)
+                attempts += int(np.where(first < 0, block, first + 1).sum())
+                at = sum(t.num_rows for t in extra)
+                chosen[rows[first >= 0]] = at + np.arange(found.num_rows)
+                extra.append(found)
+                left.append(rows[first < 0])
+            pending, tried, block = np.concatenate(left), tried + block, 4 * block
+        if len(extra) > 1:
+            table = pa.concat_tables(extra).take(pa.array(chosen)).combine_chunks()
+        return table, attempts
+
+    def _again(
+        self, which: NDArray[np.int64], ids: NDArray[np.int64], tried: int, block: int
+    ) -> tuple[pa.Table, NDArray[np.int64]]:
+        """Attempts tried..tried+block at each row: those that fit, one for each row that has one,
+        and which attempt it is, -1 for none.
+        """
+        draws = [
+            self._draws(i * MAX_ATTEMPTS + tried, i * MAX_ATTEMPTS + tried + block, again=True)
+            for i in ids.tolist()
+        ]
+        noise, places = (np.concatenate(d) for d in zip(*draws, strict=True))
+        which, ids = which.repeat(block), ids.repeat(block)
+        table = self._attempt(which, ids, noise, places)
+        fits = self._fits(table, which).reshape(-1, block)
+        first = np.where(fits.any(1), fits.argmax(1), -1)
+        taken = np.flatnonzero(first >= 0) * block + first[first >= 0]
+        return table.take(pa.array(taken)), first
+
+    def _draws(
+        self, start: int, stop: int, *, again: bool = False
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Noise (N, latent) and two uniforms (N, 2) of attempts start..stop."""
+        count = stop - start
+        stream, choice = rng.Stream.SAMPLE_NOISE, rng.Stream.SAMPLE_CONDITION
+        seed = self._seed_again if again else self.seed
+        noise = rng.normal(seed, stream, start, count, self.card.latent, self.spec.truncation)
+        places: Any = rng.bits(seed, choice, start, count, 2) * 2.0**-64
+        return noise, places
+
+    def _attempt(
+        self, which: NDArray[np.int64], ids: NDArray[np.int64], noise: NDArray[np.float32],
+        places: NDArray[np.float64],
+    ) -> pa.Table:  # fmt: skip
+        labels = self._labels(which, places) if self.card.conditional else None
+        codes, values = self.sampler.run(noise, labels)
+        return self.codec.decode(codes, values, ids, self.seed)
+
+    def _fits(self, table: pa.Table, which: NDArray[np.int64]) -> NDArray[np.bool_]:
+        fits = self.codec.valid(table, unique=False)
+        for number, condition in enumerate(self.conditions):
+            if condition.where:
+                mine = which == number
+                fits &= ~mine | self.codec.matches(table, condition.where)
+        return fits
+
+    # --- what the model is asked for -------------------------------------------------------------
+
+    def _label(self, where: Mapping[str, Any]) -> NDArray[np.int64]:
+        """Codes that the model is asked for (parts,), -1 where it is free."""
+        label = np.full(len(self.codec.parts), -1)
+        given = self.codec.given(where, _FIELD)
+        if self.card.given == "one":
+            # It takes one category; the rarest spares the most attempts.
+            parts = self.codec.parts
+            given = {p: c for p, c in given.items() if parts[p].discrete}
+            given = dict(sorted(given.items(), key=lambda x: parts[x[0]].shares[x[1]])[:1])
+        for part, code in given.items():
+            label[part] = code
+        return label
+
+    def _labels(self, which: NDArray[np.int64], places: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Labels (N, parts). A model that is always asked for one category is asked for one of a
+        random column, as often as in the real data, where the condition asks for none.
+        """
+        labels = self._asked[which]
+        if self.card.given == "one":
+            free = np.flatnonzero((labels < 0).all(1))
+            labels[free] = self.codec.draw_labels(places[free])
+        return labels
+
+
+def _name(condition: RowCondition) -> str:
+    return ", ".join(f"{k}={v}" for k, v in condition.where.items())

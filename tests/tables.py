@@ -1,0 +1,58 @@
+"""Small tables for tests: written, loaded, encoded and decoded."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from genai_ray.config import DataSpec
+from genai_ray.data.table import TableCodec, TableData, load_table
+
+ADULT = tuple(
+    "age workclass fnlwgt education education-num marital-status occupation relationship race sex "
+    "capital-gain capital-loss hours-per-week native-country income".split()
+)
+ENGINES = ("unit", "cycle", *(f"setting{i}" for i in (1, 2, 3)), *(f"s{i}" for i in range(1, 22)))
+
+
+def spec_of(root: Path | str, holdout: float = 0.2, holdout_root: Path | str | None = None,
+            **table: Any) -> DataSpec:  # fmt: skip
+    return DataSpec(
+        source="table", root=str(root), holdout=holdout,
+        holdout_root=None if holdout_root is None else str(holdout_root),
+        table=table,  # pyright: ignore[reportArgumentType]
+    )  # fmt: skip
+
+
+def load(table: pa.Table, conditional: bool = False, **spec: Any) -> TableData:
+    """A table by way of a Parquet file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table.parquet"
+        pq.write_table(table, path)
+        return load_table(spec_of(path, **spec), conditional=conditional)
+
+
+def load_csv(path: Path, text: str | bytes, **spec: Any) -> TableData:
+    """A table by way of a CSV file."""
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return load_table(spec_of(path, **spec))
+
+
+def back(data: TableData, seed: int = 0) -> pa.Table:
+    """Training rows encoded and decoded, by a codec that was JSON in between."""
+    codec = TableCodec.from_json(json.loads(json.dumps(data.codec.to_json())))
+    assert codec == data.codec
+    codes, values = codec.business(data.codes, data.scalars)
+    return codec.decode(codes, values, np.arange(data.n), seed)
+
+
+def invented(data: TableData, rows: int, seed: int = 0) -> pa.Table:
+    """Rows of a model that knows nothing: codes and scalars drawn evenly."""
+    rng = np.random.Generator(np.random.Philox(seed))
+    codes = np.stack([rng.integers(0, p.size, rows) for p in data.codec.parts], 1)
+    scalars = rng.uniform(-1, 1, (rows, len(data.codec.numeric)))
+    return data.codec.decode(*data.codec.business(codes, scalars), np.arange(rows), seed)

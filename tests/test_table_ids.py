@@ -1,0 +1,90 @@
+"""Ids are of their pattern, no two alike, and a function of the row's number and the seed."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genai_ray.data.table import ids
+from genai_ray.errors import UserError
+
+
+def rows(n: int) -> np.ndarray:
+    return np.arange(n, dtype=np.int64)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "size"),
+    [
+        (r"INV-[0-9]{6}", 10**6),
+        (r"\d{3}", 1000),
+        (r"^[A-Z]{2}\.[a-c1]$", 26 * 26 * 4),
+        (r"[\-\]x]\{", 3),
+        (r"\w", 63),
+        (r"[A-Fa-f\d]{2}", 22 * 22),
+        ("Größe[0-9]", 10),
+    ],
+)
+def test_patterns_mean_what_they_mean_to_re(pattern: str, size: int):
+    parsed = ids.parse(pattern, "field")
+    assert parsed.size == size
+    made = parsed.ids(rows(min(size, 500)), 1, 0).tolist()
+    assert len(set(made)) == len(made)
+    assert all(re.fullmatch(pattern, text) for text in made)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["", "a+", "a*", "(a|b)", "[^a]", "[0-9]{2,3}", "a?", "[z-a]", r"\s", "[a", "a{", "."],
+)
+def test_other_regular_expressions_are_refused(pattern: str):
+    with pytest.raises(UserError, match="field"):
+        ids.parse(pattern, "field")
+
+
+@given(
+    seed=st.integers(0, 2**63 - 1), pattern=st.sampled_from(["[0-9]{3}", "[A-C]{6}", "x[ab]{9}"])
+)
+def test_all_ids_of_a_pattern_are_used_once(seed: int, pattern: str):
+    parsed = ids.parse(pattern, "field")
+    assert len(np.unique(parsed.ids(rows(parsed.size), seed, 0))) == parsed.size
+
+
+def test_ids_depend_on_row_seed_and_column_alone():
+    parsed = ids.parse("[0-9]{8}", "field")
+    whole = parsed.ids(rows(100), 7, 0)
+    assert parsed.ids(rows(100)[40:60], 7, 0).tolist() == whole[40:60].tolist()
+    assert parsed.ids(rows(100), 8, 0).tolist() != whole.tolist()
+    assert parsed.ids(rows(100), 7, 1).tolist() != whole.tolist()
+
+
+def test_a_space_beyond_64_bits_is_filled_evenly():
+    uuid = ids.parse("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", "f")
+    made = uuid.ids(rows(4096), 0, 0)
+    assert len(set(made.tolist())) == 4096
+    letters = made.view(np.uint32).reshape(4096, -1)
+    # The first place varies as much as the last: 16 letters, each about 256 times.
+    for place in (0, 35):
+        assert np.unique(letters[:, place], return_counts=True)[1].min() > 190
+
+
+@given(st.sampled_from(["[A-Z]{2}[0-9]{5}", "K-[0-9]{4}", "[0-9a-f]{12}", "x[0-9]{2}_[A-Z0-9]{4}"]))
+def test_a_pattern_is_found_again_in_its_ids(pattern: str):
+    texts = ids.parse(pattern, "field").ids(rows(800 if "{2}_" in pattern else 2000), 3, 0)
+    found = ids.infer(sorted(set(texts.tolist())))
+    assert found is not None
+    assert ids.parse(found, "field").places == ids.parse(pattern, "field").places
+
+
+def test_numbers_behind_a_prefix_are_of_the_longest_length():
+    found = ids.infer([f"user_{i}" for i in range(1, 1200)])
+    assert found is not None
+    assert ids.parse(found, "field").ids(rows(1), 0, 0)[0].startswith("user_")
+    assert ids.parse(found, "field").size == 10_000
+
+
+@pytest.mark.parametrize("texts", [["Anna", "Otto"], ["Anna", "Berta"], ["", "a1"], ["a1", "b22"]])
+def test_names_have_no_pattern(texts: list[str]):
+    assert ids.infer(texts) is None

@@ -1,0 +1,418 @@
+"""Columns get the type that their cells show, and what cannot be learnt is refused by its place."""
+
+import datetime
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tables import load, load_csv, spec_of
+
+from genai_ray.config import ColumnSpec, TableSpec
+from genai_ray.data.table import describe_file, load_table
+from genai_ray.errors import UserError
+
+N = 60
+
+
+def csv_of(columns: dict[str, list[Any]], header: bool = True, delimiter: str = ",") -> str:
+    lines = [delimiter.join(columns)] if header else []
+    lines += [delimiter.join(map(str, row)) for row in zip(*columns.values(), strict=True)]
+    return "\n".join(lines) + "\n"
+
+
+def repeated(*cells: Any) -> list[Any]:
+    return [cells[i % len(cells)] for i in range(N)]
+
+
+#: A column that varies, so that a table of one other column can be learnt.
+OTHER = {"other": repeated("a", "b")}
+
+
+def seen(tmp_path: Path, cells: list[Any], name: str = "x", **table: Any) -> dict[str, Any]:
+    path = tmp_path / "t.csv"
+    path.write_text(csv_of({name: cells, **OTHER}))
+    return describe_file(spec_of(path, **table))["columns"][name]
+
+
+# --- types of CSV --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "type_", "why"),
+    [
+        (repeated(1, -2, "+3"), "numerical", "int64", "whole"),
+        (repeated("1.50", ".25", "3."), "numerical", "double", "numbers"),
+        (repeated("1e3", "2.5E-1"), "numerical", "double", "numbers"),
+        (repeated("1", "2", ""), "numerical", "int64", "whole"),
+        (repeated("True", "false"), "boolean", "bool", "true"),
+        (repeated("yes", "no"), "categorical", "string", "2 different"),
+        (repeated("01234", "00077"), "categorical", "string", "2 different"),
+        (repeated("2024-01-31", "2023-12-01"), "datetime", "date32[day]", "dates"),
+        (repeated("2024-01-31 10:00", "2024-02-01 11:30"), "datetime", "timestamp[ms]", "dates"),
+        (repeated("2024-01-31T10:00:00Z"), "constant", "timestamp[ms, tz=UTC]", "one value"),
+        (repeated("31/01/2024", "01/02/2024"), "datetime", "date32[day]", "dates"),
+        (repeated("3.2.2024", "30.12.2023"), "datetime", "date32[day]", "dates"),
+        (repeated("10:11:12", "23:59:59"), "datetime", "time32[s]", "dates"),
+        (repeated("x"), "constant", "string", "one value"),
+        (repeated("x", "NA"), "categorical", "string", "1 different"),
+        ([f"K{i:04}" for i in range(N)], "id", "string", "pattern"),
+        ([1000 + i for i in range(N)], "id", "int64", "one after the other"),
+        (repeated("1", "2", "3+"), "categorical", "string", "3 different"),
+    ],
+)
+def test_types_are_inferred(tmp_path: Path, cells: list[Any], kind: str, type_: str, why: str):
+    column = seen(tmp_path, cells)
+    assert (column["type"], column["cells"]) == (kind, type_)
+    assert why in column["why"]
+
+
+def test_whole_numbers_without_repeats_are_ids_if_the_name_says_so(tmp_path: Path):
+    cells = [i * i + 10 for i in range(N)]
+    assert seen(tmp_path, cells, "customer_id")["type"] == "id"
+    assert seen(tmp_path, cells, "customerId")["pattern"] == "[1-9][0-9]{3}"
+    assert seen(tmp_path, cells, "humid")["type"] == "numerical"
+
+
+def test_what_was_seen_is_told_but_no_rare_category(tmp_path: Path):
+    column = seen(tmp_path, repeated("a", "b", "a"))
+    assert column["most frequent"] == {"a": 40, "b": 20}
+    cells = [*repeated("a", "b")[:-1], "secret"]
+    column = seen(tmp_path, cells)
+    assert column["distinct"] == 3
+    assert "secret" not in str(column)
+    number = seen(tmp_path, repeated("1.25", "7", ""))
+    assert (number["range"], number["decimals"], number["missing"]) == ([1.25, 7], 2, 20)
+
+
+@pytest.mark.parametrize(
+    ("override", "cells", "type_"),
+    [
+        ("categorical", repeated(1, 2), "int64"),
+        ("boolean", repeated("yes", "no"), "bool"),
+        ("boolean", repeated("Y", "N", ""), "bool"),
+        ({"datetime_format": "%m/%d/%Y"}, repeated("01/02/2024", "03/04/2024"), "date32[day]"),
+        ({"datetime_format": "%Y%m%d %H%M"}, repeated("20240131 1000"), "timestamp[ms]"),
+        (
+            {"datetime_format": "%d.%m.%y %H:%M:%S.%f"},
+            repeated("31.1.24 1:2:3.25"),
+            "timestamp[ms]",
+        ),
+        ("numerical", repeated("007", "008"), "int64"),
+        ({"pattern": "[a-z]{2}[0-9]{2}"}, [f"ab{i:02}" for i in range(N)], "string"),
+        ("id", list(range(3, N + 3)), "int64"),
+    ],
+)
+def test_a_spec_knows_better(tmp_path: Path, override: Any, cells: list[Any], type_: str):
+    column = seen(tmp_path, cells, columns={"x": override})
+    assert column["cells"] == type_
+    if isinstance(override, str):
+        assert column["type"] == override
+
+
+def test_a_column_can_be_left_out(tmp_path: Path):
+    text = csv_of({"x": [f"text {i * i}" for i in range(N)], "y": repeated(1, 2), **OTHER})
+    data = load_csv(tmp_path / "t.csv", text, columns={"x": "drop"})
+    assert data.codec.schema.names == data.train.column_names == ["y", "other"]
+
+
+# --- how CSV is written --------------------------------------------------------------------------
+
+
+def test_cells_without_spaces_around_them_and_comments(tmp_path: Path):
+    text = "|about this file\n" + "1, a b , ? \n2 ,c,7\n\n" * 30
+    data = load_csv(tmp_path / "t.csv", text, names=["x", "y", "z"], comment="|")
+    assert sorted(set(data.train["y"].to_pylist())) == ["a b", "c"]
+    assert set(data.train["z"].to_pylist()) == {None, 7}
+    assert data.train.num_rows + data.holdout.num_rows == 60
+
+
+def test_fields_parted_by_runs_of_spaces(tmp_path: Path):
+    text = " 1   2.5  x  \n3\t4.5 y   \n" * 30
+    data = load_csv(tmp_path / "t.txt", text, names=["a", "b", "c"], delimiter="space")
+    assert data.train.schema.types == [pa.int64(), pa.float64(), pa.string()]
+
+
+def test_quotes_tabs_byte_order_mark_and_other_encodings(tmp_path: Path):
+    rows = 'one\t"a\nb"\ntwo\t"c ""d"""\n' * 30
+    data = load_csv(tmp_path / "t.tsv", b"\xef\xbb\xbf" + ("x\ty\n" + rows).encode(),
+                    delimiter="tab")  # fmt: skip
+    assert set(data.train["y"].to_pylist()) == {"a\nb", 'c "d"'}
+    latin = csv_of({"ort": repeated("Köln", "Bern"), **OTHER}).encode("latin-1")
+    data = load_csv(tmp_path / "l.csv", latin, encoding="latin-1")
+    assert set(data.train["ort"].to_pylist()) == {"Köln", "Bern"}
+
+
+def test_many_files_are_one_table(tmp_path: Path):
+    for i, first in enumerate((1, 1.5)):
+        text = csv_of({"x": [first + (j % 9) for j in range(N)], **OTHER})
+        (tmp_path / f"{i}.csv").write_text(text)
+    (tmp_path / "2.csv.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / ".hidden.csv").write_text("no")
+    (tmp_path / "notes.txt").write_text("no")
+    data = load_table(spec_of(tmp_path))
+    assert data.train.num_rows + data.holdout.num_rows == 3 * N
+    assert data.train.schema.field("x").type == pa.float64()
+
+
+def test_rows_for_judging_come_from_their_own_files(tmp_path: Path):
+    (tmp_path / "train.csv").write_text(csv_of({"x": repeated(1, 2), **OTHER}))
+    (tmp_path / "test.csv").write_text(csv_of({"x": repeated(3, 4.5), **OTHER}))
+    data = load_table(spec_of(tmp_path / "train.csv", holdout_root=tmp_path / "test.csv"))
+    assert set(data.train["x"].to_pylist()) == {1, 2}
+    assert set(data.holdout["x"].to_pylist()) == {3, 4.5}
+    assert data.train.schema == data.holdout.schema == data.codec.schema
+
+
+@pytest.mark.s3
+def test_a_table_in_s3(s3_uri: str):
+    from genai_ray.storage import Store
+
+    store = Store(s3_uri)
+    store.put("in/a.csv", csv_of({"x": repeated(1, 2), **OTHER}).encode())
+    for uri in (f"{s3_uri}/in/a.csv", f"{s3_uri}/in"):
+        assert load_table(spec_of(uri)).train.num_rows == 48
+    with pytest.raises(UserError, match="holds none"):
+        load_table(spec_of(f"{s3_uri}/nowhere"))
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+GOOD = csv_of({"x": repeated(1, 2), **OTHER})
+
+
+def numbers_with(odd: Any, at: int = 41) -> list[Any]:
+    cells: list[Any] = [i * 1.5 for i in range(N)]
+    cells[at] = odd
+    return cells
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "empty"),
+        ("\n\n", "empty"),
+        ("x,y\n", "must have rows"),
+        ("x,y\n1,2\n\n3\n", r"t\.csv, row 2 \(line 4\).*has 1 cells where 2"),
+        ("x,x\n1,2\n", "2 columns named 'x'"),
+        ("x,\n1,2\n", "column without a name"),
+        ("39,7.5\n1,2\n", "first line of numbers"),
+        (b"x,y\n1,2\n\xff,2\n", "line 3 is not.*data.table.encoding"),
+        (csv_of({"x": repeated(""), **OTHER}), "columns.x.*all missing.*=drop"),
+        (csv_of({"x": numbers_with("oops"), **OTHER}),
+         r"columns.x.*row 42 \(line 43\): oops.*mixes numbers and text"),
+        (csv_of({"x": numbers_with("-inf"), **OTHER}), r"row 42 \(line 43\): -inf.*infinite"),
+        (csv_of({"x": [f"note {i % 59} on it" for i in range(N)], **OTHER}), "rare=5"),
+        (csv_of({"x": [f"note {i % 59} on it" for i in range(N - 5)] + ["z"] * 5, **OTHER}),
+         "free text.*drop.*categorical"),
+        (csv_of({"x": repeated("01/02/2024", "03/04/2024"), **OTHER}),
+         "%d/%m/%Y or %m/%d/%Y.*datetime_format"),
+        (csv_of({"x": repeated("same"), "y": repeated(7)}), "none varies"),
+    ],
+)  # fmt: skip
+def test_bad_files_are_refused_with_place_and_remedy(tmp_path: Path, text: Any, says: str):
+    with pytest.raises(UserError, match=f"(?s){says}") as caught:
+        load_csv(tmp_path / "t.csv", text)
+    assert caught.value.field.startswith("data")
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "says"),
+    [
+        ({"y": "drop"}, repeated(1, 2), "'y'.*not a column"),
+        ({"x": "numerical"}, [*repeated(1, 2)[:-1], "b"], r"row 60 \(line 61\): b.*not a number"),
+        (
+            {"x": {"datetime_format": "%d/%m/%Y"}},
+            [*repeated("1/2/2024")[:-1], "13/13/2024"],
+            r"row 60 \(line 61\): 13/13/2024.*%d/%m/%Y",
+        ),
+        ({"x": "datetime"}, repeated("soon", "late"), "does not read as dates"),
+        ({"x": "boolean"}, repeated("yes", "perhaps"), "perhaps.*not true or false"),
+        ({"x": "boolean"}, repeated(1, 2), "2.*not true or false"),
+        ({"x": "constant"}, repeated(1, 2), "2 different"),
+        ({"x": "id"}, repeated("K1", "K2"), r"row 3 \(line 4\): K1.*row 1 \(line 2\)"),
+        ({"x": "id"}, [chr(97 + i % 26) * (1 + i // 26) for i in range(N)], "pattern"),
+        ({"x": {"pattern": "[0-9]{2}x"}}, [f"{i:02}" for i in range(N)], "does not fit"),
+        ({"x": {"pattern": "a+"}}, [f"{i:02}" for i in range(N)], "pattern.*'\\+'"),
+        ({"x": {"min": "2024-01-01"}}, repeated(1, 2), "min is of another kind"),
+        ({"x": {"min": 2}}, repeated(1, 2), r"row 1 \(line 2\).*breaks x in 2"),
+        ({"x": {"max": 5}}, repeated("a", "b"), "categorical and has no max"),
+    ],
+)
+def test_specs_that_do_not_fit_are_refused(tmp_path: Path, columns: Any, cells: Any, says: str):
+    with pytest.raises(UserError, match=f"(?s){says}"):
+        load_csv(tmp_path / "t.csv", csv_of({"x": cells, **OTHER}), columns=columns)
+
+
+def test_more_mistakes_of_a_spec(tmp_path: Path):
+    # Within a spec these come as UserError.
+    with pytest.raises(ValueError, match="min must not be above max"):
+        ColumnSpec(min=3, max=2)
+    with pytest.raises(ValueError, match="delimiter"):
+        TableSpec(delimiter=";;")
+    with pytest.raises(ValueError, match="names"):
+        TableSpec(names=("a", "a"))
+    with pytest.raises(UserError, match="an encoding that Python knows"):
+        load_csv(tmp_path / "t.csv", GOOD, encoding="utf99")
+    with pytest.raises(UserError, match="has 2 cells where 3 there are names"):
+        load_csv(tmp_path / "t.csv", GOOD, names=["a", "b", "c"])
+    with pytest.raises(UserError, match="also the first line"):
+        load_csv(tmp_path / "t.csv", GOOD, names=["x", "other"])
+    with pytest.raises(UserError, match="holdout"):
+        load_csv(tmp_path / "t.csv", GOOD, holdout=0.001)
+    with pytest.raises(UserError, match="file or a folder that exists"):
+        load_table(spec_of(tmp_path / "nowhere.csv"))
+    with pytest.raises(UserError, match="must be gzip"):
+        load_csv(tmp_path / "t.csv.gz", GOOD)
+    pq.write_table(pa.table({"x": [1, 2] * 20}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="is for CSV"):
+        load_table(spec_of(tmp_path / "t.parquet", names=["x"]))
+    with pytest.raises(UserError, match="leave no column"):
+        load_csv(tmp_path / "t.csv", GOOD, columns={"x": "drop", "other": "drop"})
+
+
+def test_files_that_differ_are_refused(tmp_path: Path):
+    (tmp_path / "a.csv").write_text(GOOD)
+    (tmp_path / "b.csv").write_text(GOOD.replace("other", "more"))
+    with pytest.raises(UserError, match=r"b\.csv.*columns of a\.csv; column 'more'"):
+        load_table(spec_of(tmp_path))
+    (tmp_path / "b.csv").unlink()
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "c.parquet")
+    with pytest.raises(UserError, match="both CSV and Parquet"):
+        load_table(spec_of(tmp_path))
+
+
+def test_the_row_is_named_in_the_file_that_holds_it(tmp_path: Path):
+    (tmp_path / "a.csv").write_text(csv_of({"x": numbers_with(1.5), **OTHER}))
+    (tmp_path / "b.csv").write_text(csv_of({"x": numbers_with("hm", 7), **OTHER}))
+    with pytest.raises(UserError, match=r"b\.csv, row 8 \(line 9\): hm"):
+        load_table(spec_of(tmp_path))
+
+
+def test_parquet_that_cannot_be_learnt(tmp_path: Path):
+    with pytest.raises(UserError, match="list<"):
+        load(pa.table({"x": [[1]] * 9, "y": [1, 2, 3] * 3}))
+    with pytest.raises(UserError, match="all missing"):
+        load(pa.table({"x": pa.nulls(9), "y": [1, 2, 3] * 3}))
+    with pytest.raises(UserError, match=r"row 4.*inf.*infinite"):
+        load(pa.table({"x": [1.0, 2, 3, float("inf")] * 9}))
+    with pytest.raises(UserError, match="so large that it cannot be meant"):
+        load(pa.table({"x": [1.0, 2, 1.7e308] * 9}))
+    days = [str(datetime.date(2020, 1, 1) + datetime.timedelta(i)) for i in range(N)]
+    with pytest.raises(UserError, match=r"reads as dates.*=datetime"):
+        load(pa.table({"x": days, "y": [1, 2, 3] * 20}))
+    with pytest.raises(UserError, match=r"None.*missing in some rows"):
+        load(pa.table({"x": [*(f"A{i}" for i in range(N - 1)), None]}), columns={"x": "id"})
+    with pytest.raises(UserError, match=r"got 2; .*fewer than data\.table\.rare=5"):
+        load(pa.table({"x": [1.0, 2.0, *[None] * 48], "y": [1, 2] * 25}))
+    with pytest.raises(UserError, match=r"beyond 2\*\*53"):
+        load(pa.table({"x": [2**60 + i % 3 for i in range(30)]}))
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 not")
+    with pytest.raises(UserError, match="readable Parquet"):
+        load_table(spec_of(tmp_path))
+
+
+# --- SDV metadata --------------------------------------------------------------------------------
+
+TEXT = csv_of(
+    {
+        "key": [f"HID_{i:03}" for i in range(N)],
+        "mail": [f"a{i * i}@b.c" for i in range(N)],
+        "grade": repeated(1, 2, 3),
+        "day": repeated("05 Jan 2024", "06 Feb 2024"),
+        "fee": repeated("1.5", "2.25"),
+        "free": repeated("0", "1"),
+    }
+)
+COLUMNS = {
+    "key": {"sdtype": "id", "regex_format": "HID_[0-9]{3}"},
+    "mail": {"sdtype": "email", "pii": True},
+    "grade": {"sdtype": "categorical"},
+    "day": {"sdtype": "datetime", "datetime_format": "%d %b %Y"},
+    "fee": {"sdtype": "numerical", "computer_representation": "Float"},
+    "free": {"sdtype": "boolean"},
+}
+V1 = {"METADATA_SPEC_VERSION": "SINGLE_TABLE_V1", "primary_key": "key", "columns": COLUMNS}
+V2 = {"METADATA_SPEC_VERSION": "V1", "tables": {"hotels": {k: V1[k] for k in V1 if k[0] != "M"}}}
+
+
+def with_metadata(tmp_path: Path, content: Any, **table: Any) -> dict[str, Any]:
+    (tmp_path / "t.csv").write_text(TEXT)
+    (tmp_path / "meta.json").write_text(json.dumps(content))
+    spec = spec_of(tmp_path / "t.csv", metadata=str(tmp_path / "meta.json"), **table)
+    return describe_file(spec)["columns"]
+
+
+@pytest.mark.parametrize("content", [V1, V2], ids=["single", "tables"])
+def test_sdv_metadata_say_the_types(tmp_path: Path, content: Any):
+    columns = with_metadata(tmp_path, content, columns={"mail": "drop"})
+    kinds = {n: c["type"] for n, c in columns.items()}
+    assert kinds == {"key": "id", "grade": "categorical", "day": "datetime", "fee": "numerical",
+                     "free": "boolean"}  # fmt: skip
+    assert columns["key"]["pattern"] == "HID_[0-9]{3}"
+
+
+def changed(**columns: Any) -> dict[str, Any]:
+    return {**V1, "columns": {**COLUMNS, "mail": {"sdtype": "unknown"}, **columns}}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (V1, "mail: email.*personal data.*=drop"),
+        (changed(mail={"sdtype": "unknown", "pii": True}), "mail.*unknown type and personal"),
+        (changed(grades={"sdtype": "categorical"}), "grades.*not of the table.*grade"),
+        ({"tables": {"a": {"columns": {}}, "b": {"columns": {}}}}, "describe one table"),
+        ({"fields": {}}, "must have `columns`"),
+        ({**changed(), "primary_key": "nokey"}, "nokey.*is a key"),
+        (changed(day={"sdtype": "datetime", "datetime_format": "%Y"}), "does not fit"),
+    ],
+)
+def test_metadata_that_do_not_fit(tmp_path: Path, content: Any, says: str):
+    with pytest.raises(UserError, match=f"(?s){says}"):
+        with_metadata(tmp_path, content, columns={} if "mail" in says else {"mail": "drop"})
+
+
+def test_a_spec_is_above_metadata(tmp_path: Path):
+    override = {"mail": "drop", "grade": "numerical", "fee": {"min": 0}}
+    columns = with_metadata(tmp_path, V1, columns=override)
+    assert columns["grade"]["type"] == "numerical"
+    assert columns["fee"]["type"] == "numerical"
+
+
+def test_texts_of_parquet_become_what_a_spec_says():
+    days = ["2024-01-0" + str(1 + i % 9) for i in range(N)]
+    table = pa.table({"x": [str(i % 9) for i in range(N)], "day": days})
+    assert load(table).codec.schema == table.schema
+    data = load(table, columns={"x": "numerical", "day": "datetime"})
+    assert data.codec.schema.types == [pa.int64(), pa.date32()]
+
+
+# --- types of Parquet ----------------------------------------------------------------------------
+
+
+def test_types_of_parquet_are_kept():
+    rng = np.random.Generator(np.random.Philox(1))
+    moments = np.datetime64("2024-01-01T00:00:00") + rng.integers(0, 10**6, N).astype("m8[s]")
+    table = pa.table(
+        {
+            "dictionary": pa.array(repeated("a", "b", None)).dictionary_encode(),
+            "moment": pa.array(moments, pa.timestamp("us", "Europe/Paris")),
+            "day": pa.array(repeated(datetime.date(2024, 1, 1), datetime.date(2024, 3, 1))),
+            "money": pa.array(rng.integers(0, 10**5, N)).cast(pa.decimal128(21, 2)),
+            "flag": pa.array(repeated(True, None, False)),
+            **{str(t): pa.array(rng.integers(0, 100, N)).cast(t)
+               for t in (pa.int8(), pa.uint16(), pa.int32(), pa.float32(), pa.float64())},
+        }
+    )  # fmt: skip
+    data = load(table)
+    assert data.codec.schema == data.train.schema == table.schema
+    kinds = {c.name: c.kind for c in data.codec.columns}
+    assert kinds["dictionary"] == "categorical"
+    assert kinds["moment"] == kinds["day"] == "datetime"
+    assert {k for n, k in kinds.items() if n in ("money", "int8", "float")} == {"numerical"}
