@@ -206,6 +206,15 @@ class DataSpec(_Section):
         return self
 
     @model_validator(mode="after")
+    def _one_holdout(self) -> "DataSpec":
+        if self.holdout is not None and self.holdout_root is not None:
+            raise UserError(
+                "data.holdout_root", self.holdout_root, "names the rows that judge, and "
+                f"data.holdout={self.holdout:g} does too", "Drop one of them.",
+            )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
     def _root_where_needed(self) -> "DataSpec":
         if self.source in ("folder", "parquet", "table") and not self.root:
             raise UserError("data.root", self.root, f"must say where the {self.source} lies",
@@ -558,6 +567,8 @@ class Spec(_Section):
                 "export.precision": self.export.precision
                 if self.export.precision != "fp32"
                 else None,
+                # It would also cut the choice of categories.
+                "generate.truncation": self.generate.truncation,
                 "evaluate.inception": self.evaluate.inception,
                 "data.ingest": self.data.ingest if self.data.ingest == "stream" else None,
             }

@@ -206,6 +206,6 @@ def _described(manifest: Manifest) -> dict[str, Any]:
         "model": manifest.model,
         "fingerprint": manifest.fingerprint,
         "seed": manifest.fields["seed"],
-        "columns": manifest.columns,
+        "accept_rate": manifest.accept_rate,
         **codec_from_json(manifest.card["codec"]).describe(),
     }

@@ -89,3 +89,60 @@ def test_torchvision_sets_go_the_whole_way(source: str, tmp_path: Path) -> None:
     assert result.evaluate.real["agreement"] > 0.85
     table = pads.dataset(tmp_path / source / "dataset" / "data").to_table(columns=["id", "label"])
     assert pd.Series(table["label"]).value_counts().tolist() == [200] * 10
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(200)
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    "preset",
+    ["table_ar", pytest.param("tvae", marks=pytest.mark.slow),
+     pytest.param("ctgan", marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_a_table_goes_the_whole_way(preset: str, tmp_path: Path) -> None:
+    """The wines of jobs/specs/table.yaml, with less training: two workers, then one job."""
+    from genai_ray import config
+    from genai_ray.pipeline import run
+    from genai_ray.verify import verify
+
+    spec = config.load(
+        ROOT / "jobs" / "specs" / "table.yaml",
+        [f"store={tmp_path}", f"model.preset={preset}", "train.samples=6000",
+         "generate.samples=1000", "generate.shard_rows=300", "evaluate.gates={}"],
+    )  # fmt: skip
+    result = run(spec)
+    assert result.evaluate.published
+    assert result.evaluate.fake["duplicate_rate"] < 0.1
+    assert verify(spec.run_uri, regenerate=1).whole
+    table = pads.dataset(tmp_path / "wine" / "dataset" / "data").to_table()
+    counts = pd.Series(table["target"]).value_counts()
+    assert counts.loc[["class_0", "class_1", "class_2"]].tolist() == [400, 300, 300]
+    assert run(spec).train.rate == 0, "what is finished is left alone"
+
+
+#: spec -> (its file in ../shared/data, columns)
+TABLES = {"adult": ("adult/adult.data", 15), "turbofan": ("cmapss/train_FD001.txt", 25)}
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("name", TABLES)
+def test_a_business_table_passes_its_gates(name: str, tmp_path: Path) -> None:
+    from genai_ray import config
+    from genai_ray.pipeline import run
+    from genai_ray.verify import verify
+
+    path, columns = TABLES[name]
+    if not (SHARED_DATA / path).exists():
+        pytest.skip(f"needs ../shared/data/{path}")
+    spec = config.load(
+        ROOT / "jobs" / "specs" / f"{name}.yaml",
+        [f"store={tmp_path}", f"data.root={SHARED_DATA / path}", "generate.samples=20000",
+         "train.samples=600000", "train.precision=bf16"],
+    )  # fmt: skip
+    assert run(spec).evaluate.published
+    assert verify(spec.run_uri, regenerate=2).whole
+    table = pads.dataset(tmp_path / name / "dataset" / "data").to_table()
+    assert (table.num_rows, table.num_columns) == (20_000, columns)

@@ -217,7 +217,7 @@ def test_shares_balance_a_table(folder: Path) -> None:
         ("[{where: {kind: book}}]", "must have either rows or a share"),
         ("[{where: {key: ORD-000001}, share: 1}]", "is an id"),
         ("[{where: {ordered: 2031-01-01}, share: 1}]", "must lie in"),
-        ("[{where: {net: 31.337}, share: 1}]", "none of 512 trial rows"),
+        ("[{where: {net: 31.337}, share: 1}]", "none of 4096 trial rows"),
         ("asked.csv", "is not for tables"),
     ],
 )
@@ -254,6 +254,8 @@ def test_constraints_hold_in_every_row(folder: Path) -> None:
         (["generate.sink=images"], "generate.sink"),
         (["export.precision=int8"], "export.precision"),
         (["generate.classes={a: 1}"], "generate.classes"),
+        (["generate.truncation=2"], "generate.truncation"),
+        (["data.holdout=0.5", "data.holdout_root=x"], "data.holdout_root"),
         (["train.global_batch=105"], "train.global_batch"),
     ],
 )

@@ -25,7 +25,7 @@ from genai_ray.samples.classes import Quotas, counts_of
 MAX_ATTEMPTS = 4096
 _FIRST_BLOCK = 8  # attempts at a row that are made together, four times as many each time
 _AT_ONCE = 65_536  # attempts at all rows that are made together
-_PROBED = 512  # attempts at each condition, before anything is written
+_PROBED = 512  # trial rows of a condition that are made together, before anything is written
 _FIELD = "generate.conditions"
 
 
@@ -70,13 +70,19 @@ class TableSamples:
 
     def probe(self) -> None:
         for number, condition in enumerate(self.conditions):
+            if not self._counts[number] or not (condition.where or self.codec.rules):
+                continue
             which = np.full(_PROBED, number)
-            table = self._attempt(which, np.arange(_PROBED), *self._draws(0, _PROBED))
-            if not self._fits(table, which).any():
+            for start in range(0, MAX_ATTEMPTS, _PROBED):
+                ids = np.arange(start, start + _PROBED) % self.spec.samples
+                table = self._attempt(which, ids, *self._draws(start, start + _PROBED))
+                if self._fits(table, which).any():
+                    break
+            else:
                 raise UserError(
                     _FIELD if condition.where else "data.table.constraints",
-                    _name(condition), f"is met by none of {_PROBED} trial rows: the model makes it "
-                    "seldom or never", "Ask for fewer columns at once, or train a model "
+                    _name(condition), f"is met by none of {MAX_ATTEMPTS} trial rows: the model "
+                    "makes it seldom or never", "Ask for fewer columns at once, or train a model "
                     "that can be asked for them (`genai-ray presets`).",
                 )  # fmt: skip
 
