@@ -175,3 +175,21 @@ def test_s3_mistakes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert code == 2
     assert "the server refuses the credentials (SignatureDoesNotMatch)" in err
     assert "wrong" not in err
+
+
+def test_inspect_tells_what_it_takes_the_columns_of_a_table_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "orders.csv"
+    lines = [f"O-{i:04d};{'ab'[i % 2]};{i % 7}.5;2026-01-{i % 28 + 1:02d}" for i in range(60)]
+    path.write_text("\n".join(["key;kind;price;day", *lines]))
+    code, out, _ = call(capsys, "inspect", str(path), 'data.table.delimiter=";"', "--json")
+    assert code == 0
+    columns = json.loads(out)["columns"]
+    kinds = {name: column["type"] for name, column in columns.items()}
+    assert kinds == {
+        "key": "id", "kind": "categorical", "price": "numerical", "day": "datetime",
+    }  # fmt: skip
+    code, out, error = call(capsys, "inspect", str(path), "data.table.columns={pric: drop}")
+    assert (code, out) == (2, "")
+    assert "pric" in error

@@ -209,8 +209,9 @@ def _columns(schema: pa.Schema) -> dict[str, str]:
             one = Catalog._convert_schema_if_needed(pa.schema([pa.field(field.name, field.type)]))
         except UnsupportedPyArrowTypeException:
             raise UserError(
-                "generate.conditions", field.name, f"is a column of {field.type}, which Iceberg "
-                "does not have", "Save it as another type, such as int64 or timestamp[us].",
+                "generate.sink", "iceberg", f"cannot hold column {field.name!r}: Iceberg does not "
+                f"have {field.type}", "Save it in the source or the table of conditions as another "
+                "type, such as int64 or timestamp[us].",
             ) from None  # fmt: skip
         columns[field.name] = _name(one.fields[0].field_type)
     return columns
