@@ -66,7 +66,7 @@ class TableSamples:
     def counts(self) -> dict[str, int]:
         if len(self.conditions) == 1 and not self.conditions[0].where:
             return {}
-        return {_name(c): n for c, n in zip(self.conditions, self._counts, strict=True)}
+        return {_name(c) or "anything": n for c, n in zip(self.conditions, self._counts, strict=True)}
 
     def probe(self) -> None:
         for number, condition in enumerate(self.conditions):

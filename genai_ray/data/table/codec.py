@@ -464,8 +464,7 @@ class TableCodec:
         kinds: dict[str, list[str]] = {}
         for column in self.columns:
             kinds.setdefault(column.kind, []).append(self._described(column))
-        out: dict[str, Any] = {"columns": len(self.columns)}
-        out |= {kind: ", ".join(columns) for kind, columns in kinds.items()}
+        out: dict[str, Any] = {kind: ", ".join(columns) for kind, columns in kinds.items()}
         rules = [f"{r.low} {'<' if r.strict else '<='} {r.high}" for r in self.rules.less]
         rules += [" + ".join(t) for t in self.rules.together]
         rules += [f.text for f in self.rules.formulas] + [f"{u} unique" for u in self.rules.unique]
