@@ -21,10 +21,12 @@ ENGINES = ("unit", "cycle", *(f"setting{i}" for i in (1, 2, 3)), *(f"s{i}" for i
 
 def spec_of(root: Path | str, holdout: float = 0.2, holdout_root: Path | str | None = None,
             **table: Any) -> DataSpec:  # fmt: skip
+    judging: dict[str, Any] = {"holdout": holdout}
+    if holdout_root is not None:
+        judging = {"holdout_root": str(holdout_root)}
     return DataSpec(
-        source="table", root=str(root), holdout=holdout,
-        holdout_root=None if holdout_root is None else str(holdout_root),
-        table=table,  # pyright: ignore[reportArgumentType]
+        source="table", root=str(root), table=table,  # pyright: ignore[reportArgumentType]
+        **judging,
     )  # fmt: skip
 
 

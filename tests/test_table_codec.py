@@ -2,6 +2,7 @@
 
 import datetime
 import json
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import back, invented, load
 
-from genai_ray.data.table import TableCodec
+from genai_ray.data.table import TableCodec, modes, values
 from genai_ray.data.table.source import TableData
 from genai_ray.errors import UserError
 
@@ -121,8 +122,7 @@ def test_numbers_come_back_within_the_precision_of_the_encoding(
 @given(
     kind=st.sampled_from(
         [pa.timestamp("s"), pa.timestamp("ms", "Asia/Tokyo"), pa.timestamp("us"),
-         pa.timestamp("ns"), pa.date32(), pa.date64(), pa.time32("s"), pa.time64("us"),
-         pa.duration("ms")]
+         pa.timestamp("ns"), pa.date32(), pa.date64(), pa.time32("s"), pa.time64("us")]
     ),
     seed=st.integers(0, 1000),
 )  # fmt: skip
@@ -134,7 +134,7 @@ def test_dates_and_times_come_back_by_their_step(kind: pa.DataType, seed: int):
     elif pa.types.is_date64(kind):
         array = pa.array((19_000 + hours) * 86_400_000).cast(kind)
     else:
-        day = 0 if pa.types.is_time(kind) or pa.types.is_duration(kind) else 19_000 * 86_400
+        day = 0 if pa.types.is_time(kind) else 19_000 * 86_400
         count = (day + hours * 3600) * ticks[kind.unit]
         small = pa.int32() if pa.types.is_time32(kind) else pa.int64()
         array = pa.array(count).cast(small).cast(kind)
@@ -144,6 +144,57 @@ def test_dates_and_times_come_back_by_their_step(kind: pa.DataType, seed: int):
     # Hours, or days, are the numbers themselves: no other time of day is ever made.
     assert max(part.offset) - min(part.offset) <= 24
     same(data)
+
+
+@FEW
+@given(seed=st.integers(0, 1000), step=st.sampled_from([10**3, 10**6]))
+def test_nanoseconds_have_no_dust(seed: int, step: int):
+    count = 1_700_000_000 * 10**9 + seeded(seed).integers(0, 10**9, 200) * step
+    array = pa.array(count.repeat(2), pa.timestamp("ns"))
+    made = values.from_numbers(values.numbers(array, step), array.type, step)
+    assert made.equals(array)
+    data = column(array, rare=1)
+    assert data.codec.columns[0].unit % step == 0
+    again = invented(data, 300)["x"].cast(pa.int64()).to_numpy()
+    assert not (again % step).any()
+
+
+def test_numbers_beyond_a_type_are_clipped_to_it():
+    far = np.array([-1e30, 1e30, np.nan])
+    for kind in (pa.timestamp("ns"), pa.timestamp("us"), pa.int64(), pa.uint64(), pa.date32()):
+        for unit in (values.tick_ns(kind), values.tick_ns(kind) * 1000):
+            low, high, missing = values.plain(values.from_numbers(far, kind, unit)).to_pylist()
+            assert missing is None
+            assert low <= 0
+            assert high > 2**30
+    times = values.from_numbers(far, pa.time32("ms"), 10**9)
+    assert times.cast(pa.int32()).to_pylist() == [0, 86_399_000, None]
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
+def test_no_zero_is_negative(kind: pa.DataType):
+    made = values.from_numbers(np.array([-0.0, -1e-60, np.nan, -2.0]), kind)
+    cells = made.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    assert not np.signbit(cells[cells == 0]).any()
+    assert (cells == 0).sum() == 1 + (kind != pa.float64())
+    # Nor in the categories, constants and atoms of a source that has some.
+    table = pa.table({"x": pa.array([-0.0, 0.0, 1.0] * 20), "k": [-0.0] * 60})
+    for columns in ({}, {"x": "categorical"}):
+        data = load(table, columns=columns)
+        assert "-0.0" not in json.dumps(data.codec.to_json())
+        made = back(data)
+        assert not any(np.signbit(made[n].to_numpy()).any() for n in table.column_names)
+
+
+def test_a_preview_does_not_run_out_of_ids():
+    data = load(pa.table({"key": [f"K{i:02}" for i in range(60)], "o": ["a", "b"] * 30}))
+    codes, numbers = np.zeros((500, 1), np.int64), np.empty((500, 0))
+    with pytest.raises(ValueError, match="indices must lie in"):
+        data.codec.decode(codes, numbers, np.arange(500), 0)
+    made = data.codec.decode(codes, numbers, np.arange(500), 0, preview=True)
+    assert len(set(made["key"].to_pylist())) == 100
+    few = data.codec.decode(codes[:100], numbers[:100], np.arange(100), 0)
+    assert made.slice(0, 100).equals(few)
 
 
 def test_constants_and_ids_come_back_as_they_were():
@@ -213,6 +264,50 @@ def test_rare_numbers_and_dates_do_not_leave_either():
     made = invented(data, 2000)["x"].to_numpy()
     assert part.low <= made.min()
     assert made.max() <= part.high
+
+
+@pytest.mark.parametrize("how", ["modes", "quantiles"])
+@pytest.mark.parametrize("singles", [1, 4])
+def test_no_edge_of_what_is_no_atom_is_one_row(how: str, singles: int):
+    rng = seeded(7)
+    odd = 123.45 + 0.017 * np.arange(singles)
+    data = column(np.concatenate([np.zeros(900), odd, rng.uniform(200, 300, 600)]), numbers=how)
+    part = data.codec.parts[0]
+    assert 0.0 in part.offset
+    spans = [(o, s) for o, s in zip(part.offset, part.scale, strict=True) if s > 0]
+    fifth = np.sort(data.train["x"].to_numpy())
+    fifth = fifth[fifth > 0][4]
+    if how == "quantiles":
+        assert spans[0][0] - spans[0][1] == pytest.approx(fifth)
+    else:
+        assert min(o - s / 4 for o, s in spans) > 150
+    # What they become is not what they were.
+    made = back(data)["x"].to_numpy()
+    assert not np.isclose(made[:, None], odd, atol=1e-6).any()
+    assert "123.4" not in json.dumps(data.codec.to_json())
+
+
+@given(
+    few=st.lists(st.integers(0, 30), min_size=1, max_size=40).map(sorted), rare=st.integers(1, 12)
+)
+def test_a_range_ends_where_enough_rows_are(few: list[int], rare: int):
+    found = np.array(few, np.float64)
+    low, high = modes.span(found, rare)
+    assert found[0] <= low <= high <= found[-1]
+    if len(few) >= 2 * rare:
+        assert (found <= low).sum() >= rare
+        assert (found >= high).sum() >= rare
+    elif found[0] < found[-1]:
+        assert low == high
+        assert (found == low).sum() >= rare or low == found.mean()
+
+
+def test_a_column_of_few_numbers_tells_none_of_them():
+    cells = [None] * 193 + [1.25, 2.5, 3.125, 4.0625, 5.5, 6.75, 9.875]
+    data = load(pa.table({"x": cells, "o": ["a", "b"] * 100}), holdout=0.005)
+    part = data.codec.parts[0]
+    assert part.low == part.high
+    assert not {part.low, *part.offset} & set(cells)
 
 
 def test_rare_numbers_among_few_go_to_the_nearest():
@@ -382,6 +477,61 @@ def test_conditions_that_cannot_be_met_are_refused(where: dict[str, Any], says: 
     with pytest.raises(UserError, match=says) as caught:
         _PEOPLE.codec.given(where, "generate.conditions")
     assert caught.value.field == "generate.conditions"
+
+
+_KINDS = load(
+    pa.table(
+        {
+            "price": pa.array([Decimal(p) for p in ("1.25", "2.50", "3.99")] * 20),
+            "when": pa.array([datetime.datetime(2024, 1, 1 + i % 3) for i in range(60)]),
+            "zoned": pa.array([datetime.datetime(2024, 1, 1 + i % 3) for i in range(60)],
+                              pa.timestamp("ms", "UTC")),
+            "flag": pa.array([True, False, False] * 20),
+            "answer": pa.array(["yes", "no", "maybe"] * 20),
+            "Truth": pa.array(["TRUE", "False", "?"] * 20).dictionary_encode(),
+            "bit": pa.array([1, 0, 0] * 20, pa.int8()),
+            "clock": pa.array([0, 3600, 7200] * 20, pa.int32()).cast(pa.time32("s")),
+            "both": pa.array(["yes", "true", "no"] * 20),
+        }
+    ),
+    columns={"bit": "boolean"},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("where", "first"),
+    [
+        ({"price": 1.25}, 0), ({"price": "2.5"}, 1), ({"price": 3.99}, 2),
+        ({"when": datetime.date(2024, 1, 2)}, 1), ({"when": "2024-01-03"}, 2),
+        ({"when": datetime.datetime(2024, 1, 1)}, 0), ({"zoned": datetime.date(2024, 1, 2)}, 1),
+        ({"flag": 1}, 0), ({"flag": "1"}, 0), ({"flag": True}, 0), ({"bit": True}, 0),
+        ({"answer": True}, 0), ({"answer": False}, 1), ({"answer": "maybe"}, 2),
+        ({"Truth": True}, 0), ({"Truth": False}, 1), ({"clock": "01:00"}, 1), ({"both": False}, 2),
+    ],
+)  # fmt: skip
+def test_values_are_understood_as_yaml_reads_them(where: dict[str, Any], first: int):
+    asked = _KINDS.codec.given(where, "f")
+    matches = _KINDS.codec.matches(_KINDS.train, where)
+    # All columns but flag and bit tell the three kinds of rows apart.
+    answer = ("yes", "no", "maybe")[first]
+    assert matches.tolist() == [a == answer for a in _KINDS.train["answer"].to_pylist()]
+    fits = np.all([_KINDS.codes[:, p] == c for p, c in asked.items()], 0)
+    assert (fits == matches).all()
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ({"price": "dear"}, "decimal.*not a number"), ({"price": 1.255}, "data loss"),
+        ({"price": True}, "not a number"), ({"price": float("inf")}, "decimal"),
+        ({"flag": 2}, "true or false"), ({"both": True}, "true or yes.*quotes"),
+        ({"when": 20240101}, "quotes"), ({"clock": 36672}, "quotes"),
+        ({"clock": datetime.date(2024, 1, 1)}, "no time of day"), ({"bit": "many"}, "int8"),
+    ],
+)  # fmt: skip
+def test_values_of_another_kind_are_refused(where: dict[str, Any], says: str):
+    with pytest.raises(UserError, match=f"(?s){says}"):
+        _KINDS.codec.given(where, "f")
 
 
 def test_a_number_that_is_no_atom_asks_for_its_mode():

@@ -138,6 +138,18 @@ def test_only_combinations_that_were_seen():
         assert found == data.train[name].filter(common).to_pylist()
 
 
+def test_a_constant_may_be_kept_together_with_others():
+    table = pa.table({"k": ["same"] * 80, "a": ["x", "x", "y", "z"] * 20, "b": [1, 2, 2, 3] * 20,
+                      "n": [i % 40 / 2 for i in range(80)], "m": [7] * 80})  # fmt: skip
+    rules = [{"together": ["k", "a", "b"]}, {"together": ["m", "n"]}]
+    data, made = kept(table, constraints=rules)
+    # Of a constant and one other nothing is left to keep together.
+    assert [p.name for p in data.codec.parts] == ["a+b", "n"]
+    assert set(made["k"].to_pylist()) == {"same"}
+    assert len(set(zip(made["a"].to_pylist(), made["b"].to_pylist(), strict=True))) == 4
+    assert data.codec.given({"k": "same", "a": "z"}, "f").keys() == {0}
+
+
 def test_conditions_on_columns_kept_together():
     table = pa.table({"a": ["x", "x", "y", "z"] * 20, "b": [1, 2, 2, 3] * 20})
     data = load(table, constraints=[{"together": ["a", "b"]}])
@@ -287,3 +299,38 @@ def test_data_that_break_a_rule_are_named(tmp_path: Path, rule: Any, says: str |
         return
     with pytest.raises(UserError, match=f"(?s){says}"):
         load_csv(tmp_path / "t.csv", text, constraints=[rule])
+
+
+def test_only_cells_of_the_rule_are_told(tmp_path: Path):
+    # `e` and `price` are in the text of the rule, but are none of its columns.
+    table = pa.table({"price2": [2.0] * 40 + [1.0], "base": [1.0] * 41, "e": ["secret", "x"] * 20
+                      + ["secret"], "price": [5, 6] * 20 + [7]})  # fmt: skip
+    for rule in ({"formula": "price2 = base * 2"}, {"less": ["base", "price2"], "strict": True}):
+        with pytest.raises(UserError, match="row 41") as caught:
+            load(table, constraints=[rule])
+        assert "'base': 1.0" in str(caught.value)
+        assert "secret" not in str(caught.value)
+        assert "'price'" not in str(caught.value)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_is_computed_has_no_negative_zero(sign: int):
+    # Numbers without decimals to be rounded to.
+    net = np.where(np.arange(100) % 4, seeded(5).normal(0, 1, 100), 0.0)
+    table = pa.table({"net": net, "off": net * -sign + 0.0, "o": ["a", "b"] * 50})
+    data = load(table, constraints=[{"formula": f"off = -{sign} * net"}])
+    made = invented(data, 200)
+    assert (made["off"].to_numpy() == 0).any()
+    assert not (np.signbit(made["off"].to_numpy()) & (made["off"].to_numpy() == 0)).any()
+
+
+def test_the_least_distance_is_no_single_row():
+    rng = seeded(9)
+    low = rng.normal(0, 1, 1600)
+    distance = np.concatenate([np.zeros(900), [123.45678], rng.uniform(200, 400, 699)])
+    table = pa.table({"low": low, "high": low + distance, "o": ["a", "b"] * 800})
+    for how in ("modes", "quantiles"):
+        data = load(table, constraints=[{"less": ["low", "high"]}], numbers=how, holdout=1 / 1600)
+        part = next(p for p in data.codec.parts if p.name == "high")
+        ends = [o + s * t for o, s in zip(part.offset, part.scale, strict=True) for t in (-1, 0, 1)]
+        assert not any(abs(e - 123.45678) < 0.01 for e in ends)

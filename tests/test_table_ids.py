@@ -37,11 +37,39 @@ def test_patterns_mean_what_they_mean_to_re(pattern: str, size: int):
 
 @pytest.mark.parametrize(
     "pattern",
-    ["", "a+", "a*", "(a|b)", "[^a]", "[0-9]{2,3}", "a?", "[z-a]", r"\s", "[a", "a{", "."],
-)
+    ["", "a+", "a*", "(a|b)", "[^a]", "[0-9]{2,3}", "a?", "[z-a]", r"\s", "[a", "a{", ".",
+     "AB\\", r"[!-\d]", r"[\d-z]", r"[\t]", r"[a\x]"],
+)  # fmt: skip
 def test_other_regular_expressions_are_refused(pattern: str):
     with pytest.raises(UserError, match="field"):
         ids.parse(pattern, "field")
+
+
+def test_a_text_fits_its_pattern_and_a_wider_one():
+    parsed = ids.parse(r"[A-Z]{2}\-[0-9]{3}[x\]^-]", "field")
+    for text in ("AB-123x", "A-1]", "AB-12^", "A-123-"):
+        assert parsed.fits(text)
+    for text in ("AB-1234x", "-123x", "AB-x", "AB123x", "ab-123x", "AB-123", "AB-123x\n", ""):
+        assert not parsed.fits(text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "least", "wider"),
+    [
+        ("[1-9][0-9]{2}", 901, "[1-9][0-9]{3}"),
+        (r"^K\d\.[ab]{3}$", 1000, r"K[0-9]\.[ab]{7}"),
+        (r"[\]^-]x", 10, None),
+        ("fixed", 100, "fixed[0-9][0-9]"),
+    ],
+)
+def test_a_wider_pattern_has_ids_enough(pattern: str, least: int, wider: str | None):
+    parsed = ids.parse(pattern, "field")
+    again = ids.parse(parsed.wider(least), "field")
+    assert again.size >= least
+    assert wider in (None, again.text)
+    assert all(again.fits(t) for t in parsed.ids(rows(min(parsed.size, 50)), 0, 0).tolist()) == (
+        pattern != "fixed"
+    )
 
 
 @given(

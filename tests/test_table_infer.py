@@ -57,7 +57,8 @@ def seen(tmp_path: Path, cells: list[Any], name: str = "x", **table: Any) -> dic
         (repeated("2024-01-31T10:00:00Z"), "constant", "timestamp[ms, tz=UTC]", "one value"),
         (repeated("31/01/2024", "01/02/2024"), "datetime", "date32[day]", "dates"),
         (repeated("3.2.2024", "30.12.2023"), "datetime", "date32[day]", "dates"),
-        (repeated("10:11:12", "23:59:59"), "datetime", "time32[s]", "dates"),
+        (repeated("10:11:12", "23:59:59"), "datetime", "time32[ms]", "dates"),
+        (repeated("10:11", "9:59"), "datetime", "time32[ms]", "dates"),
         (repeated("x"), "constant", "string", "one value"),
         (repeated("x", "NA"), "categorical", "string", "1 different"),
         ([f"K{i:04}" for i in range(N)], "id", "string", "pattern"),
@@ -112,6 +113,43 @@ def test_a_spec_knows_better(tmp_path: Path, override: Any, cells: list[Any], ty
     assert column["cells"] == type_
     if isinstance(override, str):
         assert column["type"] == override
+
+
+def test_times_of_day_are_what_parquet_gives_back(tmp_path: Path):
+    data = load_csv(tmp_path / "t.csv", csv_of({"x": repeated("10:11:12", "9:59:00"), **OTHER}))
+    pq.write_table(data.train, tmp_path / "back.parquet")
+    assert pq.read_table(tmp_path / "back.parquet").schema == data.codec.schema
+    fine = {"x": {"datetime_format": "%H:%M:%S.%f"}}
+    column = seen(tmp_path, repeated("1:2:3.5", "1:2:3.25"), columns=fine)
+    assert (column["cells"], column["range"]) == (
+        "time32[ms]",
+        ["01:02:03.250000", "01:02:03.500000"],
+    )
+    column = seen(tmp_path, repeated("1:2:3.5", "1:2:3.000001"), columns=fine)
+    assert column["cells"] == "time64[us]"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [("AB\\", "backslash"), (r"[!-\d]x", "range"), (r"[\t]", "not supported"),
+     (r"[\d-z]", "range"), ("[0-9]{999999999}", "256 characters")],
+)  # fmt: skip
+def test_patterns_that_mean_another_thing_to_re_are_refused(
+    tmp_path: Path, pattern: str, says: str
+):
+    text = csv_of({"x": [f"a{i:02}" for i in range(N)], **OTHER})
+    with pytest.raises(UserError, match=f"columns.x.pattern.*{says}"):
+        load_csv(tmp_path / "t.csv", text, columns={"x": {"pattern": pattern}})
+
+
+def test_a_pattern_may_make_longer_ids_than_there_are(tmp_path: Path):
+    text = csv_of({"x": [f"a{i:02}" for i in range(N)], **OTHER})
+    data = load_csv(tmp_path / "t.csv", text)
+    with pytest.raises(UserError, match=r"has 100 ids, and 5000 .* such as a\[0-9\]\{4\}"):
+        data.codec.check_ids(5000)
+    # What the message says can be done.
+    wider = load_csv(tmp_path / "t.csv", text, columns={"x": {"pattern": "a[0-9]{4}"}})
+    wider.codec.check_ids(5000)
 
 
 def test_a_column_can_be_left_out(tmp_path: Path):
@@ -312,6 +350,8 @@ def test_parquet_that_cannot_be_learnt(tmp_path: Path):
         load(pa.table({"x": [1.0, 2.0, *[None] * 48], "y": [1, 2] * 25}))
     with pytest.raises(UserError, match=r"beyond 2\*\*53"):
         load(pa.table({"x": [2**60 + i % 3 for i in range(30)]}))
+    with pytest.raises(UserError, match=r"x.*duration\[s\].*CSV.*number"):
+        load(pa.table({"x": pa.array([1, 2] * 20, pa.duration("s")), "y": [1, 2] * 20}))
     (tmp_path / "x.parquet").write_bytes(b"PAR1 not")
     with pytest.raises(UserError, match="readable Parquet"):
         load_table(spec_of(tmp_path))
@@ -371,6 +411,10 @@ def changed(**columns: Any) -> dict[str, Any]:
         ({"fields": {}}, "must have `columns`"),
         ({**changed(), "primary_key": "nokey"}, "nokey.*is a key"),
         (changed(day={"sdtype": "datetime", "datetime_format": "%Y"}), "does not fit"),
+        (changed(grade="numerical"), "grade: numerical.*mapping"),
+        (changed(grade={"sdtype": ["numerical"]}), "grade.*mapping"),
+        ({**changed(), "primary_key": 5}, "5.*no name of a column"),
+        ({**changed(), "alternate_keys": "day"}, "day.*no name of a column"),
     ],
 )
 def test_metadata_that_do_not_fit(tmp_path: Path, content: Any, says: str):
@@ -416,3 +460,20 @@ def test_types_of_parquet_are_kept():
     assert kinds["dictionary"] == "categorical"
     assert kinds["moment"] == kinds["day"] == "datetime"
     assert {k for n, k in kinds.items() if n in ("money", "int8", "float")} == {"numerical"}
+
+
+def test_texts_of_a_view_are_texts():
+    cells = pa.array(repeated("a", "b", None)).cast(pa.string_view())
+    data = load(pa.table({"x": cells, "other": repeated(1, 2)}))
+    assert data.codec.schema.types == [pa.string(), pa.int64()]
+
+
+def test_parquet_is_known_by_its_name_in_any_case(tmp_path: Path):
+    table = pa.table({"x": repeated("01", "02"), "day": repeated(1.5, 2.5)})
+    for name in ("a.PARQUET", "b.parquet"):
+        pq.write_table(table, tmp_path / name)
+    data = load_table(spec_of(tmp_path))
+    assert (data.n + data.holdout.num_rows, data.codec.schema) == (2 * N, table.schema)
+    pq.write_table(pa.table({"x": [1.0, 2.0, float("inf")] * 9}), tmp_path / "c.PARQUET")
+    with pytest.raises(UserError, match=r"c\.PARQUET, row 3: inf"):
+        load_table(spec_of(tmp_path / "c.PARQUET"))

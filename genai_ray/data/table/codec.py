@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from genai_ray import rng
-from genai_ray.config import TableSpec
+from genai_ray.config import GenerateSpec, TableSpec
 from genai_ray.data.table import constraints, ids, modes, values
 from genai_ray.data.table.columns import Column, Part
 from genai_ray.data.table.constraints import Less, Rules
@@ -173,14 +173,14 @@ class TableCodec:
 
     def decode(
         self, codes: NDArray[np.integer], numbers: NDArray[np.floating], rows: NDArray[np.int64],
-        seed: int,
+        seed: int, *, preview: bool = False,
     ) -> pa.Table:  # fmt: skip
         """Rows of the source's schema.
 
         Args:
             codes: (N, D) of the discrete parts. numbers: (N, M) of the numeric parts, NaN for
                 missing. rows: numbers (N,) of the rows, from which their ids are made. seed: of the
-                data set.
+                data set. preview: ids may repeat, so that there are enough for any rows.
 
         Raises:
             ValueError: if there are fewer ids than rows; `check_ids` tells before.
@@ -209,8 +209,9 @@ class TableCodec:
                     (column.value,), np.zeros(len(rows), np.int64), column.type
                 )
             elif column.kind == "id":
-                texts = self._patterns[column.name].ids(np.asarray(rows, np.int64), seed, place)
-                done[column.name] = _ids_as(texts, column.type)
+                pattern, which = self._patterns[column.name], np.asarray(rows, np.int64)
+                which = which % min(pattern.size, 2**62) if preview else which
+                done[column.name] = _ids_as(pattern.ids(which, seed, place), column.type)
         for name in [*(n for n in modelled if n not in self._differences), *self._differences]:
             column = self._by_name[name]
             value = modelled[name]
@@ -269,9 +270,19 @@ class TableCodec:
             if pattern.size < samples:
                 raise UserError(
                     f"data.table.columns.{name}.pattern", pattern.text, f"has {pattern.size} ids, "
-                    f"and {samples} rows are asked for", "Give a longer pattern, such as "
-                    f"{pattern.text}[0-9]{{6}}, or ask for fewer rows.",
+                    f"and {samples} rows are asked for", "Set it to a longer one, such as "
+                    f"{pattern.wider(samples)}, or ask for fewer rows.",
                 )  # fmt: skip
+
+    def check(self, asked: GenerateSpec) -> None:
+        """That a request names columns and categories that are there, and not more rows than ids.
+
+        Raises:
+            UserError: if it does not.
+        """
+        self.check_ids(asked.samples)
+        for condition in asked.conditions if isinstance(asked.conditions, tuple) else ():
+            self.given(condition.where, "generate.conditions")
 
     # --- conditions and rules ----------------------------------------------------------------
 
@@ -327,7 +338,7 @@ class TableCodec:
             if value is None:
                 out &= cells.is_null().to_numpy(zero_copy_only=False)
             else:
-                wanted = values.literal(value, column.type)[0]
+                wanted = _literal(column, value)[0]
                 same = pc.fill_null(pc.equal(cells, wanted), False)
                 out &= same.to_numpy(zero_copy_only=False)
         return out
@@ -343,7 +354,7 @@ class TableCodec:
         def number(name: str) -> NDArray[np.float64]:
             return self._numbers(name, table)
 
-        for _, kept in constraints.checks(self.rules, self._by_name, number, table.num_rows):
+        for _, _, kept in constraints.checks(self.rules, self._by_name, number, table.num_rows):
             out &= kept
         for index, combos in enumerate(self.combos):
             if combos:
@@ -397,8 +408,8 @@ class TableCodec:
     def _literal(self, column: Column, value: Any, field: str) -> Any:
         """A value that a person wrote as a plain one."""
         try:
-            return values.plain(values.literal(value, column.type))[0].as_py()
-        except (ValueError, TypeError, OverflowError) as error:
+            return values.plain(_literal(column, value))[0].as_py()
+        except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:
             raise UserError(field, f"{column.name}={value}", f"must be a value of type "
                             f"{column.type} ({error})", "Correct it.") from None  # fmt: skip
 
@@ -424,7 +435,7 @@ class TableCodec:
         if value is None:
             assert part.missing is not None
             return part.missing
-        number = values.numbers(values.literal(value, column.type), column.unit)
+        number = values.numbers(_literal(column, value), column.unit)
         if not part.low <= number[0] <= part.high:
             ends = [values.shown(e, column.type, column.unit) for e in (part.low, part.high)]
             raise UserError(field, f"{column.name}={value}", f"must lie in {ends[0]} .. {ends[1]}",
@@ -495,7 +506,9 @@ def fit(
     Raises:
         UserError: if nothing in the table varies, or a column has too few rows of any value.
     """
-    together = {n: group for group in rules.together for n in group}
+    fixed = {c.name for c in columns if c.kind == "constant"}
+    groups = [[n for n in group if n not in fixed] for group in rules.together]
+    together = {n: group for group in groups if len(group) > 1 for n in group}
     columns = tuple(_completed(c, table, spec, c.name in together) for c in columns)
     place = {c.name: i for i, c in enumerate(columns)}
     parts: list[Part] = []
@@ -550,6 +563,25 @@ def _own_number(column: Column) -> bool:
     return column.kind in ("numerical", "datetime") and not column.categories
 
 
+def _literal(column: Column, value: Any) -> pa.Array:
+    """A value that a person wrote, as a column of one cell.
+
+    Raises:
+        ValueError: (or as `values.literal`) if it does not read as the column's type.
+    """
+    if isinstance(value, bool) and values.is_text(column.type):
+        # YAML reads yes, no, true and the like as truth, where they are words of the table.
+        words = ("true", "yes", "on") if value else ("false", "no", "off")
+        known = column.categories or (column.value,)
+        meant = [c for c in known if isinstance(c, str) and c.lower() in words]
+        if len(meant) > 1:
+            raise ValueError(f"may be meant as {' or '.join(meant)}; write it in quotes")
+        value = meant[0] if meant else str(value)
+    elif isinstance(value, bool) and column.categories and set(column.categories) <= {0, 1}:
+        value = int(value)
+    return values.literal(value, column.type)
+
+
 def _draws(start: int, n: int, count: int) -> NDArray[np.float64]:
     """Uniforms in 0..1 (n, count), by the number of the row."""
     words = rng.bits(0, rng.Stream.TABLE_MODES, start, n, max(1, count))
@@ -566,33 +598,25 @@ def _coded(column: Column, cells: pa.ChunkedArray, unknown: int) -> NDArray[np.i
 def _completed(column: Column, table: pa.Table, spec: TableSpec, grouped: bool) -> Column:
     """The column with what its training rows say: categories, or a range."""
     cells = table.column(column.name)
-    if column.kind in ("categorical", "boolean") or (grouped and column.kind != "constant"):
+    if column.kind in ("categorical", "boolean") or grouped:
         column = _with_categories(column, cells, spec)
-    elif grouped:
-        column = replace(column, categories=(column.value,))
     if not (column.is_number or column.kind == "constant") or values.is_text(column.type):
         return column
     if pa.types.is_boolean(values.value_type(column.type)):
         return column
     numbers = values.numbers(cells, column.unit)
     numbers = np.sort(numbers[~np.isnan(numbers)])
-    if len(numbers) < spec.rare and column.kind != "formula":
+    if len(numbers) < spec.rare:
+        if column.kind == "formula":
+            return column
         raise UserError(
             f"data.table.columns.{column.name}", len(numbers), "is how many training rows have a "
             f"value there, fewer than data.table.rare={spec.rare}", "Set it to drop.",
         )  # fmt: skip
-    low, high = _range(numbers, spec.rare)
+    low, high = modes.span(numbers, spec.rare)
     low = column.min if column.min is not None else low
     high = column.max if column.max is not None else high
     return replace(column, low=low, high=max(low, high))
-
-
-def _range(ascending: NDArray[np.float64], rare: int) -> tuple[float, float]:
-    """The range that leaves: no end of it is the value of fewer than `rare` rows beyond it."""
-    end = min(rare - 1, (len(ascending) - 1) // 2) if len(ascending) else 0
-    if not len(ascending):
-        return 0.0, 0.0
-    return float(ascending[end]), float(ascending[len(ascending) - 1 - end])
 
 
 def _with_categories(column: Column, cells: pa.ChunkedArray, spec: TableSpec) -> Column:
@@ -640,7 +664,7 @@ def _of_distance(
     columns = [codec._by_name[n] for n in (part.name, *(r.low for r in rules))]
     places = [c.decimals for c in columns]
     decimals = None if None in places else max(p for p in places if p is not None)
-    low, high = _range(np.sort(modelled[~np.isnan(modelled)]), spec.rare)
+    low, high = modes.span(np.sort(modelled[~np.isnan(modelled)]), spec.rare)
     least = 0.0 if decimals is None or not any(r.strict for r in rules) else 10.0**-decimals
     return replace(part, low=max(low, least), high=max(high, low, least), decimals=decimals)
 

@@ -196,10 +196,10 @@ def check_kinds(rules: Rules, columns: Mapping[str, Column]) -> None:
         for name in (formula.column, *formula.inputs):
             need(name, ("number",), "a formula")
     for rule in rules.less:
-        need(rule.low, ("number", "date", "time", "duration"), "less")
+        need(rule.low, ("number", "date", "time"), "less")
         need(rule.high, (_domain(columns[rule.low]),), f"less beside {rule.low}")
     for name in (n for t in rules.together for n in t):
-        need(name, ("number", "date", "time", "duration", "category"), "together")
+        need(name, ("number", "date", "time", "category"), "together")
 
 
 def _domain(column: Column) -> str:
@@ -212,18 +212,17 @@ def _domain(column: Column) -> str:
         return "number"
     if column.kind in ("datetime", "constant"):
         kind = value_type(column.type)
-        names = {"date": pa.types.is_date, "time": pa.types.is_time,
-                 "duration": pa.types.is_duration}  # fmt: skip
-        found = next((n for n, test in names.items() if test(kind)), "date")
-        return found if pa.types.is_temporal(kind) else "category"
+        if not pa.types.is_temporal(kind):
+            return "category"
+        return "time" if pa.types.is_time(kind) else "date"
     return "category"
 
 
 def checks(
     rules: Rules, columns: Mapping[str, Column], numbers: Numbers, rows: int
-) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """What each rule about numbers says, and which rows (N,) keep it; a row with a missing value
-    keeps it.
+) -> Iterator[tuple[str, tuple[str, ...], NDArray[np.bool_]]]:
+    """What each rule about numbers says, its columns, and which rows (N,) keep it; a row with a
+    missing value keeps it.
     """
     for column in columns.values():
         if column.min is not None or column.max is not None:
@@ -231,11 +230,13 @@ def checks(
             low = -np.inf if column.min is None else column.min
             high = np.inf if column.max is None else column.max
             # NaN compares false.
-            yield f"{column.name} in {low:g}..{high:g}", ~((value < low) | (value > high))
+            inside = ~((value < low) | (value > high))
+            yield f"{column.name} in {low:g}..{high:g}", (column.name,), inside
     for rule in rules.less:
         low, high = compared(columns[rule.low], columns[rule.high], numbers)
         broken = (low >= high) if rule.strict else (low > high)
-        yield f"{rule.low} {'<' if rule.strict else '<='} {rule.high}", ~broken
+        said = f"{rule.low} {'<' if rule.strict else '<='} {rule.high}"
+        yield said, (rule.low, rule.high), ~broken
     for formula in rules.formulas:
         value = numbers(formula.column)
         computed = formula.compute(numbers, rows)
@@ -246,7 +247,8 @@ def checks(
             lost = max(lost, float(np.finfo(value_type(column.type).to_pandas_dtype()).eps))
         margin = column.step * 0.5 + lost * np.maximum(1, np.abs(value))
         missing = np.isnan(value) | np.isnan(computed)
-        yield formula.text, missing | (np.abs(value - computed) <= margin)
+        right = missing | (np.abs(value - computed) <= margin)
+        yield formula.text, (formula.column, *formula.inputs), right
 
 
 def compared(

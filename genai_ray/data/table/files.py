@@ -87,7 +87,11 @@ def read(spec: TableSpec, root: str, holdout_root: str | None) -> Files:
             "data.root", root, f"must hold files whose columns are of one type ({error})",
             "Write them with one schema.",
         ) from None  # fmt: skip
-    return Files(spec, joined, not parts[0].key.endswith(".parquet"), tuple(parts), held)
+    return Files(spec, joined, not _is_parquet(parts[0].key), tuple(parts), held)
+
+
+def _is_parquet(key: str) -> bool:
+    return key.lower().endswith(".parquet")
 
 
 def _keys(field: str, uri: str) -> tuple[Store, list[str]]:
@@ -112,7 +116,7 @@ def _keys(field: str, uri: str) -> tuple[Store, list[str]]:
             field, uri, f"must hold files ({', '.join(SUFFIXES)}), and holds none",
             "Check the path, or name a file of another suffix, which is read as CSV.",
         )  # fmt: skip
-    kinds = {k.lower().endswith(".parquet") for k in keys}
+    kinds = {_is_parquet(k) for k in keys}
     if len(kinds) > 1:
         raise UserError(field, uri, "holds both CSV and Parquet", "Name the files of one kind.")
     return store, keys
@@ -124,7 +128,7 @@ def _same_columns(
     if not tables:
         return
     first, names = parts[0].key, tables[0].column_names
-    if parts[0].key.endswith(".parquet") != key.endswith(".parquet"):
+    if _is_parquet(parts[0].key) != _is_parquet(key):
         raise UserError(field, key, f"must be of the kind of {first}", "Use CSV or Parquet.")
     if table.column_names != names:
         odd = sorted(set(names) ^ set(table.column_names))
@@ -136,7 +140,7 @@ def _same_columns(
 
 
 def _read(spec: TableSpec, field: str, store: Store, key: str) -> pa.Table:
-    if key.lower().endswith(".parquet"):
+    if _is_parquet(key):
         if spec.names is not None:
             raise UserError("data.table.names", spec.names, f"is for CSV, and {key} is Parquet",
                             "Drop it.")  # fmt: skip
@@ -164,7 +168,15 @@ def _parquet(field: str, store: Store, key: str) -> pa.Table:
         raise UserError(
             field, key, f"must be readable Parquet ({error})", "Check the file."
         ) from None
-    for column in table.schema:
+    for i, column in enumerate(table.schema):
+        if pa.types.is_duration(column.type):
+            raise UserError(
+                field, f"{key}: {column.name}", f"is a column of type {column.type}, for which CSV "
+                "has no text", "Store it as a number, such as of seconds.",
+            )  # fmt: skip
+        if pa.types.is_string_view(column.type):  # texts all the same
+            table = table.set_column(i, column.name, table.column(i).cast(pa.string()))
+            continue
         if not (supported(column.type) or pa.types.is_null(column.type)):
             raise UserError(
                 field, f"{key}: {column.name}", f"is a column of type {column.type}, which no "

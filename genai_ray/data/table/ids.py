@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,39 @@ class Pattern:
 
     text: str
     places: tuple[str, ...]
+
+    @cached_property
+    def _runs(self) -> list[tuple[str, int]]:
+        """Characters of places, and how many such places follow each other."""
+        return [(letters, len(list(run))) for letters, run in groupby(self.places)]
+
+    @cached_property
+    def _like(self) -> re.Pattern[str]:
+        out = ""
+        for letters, count in self._runs:
+            out += f"{_written(letters)}{{{count if len(letters) == 1 else 1},{count}}}"
+        return re.compile(out)
+
+    def fits(self, text: str) -> bool:
+        """Whether a text is of this pattern, or has only fewer places of a class that is repeated:
+        a pattern may make longer ids than there are.
+        """
+        return self._like.fullmatch(text) is not None
+
+    def wider(self, least: int) -> str:
+        """The pattern with so many more places in its longest class that it has `least` ids."""
+        classes = [i for i, (letters, _) in enumerate(self._runs) if len(letters) > 1]
+        if not classes:
+            return self.text + "[0-9]" * len(str(least - 1))
+        longest = max(classes, key=lambda i: (self._runs[i][1], len(self._runs[i][0]), i))
+        size, more = self.size, 0
+        while size < least:
+            size, more = size * len(self._runs[longest][0]), more + 1
+        out = ""
+        for i, (letters, count) in enumerate(self._runs):
+            places = count + (more if i == longest else 0)
+            out += _written(letters) + (f"{{{places}}}" if places > 1 else "")
+        return out
 
     @cached_property
     def size(self) -> int:
@@ -84,9 +118,11 @@ def parse(text: str, field: str) -> Pattern:
     rest = text.removeprefix("^")
     rest = rest[:-1] if rest.endswith("$") and not rest.endswith("\\$") else rest
     while rest:
-        if found := re.match(r"\[((?:\\.|[^\]\\])+)\]", rest):
+        if found := re.match(r"\[((?:\\.|[^\]\\])+)\]", rest, re.DOTALL):
             letters = _class(found[1], wrong)
-        elif found := re.match(r"\\(.)", rest):
+        elif rest == "\\":
+            raise wrong("ends in a backslash")
+        elif found := re.match(r"\\(.)", rest, re.DOTALL):
             letters = _expand(_CLASSES[found[1]]) if found[1] in _CLASSES else found[1]
             if found[1].isalnum() and found[1] not in _CLASSES:
                 raise wrong(f"has \\{found[1]}, which is not supported")
@@ -99,8 +135,10 @@ def parse(text: str, field: str) -> Pattern:
         count = 1
         if fixed := re.match(r"\{(\d+)\}", rest):
             count, rest = int(fixed[1]), rest[fixed.end() :]
+        if len(places) + count > 256:
+            raise wrong("must have between 1 and 256 characters")
         places += [letters] * count
-    if not places or len(places) > 256:
+    if not places:
         raise wrong("must have between 1 and 256 characters")
     return Pattern(text, tuple(places))
 
@@ -114,6 +152,24 @@ def _expand(parts: str) -> str:
     return out
 
 
+def _written(letters: str) -> str:
+    """One character, or the class of several, as `parse` reads it."""
+    if len(letters) == 1:
+        return re.escape(letters)
+    points = sorted(map(ord, letters))
+    ranges: list[list[int]] = []
+    for point in points:
+        if ranges and ranges[-1][1] == point - 1:
+            ranges[-1][1] = point
+        else:
+            ranges.append([point, point])
+    out = ""
+    for first, last in ranges:
+        out += re.escape(chr(first)) + ("-" if last > first + 1 else "")
+        out += re.escape(chr(last)) if last > first else ""
+    return f"[{out}]"
+
+
 def _class(inside: str, wrong: Callable[[str], UserError]) -> str:
     """The characters of a class, each once, in order."""
     if inside.startswith("^"):
@@ -123,9 +179,15 @@ def _class(inside: str, wrong: Callable[[str], UserError]) -> str:
     i = 0
     while i < len(tokens):
         token = tokens[i]
-        if token in ("\\d", "\\w"):
+        odd = next((t for t in tokens[i : i + 3] if re.match(r"\\[^\W_]", t)), None)
+        if odd and odd[1] not in _CLASSES:
+            raise wrong(f"has {odd}, which is not supported")
+        ranges = i + 2 < len(tokens) and tokens[i + 1] == "-"
+        if ranges and odd:
+            raise wrong(f"has the range {token}-{tokens[i + 2]}, whose end is a class")
+        if odd == token:
             letters += _expand(_CLASSES[token[1]])
-        elif i + 2 < len(tokens) and tokens[i + 1] == "-":
+        elif ranges:
             first, last = ord(token[-1]), ord(tokens[i + 2][-1])
             if last < first:
                 raise wrong(f"has the empty range {token}-{tokens[i + 2]}")

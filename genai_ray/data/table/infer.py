@@ -419,9 +419,7 @@ class _Reader:
     def _id(self, text: str, cells: Any, distinct: Any, kind: pa.DataType) -> Column:
         pattern = ids.parse(text, f"{self.field}.pattern")
         if self.spec.pattern:
-            # Every part of the small language means the same to `re`.
-            fits = re.compile(text)
-            odd = np.array([not fits.fullmatch(t) for t in distinct.to_pylist()])
+            odd = np.array([not pattern.fits(t) for t in distinct.to_pylist()])
             if odd.any():
                 raise self.wrong(f"does not fit the pattern {pattern.text}",
                                  "Correct the pattern.", *self._first(cells, odd))  # fmt: skip
@@ -540,7 +538,9 @@ def _compact(array: pa.Array, form: str) -> pa.Array:
     milliseconds if that is exact.
     """
     if not re.search("%[aAwdbBmyYjUWcxGuVDFe]", form) and "%H" in form and form != "%H":
-        return array.cast(pa.time32("s"), safe=False)
+        # Not in seconds, which Parquet does not have.
+        fine = values.step_ns(array) < 10**6
+        return array.cast(pa.time64("us") if fine else pa.time32("ms"), safe=False)
     if not re.search("%[HIMSpfcXTR]", form):
         return array.cast(pa.date32(), safe=False)
     unit = "ms" if values.step_ns(array) >= 10**6 else "us"

@@ -34,8 +34,11 @@ def read(uri: str, columns: Collection[str], decided: Collection[str]) -> dict[s
                             nearest(name, columns))  # fmt: skip
         if name not in decided:
             found[name] = _column(name, what)
-    keys = table.get("primary_key") or []
-    for key in [*([keys] if isinstance(keys, str) else keys), *table.get("alternate_keys", [])]:
+    keys, more = (table.get(k) or [] for k in ("primary_key", "alternate_keys"))
+    for what in (keys, more):
+        if not isinstance(what, list) and not (what is keys and isinstance(what, str)):
+            raise UserError(FIELD, what, "is a key that is no name of a column", "Correct it.")
+    for key in [*([keys] if isinstance(keys, str) else keys), *more]:
         if not isinstance(key, str):
             raise UserError(FIELD, key, "is a key of several columns, which is not supported",
                             "Leave the key out of the metadata.")  # fmt: skip
@@ -72,7 +75,13 @@ def _table(uri: str) -> dict[str, Any]:
     return content
 
 
-def _column(name: str, what: dict[str, Any]) -> ColumnSpec:
+def _column(name: str, what: Any) -> ColumnSpec:
+    texts = ("sdtype", "datetime_format", "regex_format", "computer_representation")
+    if not isinstance(what, dict) or not all(isinstance(what.get(k) or "", str) for k in texts):
+        raise UserError(
+            FIELD, f"{name}: {what}", "must be a mapping of texts that describes a column",
+            'Write it as {"sdtype": "numerical"}.',
+        )  # fmt: skip
     kind = what.get("sdtype")
     if kind in _PLAIN:
         whole = what.get("computer_representation") in _WHOLE

@@ -64,16 +64,20 @@ def _fit(part: Part, values: NDArray[np.float64], rest_of: Rest, rare: int) -> P
     all_atoms = len(distinct) <= FEW and counts[~often].sum() <= FEW_REST * len(present)
     common = often if all_atoms else common
     rest = np.clip(present[~common[np.searchsorted(distinct, present)]], part.low, part.high)
-    atoms = distinct[common].tolist()
-    offset, scale, weights = list(atoms), [0.0] * len(atoms), [0.0] * len(atoms)
+    atoms: list[float] = distinct[common].tolist()
     enough = len(rest) >= rare and not (
         len(distinct) <= FEW and len(rest) <= FEW_REST * len(present)
     )
+    offset, scale, weights = [], [], []
     if not atoms or (len(rest) and enough):
-        more_offset, more_scale, more_weights = rest_of(rest, rare)
-        offset += more_offset
-        scale += more_scale
-        weights = weights + more_weights if more_weights else []
+        # The atoms may lie outside of it, and so the column's own range is no bound for it.
+        rest = np.clip(rest, *span(np.sort(rest), rare))
+        if rest.min() == rest.max():
+            atoms = sorted({*atoms, float(rest[0])})
+        else:
+            offset, scale, weights = rest_of(rest, rare)
+    weights = [0.0] * len(atoms) + weights if weights else []
+    offset, scale = atoms + offset, [0.0] * len(atoms) + scale
     missing = None
     if part.missing is not None:
         missing = len(offset)
@@ -85,6 +89,18 @@ def _fit(part: Part, values: NDArray[np.float64], rest_of: Rest, rare: int) -> P
     )  # fmt: skip
 
 
+def span(ascending: NDArray[np.float64], rare: int) -> tuple[float, float]:
+    """The range that leaves of sorted numbers (N,), N > 0: `rare` of them lie at or beyond either
+    end. Of so few that the ends would cross, the value that `rare` rows have, or else their mean.
+    """
+    if len(ascending) < 2 * rare:
+        middle = ascending[len(ascending) // 2]
+        if (ascending == middle).sum() < rare and ascending[0] < ascending[-1]:
+            middle = ascending.mean()
+        return float(middle), float(middle)
+    return float(ascending[rare - 1]), float(ascending[-rare])
+
+
 def _modes(rest: NDArray[np.float64], rare: int) -> tuple[list[float], list[float], list[float]]:
     """Means, four standard deviations and weights of the modes, by mean."""
     from sklearn.mixture import BayesianGaussianMixture
@@ -94,8 +110,9 @@ def _modes(rest: NDArray[np.float64], rare: int) -> tuple[list[float], list[floa
         places = np.arange(SAMPLE)
         chosen = rest[rng.permute(0, rng.Stream.TABLE_MODES, places, len(rest))]
     mean, spread = chosen.mean(), chosen.std()
-    if spread == 0:
-        return [float(mean)], [0.0], [1.0]
+    if spread == 0:  # of those chosen; others differ
+        mean, spread = rest.mean(), rest.std()
+        return [_digits(mean, spread, 5)], [4 * _digits(spread, spread, 5)], [1.0]
     scaled = ((chosen - mean) / spread)[:, None]
     mixture = BayesianGaussianMixture(
         n_components=min(COMPONENTS, len(np.unique(scaled))),
@@ -104,8 +121,11 @@ def _modes(rest: NDArray[np.float64], rare: int) -> tuple[list[float], list[floa
         random_state=0,
     ).fit(scaled)
     weights = mixture.weights_
-    # A mode of a few rows would tell of them.
-    kept = weights > max(LEAST_WEIGHT, min(rare / len(chosen), weights.max() * 0.99))
+    # A mode of a few rows would tell of them; its weight, by the prior, may be that of more.
+    rows = mixture.predict_proba(scaled).sum(0)
+    kept = (weights > LEAST_WEIGHT) & (rows >= rare)
+    if not kept.any():
+        return [_digits(mean, spread, 5)], [4 * _digits(spread, spread, 5)], [1.0]
     means = mixture.means_[kept, 0] * spread + mean
     deviations = np.sqrt(mixture.covariances_[kept, 0, 0]) * spread
     order = np.argsort(means)
@@ -127,8 +147,6 @@ def _digits(value: float, unit: float, count: int) -> float:
 def _bins(rest: NDArray[np.float64], rare: int) -> tuple[list[float], list[float], list[float]]:
     """Centres and half widths of bins of about equal counts, none of fewer than `rare` rows."""
     distinct, counts = np.unique(rest, return_counts=True)
-    if len(distinct) == 1:
-        return [float(distinct[0])], [0.0], []
     reached = counts.cumsum()
     wanted = int(np.clip(len(rest) // max(1, rare), 1, BINS))
     cuts = np.searchsorted(reached, len(rest) * np.arange(1, wanted) / wanted)

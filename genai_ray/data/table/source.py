@@ -263,10 +263,10 @@ def _check_rows(rules: Rules, columns: tuple[Column, ...], table: pa.Table, foun
     def number(name: str) -> NDArray[np.float64]:
         return values.numbers(table.column(name), by_name[name].unit)
 
-    for rule, kept in constraints.checks(rules, by_name, number, table.num_rows):
+    for rule, used, kept in constraints.checks(rules, by_name, number, table.num_rows):
         row = values.first_true(~kept)
         if row is not None:
-            cells = {n: table.column(n)[row].as_py() for n in by_name if n in rule}
+            cells = {n: table.column(n)[row].as_py() for n in by_name if n in used}
             raise UserError(
                 constraints.FIELD, f"{found.place(row)}: {cells}", f"breaks {rule}, as "
                 f"{int((~kept).sum())} of {len(kept)} rows do",

@@ -5,6 +5,7 @@ A missing cell is NaN among numbers and None among plain values; a float NaN cou
 """
 
 import datetime
+import decimal
 import math
 import re
 from typing import Any
@@ -27,8 +28,7 @@ _SIMPLE = {
     for t in (
         pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(),
         pa.uint64(), pa.float16(), pa.float32(), pa.float64(), pa.bool_(), pa.string(),
-        pa.large_string(), pa.string_view(), pa.date32(), pa.date64(),
-        *(pa.timestamp(u) for u in _TICKS), *(pa.duration(u) for u in _TICKS),
+        pa.large_string(), pa.date32(), pa.date64(), *(pa.timestamp(u) for u in _TICKS),
         pa.time32("s"), pa.time32("ms"), pa.time64("us"), pa.time64("ns"),
     )
 }  # fmt: skip
@@ -77,9 +77,7 @@ def value_type(kind: pa.DataType) -> pa.DataType:
 
 def is_text(kind: pa.DataType) -> bool:
     kind = value_type(kind)
-    return (
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    )
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def is_temporal(kind: pa.DataType) -> bool:
@@ -134,8 +132,8 @@ def numbers(column: pa.ChunkedArray | pa.Array, unit: int = 1) -> NDArray[np.flo
     """
     if not is_temporal(column.type):
         array = dense(column).cast(pa.float64(), safe=False)
-        # A copy, since Arrow's memory may not be written to.
-        return np.array(array.to_numpy(zero_copy_only=False), np.float64)
+        # A copy, since Arrow's memory may not be written to, without negative zeros.
+        return array.to_numpy(zero_copy_only=False) + 0.0
     array, tick = ticks(column), tick_ns(column.type)
     count = np.asarray(array.fill_null(0).to_numpy(), np.int64)
     # Divided as whole numbers where that is exact, so that nanoseconds of today fit.
@@ -147,12 +145,15 @@ def numbers(column: pa.ChunkedArray | pa.Array, unit: int = 1) -> NDArray[np.flo
 
 
 def from_numbers(values: NDArray[np.float64], kind: pa.DataType, unit: int = 1) -> pa.Array:
-    """Numbers (N,) as a column; NaN becomes a missing cell. What a type cannot hold is clipped."""
+    """Numbers (N,) as a column; NaN becomes a missing cell. What a type cannot hold is clipped; no
+    zero is negative.
+    """
     missing = np.isnan(values)
     cells = value_type(kind)
     if pa.types.is_floating(cells):
         limit = np.finfo(cells.to_pandas_dtype()).max
-        array = pa.array(np.clip(values, -limit, limit), mask=missing).cast(cells, safe=False)
+        narrow = np.clip(values, -limit, limit).astype(cells.to_pandas_dtype())
+        array = pa.array(narrow + narrow.dtype.type(0), cells, mask=missing)
     elif pa.types.is_decimal(cells):
         limit = 10.0 ** (cells.precision - cells.scale) - 10.0**-cells.scale
         limit = min(limit, float(EXACT))
@@ -164,17 +165,24 @@ def from_numbers(values: NDArray[np.float64], kind: pa.DataType, unit: int = 1) 
         low, high = (0, 2**width - 1) if unsigned else (-(2 ** (width - 1)), 2 ** (width - 1) - 1)
         if pa.types.is_time(cells):
             low, high = 0, DAY_NS // tick_ns(cells) - 1
-        # float64 has no 2**63 - 1; its neighbour below is what fits.
-        top = np.nextafter(float(high), 0) if high > EXACT else high
-        scale = unit / tick_ns(cells) if pa.types.is_temporal(cells) else 1
-        whole_numbers = np.rint(np.where(missing, 0, values) * scale)
-        wide = pa.uint64() if unsigned else pa.int64()
-        integers = np.clip(whole_numbers, low, top).astype(wide.to_pandas_dtype())
+        tick = tick_ns(cells) if pa.types.is_temporal(cells) else unit
+        # Ticks of today are beyond what float64 holds exactly, so they are counted as integers.
+        ratio = max(1, unit // tick)
+        least, most = _toward_zero(-(-low // ratio)), _toward_zero(high // ratio)
+        steps = np.rint(np.where(missing, 0, values) * (1 if unit >= tick else unit / tick))
+        wide: Any = np.uint64 if unsigned else np.int64
+        integers = np.clip(steps, least, most).astype(wide) * wide(ratio)
         array = pa.array(integers, mask=missing)
         if pa.types.is_temporal(cells) and width == 32:
             array = array.cast(pa.int32())
         array = array.cast(cells)
     return _as(array, kind)
+
+
+def _toward_zero(bound: int) -> float:
+    """The nearest float64 to a whole number that is not beyond it."""
+    near = float(bound)
+    return near if abs(int(near)) <= abs(bound) else float(np.nextafter(near, 0))
 
 
 def step_ns(column: pa.ChunkedArray | pa.Array) -> int:
@@ -200,7 +208,7 @@ def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     if pa.types.is_temporal(kind):
         return ticks(array)
     if pa.types.is_floating(kind):
-        return array.cast(pa.float64())
+        return pc.add(array.cast(pa.float64()), 0.0)  # no negative zero
     if pa.types.is_boolean(kind):
         return array
     return array.cast(pa.uint64() if pa.types.is_uint64(kind) else pa.int64())
@@ -294,29 +302,53 @@ def first_true(mask: Any) -> int | None:
 
 
 def literal(value: Any, kind: pa.DataType) -> pa.Array:
-    """A value that a person wrote, as a column of one cell.
+    """A value that a person wrote, by itself or as YAML reads it, as a column of one cell.
 
     Raises:
-        ValueError: (or one of Arrow's, which are such) if it does not read as the type.
+        ValueError: (or TypeError, OverflowError or one of Arrow's) if it does not read as the type.
     """
     cells = value_type(kind)
-    if pa.types.is_boolean(cells) and isinstance(value, str):
-        words = {"true": True, "false": False}
-        if value.lower() not in words:
-            raise ValueError(f"{value!r} is not true or false")
-        value = words[value.lower()]
-    if pa.types.is_temporal(cells) and isinstance(value, str):
-        if pa.types.is_time(cells):
-            value = datetime.time.fromisoformat(value)
-        elif pa.types.is_timestamp(cells):
-            moment = datetime.datetime.fromisoformat(value)
-            if moment.tzinfo is None and cells.tz:
-                moment = moment.replace(tzinfo=datetime.UTC)
-            value = moment
-        else:
-            value = datetime.date.fromisoformat(value)
     if is_text(cells):
         value = str(value)
+    elif pa.types.is_boolean(cells):
+        words = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+        if str(value).lower() not in words:
+            raise ValueError(f"{value!r} is not true or false")
+        value = words[str(value).lower()]
+    elif pa.types.is_temporal(cells):
+        value = _moment(value, cells)
+    elif pa.types.is_decimal(cells):
+        try:
+            value = decimal.Decimal(str(value))
+        except decimal.InvalidOperation:
+            raise ValueError(f"{value!r} is not a number") from None
+    elif isinstance(value, bool):
+        raise ValueError(f"{value} is no number")
     elif isinstance(value, str):
-        value = float(value)
+        whole_number = pa.types.is_integer(cells) and re.fullmatch(r"[+-]?\d+", value)
+        value = int(value) if whole_number else float(value)
     return pa.array([value], cells)
+
+
+def _moment(value: Any, cells: pa.DataType) -> Any:
+    """A date or time as Python has it for a column of the type."""
+    if not isinstance(value, str | datetime.date | datetime.time):
+        # YAML reads 10:11:12 as a number to the base 60.
+        raise ValueError("no date or time; write it in quotes")
+    if pa.types.is_time(cells):
+        value = datetime.time.fromisoformat(value) if isinstance(value, str) else value
+        if not isinstance(value, datetime.time):
+            raise ValueError(f"{value} is no time of day")
+        return value
+    if isinstance(value, str):
+        value = datetime.datetime.fromisoformat(value)
+    if isinstance(value, datetime.time):
+        raise ValueError(f"{value} is no date")
+    if not isinstance(value, datetime.datetime):
+        value = datetime.datetime.combine(value, datetime.time())
+    if pa.types.is_timestamp(cells):
+        # Without a zone it is meant in UTC, in which the column counts.
+        return value.replace(tzinfo=datetime.UTC) if value.tzinfo is None and cells.tz else value
+    if value.time() != datetime.time():
+        raise ValueError("a date has no time of day")
+    return value.date()
