@@ -28,6 +28,13 @@ def _outside(default: Any, **kwargs: Any) -> Any:
     return Field(default, json_schema_extra={"fingerprint": False}, **kwargs)
 
 
+def _later(default: Any, **kwargs: Any) -> Any:
+    """A field that earlier versions did not have: it is left out of the fingerprint while it has
+    its default, so that their runs go on.
+    """
+    return Field(default, json_schema_extra={"later": True}, **kwargs)
+
+
 def _absolute(uri: str) -> str:
     """Workers run in folders of their own, so a relative path would mean another place there."""
     return uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().resolve())
@@ -192,7 +199,7 @@ class DataSpec(_Section):
     resident_gb: float = Field(
         default=4.0, gt=0, description="auto streams a folder or Parquet that decodes to more"
     )
-    table: TableSpec = TableSpec()
+    table: TableSpec = _later(TableSpec())
 
     @property
     def modality(self) -> Literal["image", "table"]:
@@ -334,6 +341,10 @@ class TrainSpec(_Section):
         return self
 
 
+#: Samples in one call of a model: what a processor's caches take, or what a call costs.
+BATCH = {"image": 64, "table": 1024}
+
+
 class RowCondition(_Section):
     """Rows of a table in which some columns are fixed."""
 
@@ -455,7 +466,7 @@ class ProvenanceSpec(_Section):
     producer: str | None = Field(
         default=None, min_length=1, max_length=200, pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$",
         description="name or code of the provider, without spaces or quotes: every file then "
-        "carries the label of GB 45438-2025; null: none",
+        "carries the label of GB 45438-2025 (CSV cannot); null: none",
     )  # fmt: skip
 
 
@@ -569,12 +580,17 @@ class Spec(_Section):
                 else None,
                 # It would also cut the choice of categories.
                 "generate.truncation": self.generate.truncation,
+                # CSV has no place for it.
+                "provenance.producer": self.provenance.producer
+                if self.generate.sink == "csv"
+                else None,
                 "evaluate.inception": self.evaluate.inception,
                 "data.ingest": self.data.ingest if self.data.ingest == "stream" else None,
             }
         for field, value in wrong.items():
             if value is not None:
-                raise UserError(field, value, f"is not for {modality}s ({family})", "Drop it.")
+                about = f"is not for {modality}s ({family}, sink={self.generate.sink})"
+                raise UserError(field, value, about, "Drop it.")
         share = self.train.micro_batch or self.train.global_batch // max(1, self.train.most_workers)
         if share % self.model.pack:
             raise UserError(
@@ -740,15 +756,17 @@ def fingerprint_fields(spec: Spec, stage: Literal["train", "generate"]) -> dict[
         part: BaseModel = getattr(spec, section)
         dumped = part.model_dump(mode="json")
         for name, info in type(part).model_fields.items():
-            extra = info.json_schema_extra
-            if not (isinstance(extra, dict) and extra.get("fingerprint") is False):
+            extra: Any = info.json_schema_extra or {}
+            if extra.get("fingerprint") is False:
+                continue
+            if not (extra.get("later") and getattr(part, name) == info.default):
                 fields[f"{section}.{name}"] = dumped[name]
     if stage == "generate":
         fields["seed"] = generation_seed(spec)
         del fields["generate.seed"]
         if spec.generate.device == "cuda":
             # Another shape may be computed by another algorithm there.
-            fields["generate.batch"] = spec.generate.batch
+            fields["generate.batch"] = spec.generate.batch or BATCH[spec.data.modality]
     return fields
 
 
@@ -805,26 +823,38 @@ def _user_error(error: pydantic.ValidationError, values: Mapping[str, Any]) -> U
     if problem["type"] == "missing":
         return UserError(field, None, "is required", f"Add `{path[-1]}: …` to the spec.")
     if problem["type"] == "literal_error":
-        return UserError(
-            field, problem["input"], f"must be one of {problem.get('ctx', {}).get('expected')}",
-            nearest(str(problem["input"]), [o for o in _options(path)]),
-        )  # fmt: skip
+        expected = str(problem.get("ctx", {}).get("expected"))
+        options = re.findall(r"'([^']+)'|\b(\d+)\b", expected)
+        return UserError(field, problem["input"], f"must be one of {expected}",
+                         nearest(str(problem["input"]), ["".join(o) for o in options]))  # fmt: skip
     rule = problem["msg"].removeprefix("Value error, ")
     remedy = f"Change {field} in the spec or give {field}=… on the command line."
     return UserError(field, problem["input"], rule[0].lower() + rule[1:], remedy)
 
 
 def _fields_at(path: list[str]) -> list[str]:
+    """The keys that a section may have; path: names of sections, keys of mappings, places in
+    lists.
+    """
     model: Any = Spec
+    keyed = False  # whether the next step is a key or a place rather than a field
     for part in path:
-        model = model.model_fields[part].annotation
+        if keyed:
+            keyed = False
+            continue
+        info = model.model_fields.get(part)
+        if info is None:
+            return []
+        inside = _model_in(info.annotation)
+        if inside is None:
+            return []
+        keyed, model = inside is not info.annotation, inside
     return list(model.model_fields)
 
 
-def _options(path: list[str]) -> list[str]:
-    model: Any = Spec
-    for part in path[:-1]:
-        model = model.model_fields[part].annotation
-    arguments = get_args(model.model_fields[path[-1]].annotation)
-    options = [a for option in arguments for a in (get_args(option) or (option,))]
-    return [str(a) for a in options if a is not type(None)]
+def _model_in(annotation: Any) -> Any:
+    """The section that a field holds, or that its mapping or list holds; None if there is none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_in(part) for part in get_args(annotation))
+    return next((model for model in found if model is not None), None)

@@ -100,8 +100,9 @@ def judge(gates: Gates, fake: dict[str, float], real: dict[str, float]) -> list[
         metric = metric.removesuffix("_ratio")
         if metric not in fake:
             raise UserError(
-                f"evaluate.gates.{gate}", limit, f"{metric} was not measured: the model or the "
-                "data have no classes, or evaluate.inception is not given", "Remove the gate.",
+                f"evaluate.gates.{gate}", limit, f"{metric} was not measured: the data have no "
+                "classes, no such target or no constraints, or evaluate.inception is not given",
+                "Remove the gate.",
             )  # fmt: skip
         value = fake[metric] / max(real[metric], 1e-12) if ratio else fake[metric]
         passed = value >= limit if bound == "min" else value <= limit

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from genai_ray import config, dataset
@@ -68,6 +69,7 @@ def run(spec: Spec) -> PipelineResult:
     if spec.evaluate.inception:
         read_weights(spec.evaluate.inception)  # a mistake is told now, not after the training
     data = load(spec.data, conditional=spec.model.trains_on_labels)
+    data.codec.check(spec.generate)
     trained = train(spec, data)
     exported = export(spec)
     made = generate(spec)
@@ -157,7 +159,7 @@ def inspect(uri: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         UserError: if the URI is none of these.
     """
     folder, _, name = uri.rstrip("/").rpartition("/")
-    if overrides or name.endswith(_TABLES):
+    if overrides or name.endswith(_TABLES) or (Path(uri).is_file() and not name.endswith(".onnx")):
         from genai_ray.data.table import describe_file
 
         return describe_file(config.table_to_inspect(uri, overrides).data)

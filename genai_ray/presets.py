@@ -94,7 +94,9 @@ class Variant(BaseModel):
         default="none", description="linear: to 0 at the end of training"
     )
     betas: tuple[float, float] = Field(default=(0.5, 0.999), description="of Adam")
-    weight_decay: float = Field(default=0.0, ge=0, description="half the weight of |w|^2")
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="half the weight of |w|^2", json_schema_extra={"later": True}
+    )
     ema_half_life: int = Field(
         default=10_000, ge=0, description="of the generator average, in samples; 0 is off"
     )
@@ -104,13 +106,22 @@ class Variant(BaseModel):
     )  # fmt: skip
 
     pack: int = Field(
-        default=1, ge=1, description="rows that the discriminator judges together (table_gan)"
+        default=1,
+        ge=1,
+        description="rows that the discriminator judges together (table_gan)",
+        json_schema_extra={"later": True},
     )
     temperature: float = Field(
-        default=0.2, gt=0, description="of the softmax by which categories pass (table_gan)"
+        default=0.2,
+        gt=0,
+        description="of the softmax by which categories pass (table_gan)",
+        json_schema_extra={"later": True},
     )
     reconstruction: float = Field(
-        default=1.0, gt=0, description="weight of the reconstruction (table_vae)"
+        default=1.0,
+        gt=0,
+        description="weight of the reconstruction (table_vae)",
+        json_schema_extra={"later": True},
     )
 
     @property
@@ -364,6 +375,7 @@ PRESETS: dict[str, Preset] = {
             "penalty": "gradient",
             "penalty_weight": 10.0,
             "pack": 10,
+            "ema_half_life": 0,
             "learning_rate": 2e-4,
             "betas": (0.5, 0.9),
             "weight_decay": 1e-6,

@@ -12,13 +12,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from genai_ray import rng
-from genai_ray.config import GenerateSpec
+from genai_ray.config import BATCH, GenerateSpec
 from genai_ray.errors import UserError
 from genai_ray.provenance import ModelCard, open_card
 
 _DRAWN_BATCHES = 16
-#: Samples in one call: what a processor's caches take, times a network's cost of a call.
-_BATCH = {"image": 64, "table": 1024}
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -33,7 +31,7 @@ class Sampler:
 
     def __init__(self, model: bytes, card: ModelCard, spec: GenerateSpec, seed: int):
         self.card, self.seed = card, seed
-        self.batch = spec.batch or _BATCH[card.codec["modality"]]
+        self.batch = spec.batch or BATCH[card.codec["modality"]]
         self.truncation = spec.truncation
         self.session = open_session(model, spec)
         self._run = BoundRun(self.session, self.batch) if spec.device == "cuda" else self._plain

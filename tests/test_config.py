@@ -556,6 +556,13 @@ def test_the_fingerprint_is_of_values_not_of_how_they_were_written():
     assert len(digest(direct, "train")) == 64
 
 
+def test_fields_that_came_later_leave_earlier_runs_alone():
+    fields = fingerprint_fields(parse({"name": "run"}), "train")
+    assert not {"data.table", "model.pack", "model.weight_decay"} & fields.keys()
+    card = {"train": {"device": "cuda"}, "generate": {"device": "cuda"}, "name": "run"}
+    assert fingerprint_fields(parse(card), "generate")["generate.batch"] == 64
+
+
 def test_generation_ignores_the_seed_of_training_when_it_has_its_own():
     values = dump(BASE)
     values["generate"]["seed"] = 3

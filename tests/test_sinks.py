@@ -32,6 +32,7 @@ from genai_ray.sinks import (
     SUFFIXES,
     Rows,
     Stamp,
+    TableRows,
     class_folders,
     decode,
     discard,
@@ -42,6 +43,7 @@ from genai_ray.sinks import (
     objects,
     parquet_schema,
     read,
+    retyped,
     write_images,
     write_parquet,
     write_webdataset,
@@ -670,3 +672,31 @@ def test_class_folders_are_distinct_and_safe(classes: list[str]):
     folders = class_folders(ImageCodec(8, 1, tuple(classes)))
     assert len(set(folders)) == len(classes)
     assert all(SAFE.fullmatch(f) and f not in (".", "..") for f in folders)
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def test_rows_of_every_type_come_back_from_csv(store: Store):
+    rows = pa.table(
+        {
+            "kind": pa.array(["a", None, 'b, "c"\n']).dictionary_encode(),
+            "price": pa.array([1.25, None, -3.5], pa.float32()),
+            "sent": pa.array([1, None, 3], pa.date32()),
+            "time": pa.array([1, None, 86_399], pa.int32()).cast(pa.time32("s")),
+            "at": pa.array([0, None, 1_700_000_000_000], pa.timestamp("ms")),
+            "gift": pa.array([True, False, None]),
+        }
+    )
+    (record,) = SINKS["table"]["csv"](TableRows(0, 0, rows, {}), store)
+    found = read(record, store.read(record.path), store).table
+    assert found is not None
+    assert retyped(found, rows.schema).equals(rows)
+
+
+def test_one_column_with_a_missing_value_keeps_its_rows(store: Store):
+    rows = pa.table({"x": pa.array([1, None, 3])})
+    (record,) = SINKS["table"]["csv"](TableRows(0, 0, rows, {}), store)
+    found = read(record, store.read(record.path), store).table
+    assert found is not None
+    assert retyped(found, rows.schema).equals(rows)

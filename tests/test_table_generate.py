@@ -26,6 +26,7 @@ from genai_ray.dataset import (
 from genai_ray.errors import UserError
 from genai_ray.evaluate import evaluate
 from genai_ray.export import export
+from genai_ray.pipeline import run
 from genai_ray.samples.table import TableSamples
 from genai_ray.storage import Store
 from genai_ray.train import train
@@ -201,6 +202,25 @@ def test_counts_of_conditions_are_exact(folder: Path, preset: str) -> None:
         assert manifest.accept_rate == 1, "all that is asked for is a category that it can be given"
 
 
+def test_a_rare_condition_is_kept_by_rejection(folder: Path) -> None:
+    """Two columns that no model of one condition can be asked for at once."""
+    asked = "generate.conditions=[{where: {rating: 5, gift: true, size: l}, rows: 500}]"
+    samples = samples_of(spec_of(folder, "tvae", asked))
+    samples.probe()
+    table, attempts = samples.table(0, 500)
+    assert attempts > 2 * 500
+    assert set(zip(*(table[n].to_pylist() for n in ("rating", "gift", "size")), strict=True)) == {
+        (5, True, "l")
+    }
+
+
+def test_one_row_is_one_row(folder: Path) -> None:
+    asked = ("generate.conditions=[{where: {kind: game}, rows: 1}, "
+             "{where: {kind: book}, rows: 499}]")  # fmt: skip
+    table, _ = samples_of(spec_of(folder, "table_ar", asked)).table(0, 500)
+    assert Counter(table["kind"].to_pylist()) == {"game": 1, "book": 499}
+
+
 def test_shares_balance_a_table(folder: Path) -> None:
     asked = ("generate.conditions=[{where: {gift: true}, share: 0.5}, "
              "{where: {gift: false}, share: 0.5}]")  # fmt: skip
@@ -215,9 +235,12 @@ def test_shares_balance_a_table(folder: Path) -> None:
         ("[{where: {knd: book}, share: 1}]", r"knd.*is not a column"),
         ("[{where: {kind: book}, rows: 3}]", r"add up to 3; counts must give generate.samples=500"),
         ("[{where: {kind: book}}]", "must have either rows or a share"),
+        ("[{where: {kind: book}, rows: 1}]", "add up to 1; counts must give"),
+        ("[{where: {kind: book}, rows: 300}, {where: {}, share: 0.4}]", "by rows and by shares"),
+        ("[{where: {kind: book}, row: 500}]", r"generate.conditions.0.row: .*Did you mean .?rows"),
         ("[{where: {key: ORD-000001}, share: 1}]", "is an id"),
         ("[{where: {ordered: 2031-01-01}, share: 1}]", "must lie in"),
-        ("[{where: {net: 31.337}, share: 1}]", "none of 4096 trial rows"),
+        ("[{where: {net: 31.337}, share: 1}]", "is met by 0 of 4096 trial rows"),
         ("asked.csv", "is not for tables"),
     ],
 )
@@ -253,6 +276,10 @@ def test_constraints_hold_in_every_row(folder: Path) -> None:
         (["model.preset=dcgan"], "model.preset"),
         (["generate.sink=images"], "generate.sink"),
         (["export.precision=int8"], "export.precision"),
+        (["generate.sink=csv", "provenance.producer=ACME"], "provenance.producer"),
+        (["data.table.columns={net: nummerical}"], "data.table.columns.net.type"),
+        (["data.table.columns={net: {typ: id}}"], "data.table.columns.net.typ"),
+        (["data.table.constraints=[{les: [a, b]}]"], "data.table.constraints.0.les"),
         (["generate.classes={a: 1}"], "generate.classes"),
         (["generate.truncation=2"], "generate.truncation"),
         (["data.holdout=0.5", "data.holdout_root=x"], "data.holdout_root"),
@@ -263,3 +290,18 @@ def test_what_tables_do_not_have(folder: Path, overrides: list[str], field: str)
     with pytest.raises(UserError) as caught:
         spec_of(folder, "ctgan", *overrides)
     assert caught.value.field == field
+
+
+def test_a_request_is_checked_before_anything_is_trained(folder: Path) -> None:
+    asked = "generate.conditions=[{where: {kind: boks}, share: 1}]"
+    spec = spec_of(folder, "tvae", asked, "name=untrained")
+    with pytest.raises(UserError, match="kind=boks"):
+        run(spec)
+    assert not (folder / "store" / "untrained").exists()
+
+
+def test_a_changed_reading_is_told_before_it_is_measured(folder: Path) -> None:
+    finished(spec_of(folder, "tvae", "generate.into=read"))
+    other = spec_of(folder, "tvae", "generate.into=read", table={"columns": {"tax": "drop"}})
+    with pytest.raises(UserError, match="reads other columns"):
+        evaluate(other)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 from numpy.typing import NDArray
 
-from genai_ray.config import DataSpec
+from genai_ray.config import DataSpec, GenerateSpec
 
 
 class Codec(Protocol):
@@ -28,6 +28,14 @@ class Codec(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """What a person wants to know of it, in a few lines."""
+        ...
+
+    def check(self, asked: GenerateSpec) -> None:
+        """What can be told of a request before there is a model.
+
+        Raises:
+            UserError: for what these data do not have.
+        """
         ...
 
     def to_json(self) -> dict[str, Any]: ...

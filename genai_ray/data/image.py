@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from genai_ray.config import DataSpec
+from genai_ray.config import DataSpec, GenerateSpec
 from genai_ray.data.order import rows_at, split
-from genai_ray.errors import UserError
+from genai_ray.errors import UserError, nearest
 from genai_ray.storage import Store
 
 if TYPE_CHECKING:
@@ -55,6 +55,13 @@ class ImageCodec:
 
     def labels(self, count: int) -> NDArray[np.int64]:
         return np.arange(count) % max(1, self.label_width)
+
+    def check(self, asked: GenerateSpec) -> None:
+        """That the classes asked for are there."""
+        for name in asked.classes or ():
+            if name not in (self.classes or ()):
+                raise UserError("generate.classes", name, "is not a class of the data",
+                                nearest(name, self.classes or ()))  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
         return {"images": f"{self.size}x{self.size}x{self.channels}",

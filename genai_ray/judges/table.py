@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from genai_ray import config
 from genai_ray.config import Spec
-from genai_ray.data.table import TableData
+from genai_ray.data.table import TableCodec, TableData
 from genai_ray.dataset import shipped
 from genai_ray.errors import UserError
 from genai_ray.judges.verdict import Judge, Measured
@@ -22,6 +22,7 @@ from genai_ray.metrics.table_panels import column_panels, sample_rows, table_pre
 from genai_ray.metrics.table_report import TableReport, render_table_html
 from genai_ray.provenance import Manifest
 from genai_ray.runs import loss_curves
+from genai_ray.sinks import retyped
 from genai_ray.storage import Store
 
 METRICS = scores_of_tables.METRICS
@@ -42,7 +43,8 @@ class TableMonitor:
         self, outputs: tuple[NDArray[Any], NDArray[Any]], labels: NDArray[np.int64] | None
     ) -> dict[str, float]:
         codes, values = outputs
-        table = self.codec.decode(codes, values, np.arange(len(codes)), self.seed)
+        # Ids take no part in these scores, and there may be fewer of them than rows.
+        table = self.codec.decode(codes, values, np.zeros(len(codes), np.int64), self.seed)
         shapes = np.mean([*column_shapes(self.real, table, **self.how).values()])
         pairs = np.mean([*pair_trends(self.real, table, **self.how).values()] or [1.0])
         return {"column_shapes": float(shapes), "pair_trends": float(pairs),
@@ -56,6 +58,12 @@ def measure(spec: Spec, store: Store, manifest: Manifest, data: TableData) -> Me
         UserError: if a file is not what the manifest says, or the target is no column.
     """
     target = _target(spec, data)
+    made = TableCodec.from_json(manifest.card["codec"]).schema
+    if made != data.codec.schema:
+        raise UserError(
+            "data.table", store.uri, "reads other columns or types than the data set was made from "
+            f"({made.names} there, {data.codec.schema.names} here)", "Use the spec of the run.",
+        )  # fmt: skip
     table = _read(store.at(spec.generate.into), manifest, data.train.schema, spec.evaluate.samples)
     kinds, rare = _kinds(data), spec.data.table.rare
     valid = data.codec.valid(table) if data.codec.rules else None
@@ -123,7 +131,7 @@ def _read(store: Store, manifest: Manifest, schema: pa.Schema, rows: int) -> pa.
     tables, have = [], 0
     for file in shipped(store, manifest):
         assert file.table is not None
-        tables.append(file.table.slice(0, rows - have).cast(schema))
+        tables.append(retyped(file.table.slice(0, rows - have), schema))
         have += tables[-1].num_rows
         if have >= rows:
             break

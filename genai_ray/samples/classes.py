@@ -157,6 +157,16 @@ def counts_of(field: str, values: Sequence[float], samples: int) -> list[int]:
     total = sum(values)
     if abs(total - samples) < 1e-6 and all(v == int(v) for v in values):
         return [int(v) for v in values]
+    return shares_as_counts(field, values, samples)
+
+
+def shares_as_counts(field: str, values: Sequence[float], samples: int) -> list[int]:
+    """Shares of 1 as counts that add up to so many samples.
+
+    Raises:
+        UserError: naming the field, if they do not add up to 1.
+    """
+    total = sum(values)
     if abs(total - 1) > 1e-6:
         raise UserError(
             field, list(values), f"add up to {total:g}; counts must give "

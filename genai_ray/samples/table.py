@@ -19,13 +19,15 @@ from genai_ray.data.table import TableCodec
 from genai_ray.errors import UserError
 from genai_ray.provenance import ModelCard
 from genai_ray.sampler import Sampler
-from genai_ray.samples.classes import Quotas, counts_of
+from genai_ray.samples.classes import Quotas, shares_as_counts
 
 #: Attempts at a row before its shard fails; part of the format, as it spaces the randomness.
 MAX_ATTEMPTS = 4096
 _FIRST_BLOCK = 8  # attempts at a row that are made together, four times as many each time
 _AT_ONCE = 65_536  # attempts at all rows that are made together
 _PROBED = 512  # trial rows of a condition that are made together, before anything is written
+_ENOUGH = 64  # trial rows that fit, to know how often
+_FAILED = 0.01  # rows that may be expected to find nothing
 _FIELD = "generate.conditions"
 
 
@@ -43,15 +45,12 @@ class TableSamples:
     ):  # fmt: skip
         self.card, self.spec, self.seed = card, spec, seed
         self.codec = TableCodec.from_json(card.codec)
-        self.codec.check_ids(spec.samples)
+        self.codec.check(spec)
         self._model = model
         self._seed_again = rng.fold(seed, rng.Stream.SAMPLE_RETRY)
         asked = spec.conditions if isinstance(spec.conditions, tuple) else ()
         self.conditions = asked or (RowCondition(share=1.0),)
-        self._counts = counts_of(
-            _FIELD, [c.rows or 0 if c.share is None else c.share for c in self.conditions],
-            spec.samples,
-        )  # fmt: skip
+        self._counts = _counts(self.conditions, spec.samples)
         self._quotas = Quotas(self._counts, seed)
         self._asked = np.stack([self._label(c.where) for c in self.conditions])
 
@@ -66,24 +65,26 @@ class TableSamples:
     def counts(self) -> dict[str, int]:
         if len(self.conditions) == 1 and not self.conditions[0].where:
             return {}
-        return {_name(c) or "anything": n for c, n in zip(self.conditions, self._counts, strict=True)}
+        return {
+            _name(c) or "anything": n for c, n in zip(self.conditions, self._counts, strict=True)
+        }
 
     def probe(self) -> None:
         for number, condition in enumerate(self.conditions):
             if not self._counts[number] or not (condition.where or self.codec.rules):
                 continue
-            which = np.full(_PROBED, number)
-            for start in range(0, MAX_ATTEMPTS, _PROBED):
-                ids = np.arange(start, start + _PROBED) % self.spec.samples
-                table = self._attempt(which, ids, *self._draws(start, start + _PROBED))
-                if self._fits(table, which).any():
-                    break
-            else:
+            which, ids, hits, tried = np.full(_PROBED, number), np.zeros(_PROBED, np.int64), 0, 0
+            while hits < _ENOUGH and tried < MAX_ATTEMPTS:
+                table = self._attempt(which, ids, *self._draws(tried, tried + _PROBED))
+                hits, tried = hits + int(self._fits(table, which).sum()), tried + _PROBED
+            failed = self._counts[number] * (1 - hits / tried) ** MAX_ATTEMPTS
+            if failed > _FAILED:
                 raise UserError(
-                    _FIELD if condition.where else "data.table.constraints",
-                    _name(condition), f"is met by none of {MAX_ATTEMPTS} trial rows: the model "
-                    "makes it seldom or never", "Ask for fewer columns at once, or train a model "
-                    "that can be asked for them (`genai-ray presets`).",
+                    _FIELD if condition.where else "data.table.constraints", _name(condition),
+                    f"is met by {hits} of {tried} trial rows, so that about {failed:,.0f} rows "
+                    f"would find none in {MAX_ATTEMPTS} attempts",
+                    "Ask for fewer columns at once, or train a model that can be asked for them "
+                    "(`genai-ray presets`).",
                 )  # fmt: skip
 
     def rows(
@@ -196,6 +197,20 @@ class TableSamples:
             free = np.flatnonzero((labels < 0).all(1))
             labels[free] = self.codec.draw_labels(places[free])
         return labels
+
+
+def _counts(conditions: tuple[RowCondition, ...], samples: int) -> list[int]:
+    """Rows of each condition, which add up to `samples`."""
+    rows = [c.rows for c in conditions if c.rows is not None]
+    if len(rows) not in (0, len(conditions)):
+        raise UserError(_FIELD, [_name(c) for c in conditions], "are given by rows and by shares",
+                        "Use one of the two for all.")  # fmt: skip
+    if rows and sum(rows) != samples:
+        raise UserError(
+            _FIELD, rows, f"add up to {sum(rows)}; counts must give generate.samples={samples}",
+            "Correct the numbers; {where: {}, rows: …} takes the rest.",
+        )  # fmt: skip
+    return rows or shares_as_counts(_FIELD, [c.share or 0.0 for c in conditions], samples)
 
 
 def _name(condition: RowCondition) -> str:

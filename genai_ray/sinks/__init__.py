@@ -1,8 +1,8 @@
 """How a shard becomes files. A sink is a function: (shard's rows, store) -> records of its files.
 
 The name and the bytes of a file depend on the shard alone, so writing it again replaces it by the
-same. Every file says inside that it is synthetic; a Parquet file also which model, seed and range
-made it.
+same. Every file but CSV says inside that it is synthetic; a Parquet file also which model, seed
+and range made it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ from genai_ray.sinks.iceberg import check_iceberg, commit_iceberg
 from genai_ray.sinks.images import TABLE, listed, read_images, write_images
 from genai_ray.sinks.parquet import parquet_schema, read_parquet, write_parquet
 from genai_ray.sinks.rows import SUFFIXES, Read, Rows, TableRows, class_folders
-from genai_ray.sinks.table import read_csv, read_table, write_csv, write_table
+from genai_ray.sinks.table import read_csv, read_table, retyped, write_csv, write_table
 from genai_ray.sinks.webdataset import read_webdataset, write_webdataset
 from genai_ray.storage import Store
 
@@ -38,6 +38,7 @@ __all__ = [
     "objects",
     "parquet_schema",
     "read",
+    "retyped",
     "write_images",
     "write_parquet",
     "write_webdataset",

@@ -53,9 +53,25 @@ def write_csv(rows: TableRows, store: Store) -> list[FileRecord]:
 def read_csv(data: bytes) -> pa.Table:
     """The rows, every column as text."""
     names = pacsv.open_csv(pa.BufferReader(data)).schema.names
-    convert = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()),
-                                   strings_can_be_null=True, null_values=[""])  # fmt: skip
-    return pacsv.read_csv(pa.BufferReader(data), convert_options=convert)
+    return _parsed(data, dict.fromkeys(names, pa.string()))
+
+
+def retyped(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows that were read back, from either kind of file, in the types of a schema."""
+    if table.schema == schema:
+        return table
+    sink = pa.BufferOutputStream()
+    pacsv.write_csv(_as_text(table), sink)
+    kinds = {f.name: f.type.value_type if pa.types.is_dictionary(f.type) else f.type
+             for f in schema}  # fmt: skip
+    return _parsed(sink.getvalue().to_pybytes(), kinds).cast(schema)
+
+
+def _parsed(data: bytes, kinds: dict[str, pa.DataType]) -> pa.Table:
+    convert = pacsv.ConvertOptions(column_types=kinds, strings_can_be_null=True, null_values=[""])
+    # A table of one column has an empty line where its value is missing.
+    parse = pacsv.ParseOptions(ignore_empty_lines=False)
+    return pacsv.read_csv(pa.BufferReader(data), parse_options=parse, convert_options=convert)
 
 
 def _put(rows: TableRows, suffix: str, data: bytes, store: Store) -> list[FileRecord]:
