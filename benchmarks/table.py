@@ -20,8 +20,9 @@ F1 of the class >50K and AUC are those of scikit-learn's HistGradientBoostingCla
 default settings, trained on synthetic rows and tested on adult.test; column shapes (mean of the
 KS and TV complements, as in SDMetrics) compare with adult.data. Both sides have the same two cores,
 which nothing else may use: threads that wait for each other on a busy core can take ten times as
-long. The peer may be faster with --peer-threads 1. Overrides apply to our side of every kind. Shown are ours / the peer's, the median ratio of the
-rounds, and for scores the mean over --seeds and their spread.
+long. The peer may be faster with --peer-threads 1. Overrides apply to our side of every kind.
+Shown are ours / the peer's, the median ratio of the rounds, and for scores the mean over --seeds
+and their spread.
 """
 
 import argparse
