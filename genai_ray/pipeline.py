@@ -80,7 +80,7 @@ def run(spec: Spec) -> PipelineResult:
 
 def score_table(result: EvaluateResult) -> str:
     """Scores of generated data beside those of real data, with the gates."""
-    head = f"  {'':<17} {'generated':>10} {'real':>10}   {result.samples:,} of each"
+    head = f"  {'':<21} {'generated':>10} {'real':>10}   {result.samples:,} of each"
     lines = [f"{head}, features of {result.extractor}"]
     gates = {g.name.rpartition("_")[0].removesuffix("_ratio"): g for g in result.gates}
     for name, value in result.fake.items():
@@ -89,7 +89,7 @@ def score_table(result: EvaluateResult) -> str:
         if gate is not None:
             note = f"   {'pass' if gate.passed else 'FAIL'} {gate.name} {gate.limit:g}"
         arrow = "↓" if METRICS[name][0] == "lower" else "↑"
-        lines.append(f"  {name:<15} {arrow} {value:>10.4f} {result.real[name]:>10.4f}{note}")
+        lines.append(f"  {name:<19} {arrow} {value:>10.4f} {result.real[name]:>10.4f}{note}")
     lines.append(f"  published: {'yes' if result.published else 'no'}")
     return "\n".join(lines)
 

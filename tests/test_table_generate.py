@@ -277,7 +277,7 @@ def test_constraints_hold_in_every_row(folder: Path) -> None:
         (["generate.sink=images"], "generate.sink"),
         (["export.precision=int8"], "export.precision"),
         (["generate.sink=csv", "provenance.producer=ACME"], "provenance.producer"),
-        (["data.table.columns={net: nummerical}"], "data.table.columns.net.type"),
+        (["data.table.columns={net: numeric}"], "data.table.columns.net.type"),
         (["data.table.columns={net: {typ: id}}"], "data.table.columns.net.typ"),
         (["data.table.constraints=[{les: [a, b]}]"], "data.table.constraints.0.les"),
         (["generate.classes={a: 1}"], "generate.classes"),
