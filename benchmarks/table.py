@@ -206,7 +206,9 @@ class Bench:
             "model": {"preset": preset},
             "train": {
                 "global_batch": 500,
-                "workers": CORES,
+                # Two workers would spend more on each other than on steps as small as these.
+                "workers": 1,
+                "cpus_per_worker": CORES,
                 "precision": "bf16",
                 "checkpoint_every": 1_000_000,
                 "log_seconds": 60,

@@ -140,7 +140,7 @@ def test_a_business_table_passes_its_gates(name: str, tmp_path: Path) -> None:
     spec = config.load(
         ROOT / "jobs" / "specs" / f"{name}.yaml",
         [f"store={tmp_path}", f"data.root={SHARED_DATA / path}", "generate.samples=20000",
-         "train.samples=600000", "train.precision=bf16"],
+         "train.samples=600000"],
     )  # fmt: skip
     assert run(spec).evaluate.published
     assert verify(spec.run_uri, regenerate=2).whole
