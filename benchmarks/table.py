@@ -59,7 +59,7 @@ NAMES = (
 TARGET, POSITIVE = "income", ">50K"
 #: What we advise for Adult on two cores, by preset.
 RECIPES: dict[str, tuple[str, ...]] = {
-    "table_ar": ("train.samples=3_000_000",),
+    "table_ar": ("train.samples=1_500_000",),
     "tvae": ("train.samples=4_000_000",),
     "ctgan": ("train.samples=5_000_000",),
 }
