@@ -123,6 +123,9 @@ def _plan(
     context.execution_options.preserve_order = True
     context.override_object_store_memory_limit_fraction = _STORE_SHARE * part
     context.target_max_block_size = 1  # so that each row is a block
+    # Of Ray 2.60: it holds decoding back by what the iterator reported last, which stays as it was
+    # while the iterator waits, and so for ever once reading has filled its part of the store.
+    context.downstream_capacity_backpressure_ratio = None
     context.execution_no_progress_timeout_s = -1  # training may pause as long as it likes
     context.enable_progress_bars = False
     context.issue_detectors_config.detectors = []

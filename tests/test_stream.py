@@ -607,8 +607,10 @@ with contextlib.closing(ingest.batches(stream, **arguments)) as batches:
     for images, _ in itertools.islice(batches, stream.n // 100):
         sums += sum(zlib.crc32(i.tobytes()) for i in images)
         stats = get_memory_info_reply(state).store_stats
-        used = max(used, stats.object_store_bytes_used)
-        grown.append(psutil.Process().memory_info().rss)
+        # Pinned ones only: what is released stays until the room is wanted, or a second is over.
+        used = max(used, stats.object_store_bytes_primary_copy)
+        memory = psutil.Process().memory_info()
+        grown.append(memory.rss - memory.shared)  # the store is shared memory
 print(json.dumps(dict(n=stream.n, sums=sums, store=store, used=used, grown=grown[-1] - grown[0],
                       spilled=stats.spilled_bytes_total)))
 """
@@ -644,8 +646,8 @@ def test_an_epoch_of_more_than_the_object_store_holds(tmp_path: Path, source: st
     decoded = found["n"] * 128 * 128 * 3
     assert decoded > 2 * found["store"]
     assert found["spilled"] == 0
-    assert found["used"] < 0.9 * found["store"]
-    assert found["grown"] < decoded / 2
+    assert 0 < found["used"] < 0.5 * found["store"]
+    assert found["grown"] < decoded / 4
 
 
 @pytest.mark.slow
