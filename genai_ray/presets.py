@@ -362,7 +362,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "ctgan": Preset(
         about="GAN for tables: asked for one category at a time, which it sees more often if rare",
-        source="Xu et al. 2019, arXiv 1907.00503; Lin et al. 2018, arXiv 1712.04086 (packing)",
+        source="Xu et al. 2019, arXiv 1907.00503; Lin et al. 2018, arXiv 1712.04086 (packing); "
+        "Karras et al. 2020, arXiv 1912.04958 (penalty at every fourth step)",
         values={
             "family": "table_gan",
             "network": "mlp",
@@ -374,6 +375,7 @@ PRESETS: dict[str, Preset] = {
             "loss": "wasserstein",
             "penalty": "gradient",
             "penalty_weight": 10.0,
+            "penalty_interval": 4,
             "pack": 10,
             "ema_half_life": 0,
             "learning_rate": 2e-4,

@@ -1,8 +1,10 @@
 """Workers that come and go: a node is lost, or told that it will be, and another comes."""
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -70,10 +72,13 @@ cluster.shutdown()
 os._exit(0)
 """
     )  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder), json.dumps(options)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    # Ray notes the newest cluster there, and later ones of this machine would ask for it in vain.
+    with tempfile.TemporaryDirectory(prefix="elastic-", ignore_cleanup_errors=True) as scratch:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(folder), json.dumps(options)],
+            cwd=ROOT, capture_output=True, text=True, timeout=300,
+            env=os.environ | {"RAY_TMPDIR": scratch},
+        )  # fmt: skip
     assert "happened" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
