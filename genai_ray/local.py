@@ -52,6 +52,7 @@ class Stack:
     token: str = field(repr=False)
     scratch: str = ""
     iceberg_port: int = 0
+    agent_port: int = 0
     processes: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -111,6 +112,7 @@ def up(
         # Sockets live here, and their paths must be short.
         scratch=tempfile.mkdtemp(prefix="genai-ray-"),
         iceberg_port=_free_port(),
+        agent_port=_free_port(),
     )
     folder.mkdir(parents=True, exist_ok=True)
     _save(stack)
@@ -223,6 +225,7 @@ def _ray_command(stack: Stack) -> list[str]:
         f"--node-ip-address={_RAY_HOST}", f"--port={stack.gcs_port}", f"--dashboard-host={HOST}",
         f"--dashboard-port={stack.dashboard_port}", f"--temp-dir={stack.scratch}",
         f"--ray-client-server-port={_free_port()}", "--include-dashboard=true",
+        f"--dashboard-agent-listen-port={stack.agent_port}",
     ]  # fmt: skip
 
 
@@ -271,15 +274,19 @@ def answers(stack: Stack) -> bool:
 
 
 def _ray_answers(stack: Stack) -> bool:
-    request = urllib.request.Request(
+    """Whether the jobs API and the agent that starts jobs are up: the API waits 10 s for it."""
+    for url in (
         f"http://{HOST}:{stack.dashboard_port}/api/jobs/",
-        headers={"Authorization": f"Bearer {stack.token}"},
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
+        f"http://{_RAY_HOST}:{stack.agent_port}/api/local_raylet_healthz",
+    ):
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {stack.token}"})
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                if answer.status != 200:
+                    return False
+        except OSError:
+            return False
+    return True
 
 
 def _job_exit_code(stack: Stack) -> int:
