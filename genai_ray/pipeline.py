@@ -22,6 +22,7 @@ from genai_ray.progress import duration
 from genai_ray.provenance import MODEL_KEY, Manifest
 from genai_ray.runs import saved_spec
 from genai_ray.sampler import read_model
+from genai_ray.samples.classes import counts_of
 from genai_ray.storage import Store
 from genai_ray.train import TrainResult, train
 
@@ -70,6 +71,8 @@ def run(spec: Spec) -> PipelineResult:
         read_weights(spec.evaluate.inception)  # a mistake is told now, not after the training
     data = load(spec.data, conditional=spec.model.trains_on_labels)
     data.codec.check(spec.generate)
+    if spec.generate.classes:
+        counts_of("generate.classes", [*spec.generate.classes.values()], spec.generate.samples)
     trained = train(spec, data)
     exported = export(spec)
     made = generate(spec)

@@ -13,12 +13,22 @@ import pyarrow.dataset as pads
 import pytest
 from conftest import SHARED_DATA
 
-from genai_ray import local
+from genai_ray import config, local
+from genai_ray.errors import UserError
+from genai_ray.pipeline import run
 from genai_ray.storage import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["model.width=16", "train.samples=12800", "train.checkpoint_every=1280",
          "generate.samples=4000", "generate.shard_rows=512", "evaluate.gates={}"]  # fmt: skip
+
+
+def test_classes_that_do_not_add_up_are_told_before_the_training(tmp_path: Path) -> None:
+    wrong = 'generate.classes={"7": 0.5, "8": 0.6}'
+    spec = config.load(ROOT / "jobs/specs/digits.yaml", [f"store={tmp_path}", wrong])
+    with pytest.raises(UserError, match=r"generate.classes: .* add up to 1.1"):
+        run(spec)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.slow
@@ -66,7 +76,6 @@ def _has_checkpoint(folder: Path) -> bool:
 @pytest.mark.parametrize("source", ["mnist", "fashion_mnist"])
 def test_torchvision_sets_go_the_whole_way(source: str, tmp_path: Path) -> None:
     from genai_ray import config
-    from genai_ray.pipeline import run
 
     names = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
     if not (SHARED_DATA / names[source]).exists():
