@@ -75,8 +75,6 @@ def _has_checkpoint(folder: Path) -> bool:
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("source", ["mnist", "fashion_mnist"])
 def test_torchvision_sets_go_the_whole_way(source: str, tmp_path: Path) -> None:
-    from genai_ray import config
-
     names = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
     if not (SHARED_DATA / names[source]).exists():
         pytest.skip(f"needs ../shared/data/{names[source]}")
@@ -110,7 +108,6 @@ def test_torchvision_sets_go_the_whole_way(source: str, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_table_goes_the_whole_way(preset: str, tmp_path: Path) -> None:
     """The wines of jobs/specs/table.yaml, with less training: two workers, then one job."""
-    from genai_ray import config
     from genai_ray.pipeline import run
     from genai_ray.verify import verify
 
@@ -139,7 +136,6 @@ TABLES = {"adult": ("adult/adult.data", 15), "turbofan": ("cmapss/train_FD001.tx
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("name", TABLES)
 def test_a_business_table_passes_its_gates(name: str, tmp_path: Path) -> None:
-    from genai_ray import config
     from genai_ray.pipeline import run
     from genai_ray.verify import verify
 
