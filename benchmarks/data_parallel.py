@@ -32,9 +32,12 @@ MODELS: dict[str, dict[str, Any]] = {
     "dcgan width 16": {"preset": "dcgan", "conditional": True, "width": 16},
     "mlp_gan": {"preset": "mlp_gan", "dropout": 0.0},
     "mlp_gan, gradient penalty": {
-        "preset": "mlp_gan", "dropout": 0.0, "loss": "wasserstein", "penalty": "gradient",
+        "preset": "mlp_gan",
+        "dropout": 0.0,
+        "loss": "wasserstein",
+        "penalty": "gradient",
     },
-}  # fmt: skip
+}
 BATCH = 128
 
 
@@ -44,8 +47,9 @@ def made(values: dict[str, Any]) -> State:
     return State(spec, codec, "", torch.device("cpu"))
 
 
-def step(state: State, wrapped: Mapping[str, nn.Module] | None, part: slice, number: int,
-         reduction: _Reduction) -> dict[str, torch.Tensor]:  # fmt: skip
+def step(
+    state: State, wrapped: Mapping[str, nn.Module] | None, part: slice, number: int, reduction: _Reduction
+) -> dict[str, torch.Tensor]:
     """Gradients of the discriminator's phase, reduced; then both networks step."""
     family = state.family
     generator = torch.Generator().manual_seed(number)
@@ -60,9 +64,7 @@ def step(state: State, wrapped: Mapping[str, nn.Module] | None, part: slice, num
             net.requires_grad_(name == phase.net)
         if wrapped:
             family.nets[phase.net] = wrapped[phase.net]
-        loss, _ = family.loss(
-            phase, Batch(images, labels), Draws(normal, uniform), Moment(number, 0)
-        )
+        loss, _ = family.loss(phase, Batch(images, labels), Draws(normal, uniform), Moment(number, 0))
         state.optimizers[phase.net].zero_grad(set_to_none=True)
         if wrapped:
             loss.backward()
@@ -96,11 +98,10 @@ def process(rank: int, port: int, steps: int, rounds: int) -> None:
                     wrapped = {
                         k: DistributedDataParallel(n, forward_sync_buffers=False)
                         for k, n in state.family.nets.items()
-                    }  # fmt: skip
+                    }
                 first = step(state, wrapped, part, 0, reduction)
                 if round_number == 0:
-                    whole = step(made(values), None, slice(0, BATCH), 0,
-                                 _Reduction(1, torch.device("cpu")))  # fmt: skip
+                    whole = step(made(values), None, slice(0, BATCH), 0, _Reduction(1, torch.device("cpu")))
                     # The first phase only: after it the optimisers have moved.
                     errors[way] = max(
                         ((first[k] - g).norm() / g.norm().clamp_min(1e-12)).item()

@@ -35,8 +35,15 @@ KINDS = ("steady", "s3", "user", "memory", "driver", "page")
 WORKERS = 2
 
 
-def worker(kind: str, values: dict[str, Any], turns: tuple[str, ...], seconds: float, rounds: int,
-           barrier: Barrier, results: "Queue[tuple[str, int, float]]") -> None:  # fmt: skip
+def worker(
+    kind: str,
+    values: dict[str, Any],
+    turns: tuple[str, ...],
+    seconds: float,
+    rounds: int,
+    barrier: Barrier,
+    results: "Queue[tuple[str, int, float]]",
+) -> None:
     """Run one kind in its turns; the barrier keeps the kinds from running at the same time."""
     from genai_ray import config, rng
     from genai_ray.dataset import ShardMaker, plan
@@ -75,11 +82,10 @@ def measure(name: str, kinds: dict[str, dict[str, Any]], seconds: float, rounds:
     results, barrier = context.Queue(), context.Barrier(2 * WORKERS)
     turns = tuple(kinds)
     processes = [
-        context.Process(
-            target=worker, args=(kind, kinds[kind], turns, seconds, rounds, barrier, results)
-        )
-        for kind in kinds for _ in range(WORKERS)
-    ]  # fmt: skip
+        context.Process(target=worker, args=(kind, kinds[kind], turns, seconds, rounds, barrier, results))
+        for kind in kinds
+        for _ in range(WORKERS)
+    ]
     for process in processes:
         process.start()
     rates: dict[tuple[str, int], float] = {}
@@ -91,15 +97,15 @@ def measure(name: str, kinds: dict[str, dict[str, Any]], seconds: float, rounds:
     one, other = turns
     ratios = [rates[one, n] / rates[other, n] for n in range(rounds)]
     shown = [statistics.median(rates[kind, n] for n in range(rounds)) for kind in turns]
-    print(f"{name:<34} {one} {shown[0]:>9,.0f}/s   {other} {shown[1]:>9,.0f}/s   "
-          f"ratio {statistics.median(ratios):.3f}  ({min(ratios):.3f} to {max(ratios):.3f})",
-          flush=True)  # fmt: skip
+    print(
+        f"{name:<34} {one} {shown[0]:>9,.0f}/s   {other} {shown[1]:>9,.0f}/s   "
+        f"ratio {statistics.median(ratios):.3f}  ({min(ratios):.3f} to {max(ratios):.3f})",
+        flush=True,
+    )
     return statistics.median(ratios)
 
 
-def prepare(
-    store: str, size: int, channels: int, model: dict[str, Any], **generate: Any
-) -> dict[str, Any]:
+def prepare(store: str, size: int, channels: int, model: dict[str, Any], **generate: Any) -> dict[str, Any]:
     """A run with a model of random weights: speed does not depend on what it learnt."""
     import torch
 
@@ -112,17 +118,27 @@ def prepare(
 
     if size > 32 and "shard_bytes" not in generate:
         generate.setdefault("shard_rows", 2_048)  # a shard takes seconds as it is
-    spec = config.parse({
-        "name": f"r{time.monotonic_ns()}", "store": store, "model": model,
-        "generate": {"samples": 10**6, "batch": 64, "workers": WORKERS, **generate},
-    })  # fmt: skip
+    spec = config.parse(
+        {
+            "name": f"r{time.monotonic_ns()}",
+            "store": store,
+            "model": model,
+            "generate": {"samples": 10**6, "batch": 64, "workers": WORKERS, **generate},
+        }
+    )
     codec = ImageCodec(size, channels, None)
     torch.manual_seed(0)
     sampler = build(spec.model, codec, 0).sampler().eval()
     card = ModelCard(
-        name="benchmark", preset=spec.model.preset, family="gan", latent=spec.model.latent,
-        conditional=False, codec=codec.to_json(), training={}, versions={},
-    )  # fmt: skip
+        name="benchmark",
+        preset=spec.model.preset,
+        family="gan",
+        latent=spec.model.latent,
+        conditional=False,
+        codec=codec.to_json(),
+        training={},
+        versions={},
+    )
     Store(spec.run_uri).put(MODEL_KEY, seal(to_onnx(sampler, card))[0])
     return config.dump(spec)
 
@@ -145,10 +161,7 @@ def steady(folder: str, seconds: float, rounds: int) -> None:
 def s3(folder: str, seconds: float, rounds: int) -> None:
     from genai_ray import local
 
-    with (
-        local.running(Path(folder) / "stack", with_ray=False) as stack,
-        local.environment(stack.environment),
-    ):
+    with local.running(Path(folder) / "stack", with_ray=False) as stack, local.environment(stack.environment):
         for name, (size, channels, model) in CASES.items():
             kinds = {
                 "s3": prepare(f"s3://{local.BUCKET}/runs", size, channels, model),
@@ -192,9 +205,11 @@ def user_ray(values: dict[str, Any], out: str) -> None:
 
     made = plan(config.parse(values))
     data = ray.data.range(made.spec.samples).map_batches(
-        UserPipeline, fn_constructor_args=(made.model, made.card.latent), batch_size=1024,
+        UserPipeline,
+        fn_constructor_args=(made.model, made.card.latent),
+        batch_size=1024,
         compute=ray.data.ActorPoolStrategy(size=1),  # with two, nothing is left to read and write
-    )  # fmt: skip
+    )
     data.write_parquet(out)
 
 
@@ -237,9 +252,12 @@ def user(folder: str, samples: int) -> None:
     few = values | {"generate": values["generate"] | {"samples": samples // 4}}
     by_torch = rate(lambda: user_torch(few, size, channels, model)) / 4
     ray.shutdown()
-    print(f"user    {samples:,} images, PNG in Parquet: ours {ours:,.0f}/s; Ray Data, ONNX "
-          f"Runtime, Pillow {by_ray:,.0f}/s, ratio {ours / by_ray:.2f}; torch, Pillow, 2 threads "
-          f"{by_torch:,.0f}/s, ratio {ours / by_torch:.2f}", flush=True)  # fmt: skip
+    print(
+        f"user    {samples:,} images, PNG in Parquet: ours {ours:,.0f}/s; Ray Data, ONNX "
+        f"Runtime, Pillow {by_ray:,.0f}/s, ratio {ours / by_ray:.2f}; torch, Pillow, 2 threads "
+        f"{by_torch:,.0f}/s, ratio {ours / by_torch:.2f}",
+        flush=True,
+    )
 
 
 # --- memory and many shards ----------------------------------------------------------------------
@@ -259,8 +277,11 @@ def memory(folder: str) -> None:
         if index in (1, maker.plan.shard_count - 1):
             found[(index + 1) * rows] = psutil.Process().memory_info().rss / 1e6
     few, many = found.values()
-    print(f"memory  of a worker: {few:,.0f} MB after {min(found):,} samples, {many:,.0f} MB after "
-          f"{max(found):,}: {many / few - 1:+.1%}", flush=True)  # fmt: skip
+    print(
+        f"memory  of a worker: {few:,.0f} MB after {min(found):,} samples, {many:,.0f} MB after "
+        f"{max(found):,}: {many / few - 1:+.1%}",
+        flush=True,
+    )
 
 
 DRIVER = """
@@ -281,14 +302,21 @@ def driver(folder: str) -> None:
     found: dict[int, tuple[float, float]] = {}
     for shards in (2_000, 20_000):
         values = prepare(folder, 8, 1, tiny, sink="discard", shard_rows=1, samples=shards, batch=1)
-        done = subprocess.run([sys.executable, "-c", DRIVER, json.dumps(values)], check=True,
-                              capture_output=True, text=True, timeout=580)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", DRIVER, json.dumps(values)],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=580,
+        )
         seconds, peak = map(float, done.stdout.split()[-2:])
         found[shards] = seconds, peak
     (few, (_, less)), (many, (seconds, more)) = found.items()
-    print(f"driver  {many:,} shards in {seconds:.0f} s, {many / seconds:,.0f}/s; "
-          f"{(more - less) / (many - few):,.0f} bytes of the driver a shard",
-          flush=True)  # fmt: skip
+    print(
+        f"driver  {many:,} shards in {seconds:.0f} s, {many / seconds:,.0f}/s; "
+        f"{(more - less) / (many - few):,.0f} bytes of the driver a shard",
+        flush=True,
+    )
 
 
 def page(folder: str) -> None:
@@ -297,8 +325,9 @@ def page(folder: str) -> None:
 
     size, channels, model = CASES["dcgan 32, 64x64x3"]
     for encoding in ("png", "jpeg"):
-        values = prepare(folder, size, channels, model, encoding=encoding, samples=10**9,
-                         shard_bytes=256_000_000)  # fmt: skip
+        values = prepare(
+            folder, size, channels, model, encoding=encoding, samples=10**9, shard_bytes=256_000_000
+        )
         print(f"page    {encoding}", json.dumps(plan(config.parse(values))), flush=True)
 
 

@@ -43,11 +43,18 @@ def made(model: str, options: argparse.Namespace, **train: Any) -> Spec:
     values: dict[str, Any] = {"preset": model, "conditional": True}
     if options.width:
         values["width"] = options.width
-    return config.parse({
-        "name": "x", "model": values,
-        "train": {"device": options.device, "global_batch": options.batch,
-                  "samples": (options.steps + WARM) * options.batch, **train},
-    })  # fmt: skip
+    return config.parse(
+        {
+            "name": "x",
+            "model": values,
+            "train": {
+                "device": options.device,
+                "global_batch": options.batch,
+                "samples": (options.steps + WARM) * options.batch,
+                **train,
+            },
+        }
+    )
 
 
 def wait(device: torch.device) -> None:
@@ -93,8 +100,10 @@ def eager(spec: Spec, images: ImageData) -> float:
                 continue
             for name, net in family.nets.items():
                 net.requires_grad_(name == phase.net)
-            draws = Draws(torch.randn(batch, family.latent, device=device),
-                          torch.rand(batch, family.uniforms, device=device))  # fmt: skip
+            draws = Draws(
+                torch.randn(batch, family.latent, device=device),
+                torch.rand(batch, family.uniforms, device=device),
+            )
             loss, _ = family.loss(phase, given, draws, Moment(number, number * batch))
             state.optimizers[phase.net].zero_grad()
             loss.backward()
@@ -115,8 +124,9 @@ def work(spec: Spec, images: ImageData) -> float:
     for phase in family.phases:
         for name, net in family.nets.items():
             net.requires_grad_(name == phase.net)
-        draws = Draws(torch.zeros(n, family.latent, device=device),
-                      torch.zeros(n, family.uniforms, device=device))  # fmt: skip
+        draws = Draws(
+            torch.zeros(n, family.latent, device=device), torch.zeros(n, family.uniforms, device=device)
+        )
         with FlopCounterMode(display=False) as counter:
             family.loss(phase, Batch(real, labels), draws, Moment(0, 0))[0].backward()
         total += counter.get_total_flops() / n / phase.interval
@@ -160,9 +170,11 @@ def main() -> None:
                 continue
             rate = ours(made(model, options, **values), images)
             share = rate * flop / rates[values["precision"]]
-            print(f"{model:<10} {name:<14} {rate:10,.0f} images/s  {rate / peer:5.2f} x  "
-                  f"{share:6.1%} of {rates[values['precision']] / 1e12:,.1f} TFLOP/s",
-                  flush=True)  # fmt: skip
+            print(
+                f"{model:<10} {name:<14} {rate:10,.0f} images/s  {rate / peer:5.2f} x  "
+                f"{share:6.1%} of {rates[values['precision']] / 1e12:,.1f} TFLOP/s",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

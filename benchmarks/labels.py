@@ -74,11 +74,13 @@ def plain_pillow(kind: str, **options: int) -> Callable[[NDArray[np.uint8]], lis
 
 ENCODERS: dict[str, tuple[int, Callable[..., list[bytes]], Callable[..., list[bytes]]]] = {
     "png": (4096, plain_png, encode_png),
-    "jpeg": (500, plain_pillow("JPEG", quality=90, subsampling=0),
-             lambda images, *label: encode_jpeg(images, 90, *label)),
-    "webp": (100, plain_pillow("WEBP", quality=90),
-             lambda images, *label: encode_webp(images, 90, *label)),
-}  # fmt: skip
+    "jpeg": (
+        500,
+        plain_pillow("JPEG", quality=90, subsampling=0),
+        lambda images, *label: encode_jpeg(images, 90, *label),
+    ),
+    "webp": (100, plain_pillow("WEBP", quality=90), lambda images, *label: encode_webp(images, 90, *label)),
+}
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -97,19 +99,19 @@ def main() -> None:
             images = pictures(n, size, channels)
             times: list[tuple[float, float, float]] = []
             for _ in range(rounds):
-                times.append((
-                    seconds(partial(plain, images)),
-                    seconds(partial(labelled, images)),
-                    seconds(partial(labelled, images, STAMP)),
-                ))  # fmt: skip
+                times.append(
+                    (
+                        seconds(partial(plain, images)),
+                        seconds(partial(labelled, images)),
+                        seconds(partial(labelled, images, STAMP)),
+                    )
+                )
             shown = []
             for kind in (1, 2):
                 ratios = sorted(row[kind] / row[0] for row in times)
-                shown.append(f"{statistics.median(ratios):.3f} ({ratios[0]:.2f} to "
-                             f"{ratios[-1]:.2f})")  # fmt: skip
+                shown.append(f"{statistics.median(ratios):.3f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
             without = statistics.median(row[0] for row in times) / n * 1e6
-            print(f"{name:9} {size}x{size}x{channels} {without:10.1f} us   "
-                  f"{shown[0]:24} {shown[1]}")  # fmt: skip
+            print(f"{name:9} {size}x{size}x{channels} {without:10.1f} us   {shown[0]:24} {shown[1]}")
 
 
 if __name__ == "__main__":

@@ -35,8 +35,7 @@ def runs(options: argparse.Namespace, store: str) -> Iterator[tuple[str, Spec]]:
     chosen_presets = (
         (None,)
         if options.presets is None
-        else options.presets
-        or [name for name, preset in PRESETS.items() if preset.modality == "image"]
+        else options.presets or [name for name, preset in PRESETS.items() if preset.modality == "image"]
     )
     for preset in chosen_presets:
         for seed in options.seeds or ([0] if preset else [0, 1, 2]):
@@ -65,8 +64,17 @@ def main() -> None:
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
-    columns = ("", "samples/s", "whole run", "agreement", "FID", "precision", "recall", "coverage",
-               "near copies")  # fmt: skip
+    columns = (
+        "",
+        "samples/s",
+        "whole run",
+        "agreement",
+        "FID",
+        "precision",
+        "recall",
+        "coverage",
+        "near copies",
+    )
     print(f"| {' | '.join(columns)} |")
     print(f"|{'---|' * len(columns)}", flush=True)
     with tempfile.TemporaryDirectory() as store:

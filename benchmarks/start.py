@@ -35,10 +35,14 @@ def ours(folder: str, number: int) -> float:
     from genai_ray import config
     from genai_ray.train import train
 
-    spec = config.parse({
-        "name": f"r{number}", "store": folder, "model": {"preset": "dcgan", "conditional": True},
-        "train": {"workers": 2, "samples": 128},
-    })  # fmt: skip
+    spec = config.parse(
+        {
+            "name": f"r{number}",
+            "store": folder,
+            "model": {"preset": "dcgan", "conditional": True},
+            "train": {"workers": 2, "samples": 128},
+        }
+    )
     started = time.perf_counter()
     train(spec)
     return time.perf_counter() - started
@@ -58,8 +62,10 @@ def main() -> None:
             if number:
                 times["bare"].append(pair[0])
                 times["ours"].append(pair[1])
-                print(f"bare {pair[0]:6.2f} s   ours {pair[1]:6.2f} s   "
-                      f"difference {pair[1] - pair[0]:+.2f} s", flush=True)  # fmt: skip
+                print(
+                    f"bare {pair[0]:6.2f} s   ours {pair[1]:6.2f} s   difference {pair[1] - pair[0]:+.2f} s",
+                    flush=True,
+                )
     differences = [o - b for b, o in zip(times["bare"], times["ours"], strict=True)]
     print(f"median difference {statistics.median(differences):+.2f} s")
     ray.shutdown()

@@ -52,10 +52,22 @@ from genai_ray.config import Spec
 KINDS = ("ctgan", "tvae", "sample", "recipe", "memory", "prepare")
 CORES = 2
 NAMES = (
-    "age", "workclass", "fnlwgt", "education", "education-num", "marital-status", "occupation",
-    "relationship", "race", "sex", "capital-gain", "capital-loss", "hours-per-week",
-    "native-country", "income",
-)  # fmt: skip
+    "age",
+    "workclass",
+    "fnlwgt",
+    "education",
+    "education-num",
+    "marital-status",
+    "occupation",
+    "relationship",
+    "race",
+    "sex",
+    "capital-gain",
+    "capital-loss",
+    "hours-per-week",
+    "native-country",
+    "income",
+)
 TARGET, POSITIVE = "income", ">50K"
 #: What we advise for Adult on two cores, by preset.
 RECIPES: dict[str, tuple[str, ...]] = {
@@ -114,11 +126,7 @@ def score(made: pa.Table, train: pa.Table, test: pa.Table, seed: int) -> Scores:
     # The seed decides which rows end its training early, which is on by default.
     judge = HistGradientBoostingClassifier(categorical_features=categorical, random_state=seed)
     chance = judge.fit(x, y).predict_proba(x_test)[:, 1]
-    return Scores(
-        float(f1_score(y_test, chance > 0.5)),
-        float(roc_auc_score(y_test, chance)),
-        shapes,
-    )
+    return Scores(float(f1_score(y_test, chance > 0.5)), float(roc_auc_score(y_test, chance)), shapes)
 
 
 # --- the peer ------------------------------------------------------------------------------------
@@ -168,9 +176,12 @@ def peer(python: str | None, threads: int) -> Iterator[Peer]:
         raise SystemExit("this kind needs --peer-python; how to make it stands in --help")
     command = [python, "-W", "ignore", "-c", PEER, str(threads)]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         env=os.environ | {f"{kind}_NUM_THREADS": str(threads) for kind in ("OMP", "OPENBLAS")},
-    ) as process:  # fmt: skip
+    ) as process:
         yield Peer(process)
         assert process.stdin is not None
         process.stdin.close()
@@ -258,8 +269,11 @@ def ratios(name: str, unit: str, pairs: Sequence[tuple[float, float]], *, less: 
     """Median of either side, and by how much ours is better."""
     found = sorted(b / a if less else a / b for a, b in pairs)
     a, b = (statistics.median(p[i] for p in pairs) for i in (0, 1))
-    print(f"{name:<26} {a:11,.0f} / {b:11,.0f} {unit:<7}  {statistics.median(found):.2f} "
-          f"({found[0]:.2f} to {found[-1]:.2f})", flush=True)  # fmt: skip
+    print(
+        f"{name:<26} {a:11,.0f} / {b:11,.0f} {unit:<7}  {statistics.median(found):.2f} "
+        f"({found[0]:.2f} to {found[-1]:.2f})",
+        flush=True,
+    )
 
 
 def spread(scores: Sequence[Scores]) -> str:
@@ -267,8 +281,7 @@ def spread(scores: Sequence[Scores]) -> str:
     shown = []
     for name in ("f1", "auc", "shapes"):
         values = [getattr(s, name) for s in scores]
-        shown.append(f"{name} {statistics.mean(values):.3f} ({min(values):.3f} to "
-                     f"{max(values):.3f})")  # fmt: skip
+        shown.append(f"{name} {statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
     return "   ".join(shown)
 
 
@@ -282,9 +295,7 @@ def fits(bench: Bench, model: str) -> None:
     csv, out = str(bench.folder / "train.csv"), bench.folder / "peer.parquet"
     with peer(bench.python, bench.peer_threads) as other:
         for number, seed in enumerate(bench.seeds):
-            spec = bench.spec(
-                model, f"train.samples={bench.epochs * len(bench.train)}", seed=seed
-            )  # fmt: skip
+            spec = bench.spec(model, f"train.samples={bench.epochs * len(bench.train)}", seed=seed)
             fit = partial(other.ask, do="fit", model=model, epochs=bench.epochs, seed=seed, csv=csv)
             seconds.append(in_turn(number, partial(bench.fit, spec), fit))
             bench.generate(spec)
@@ -311,9 +322,10 @@ def sample(bench: Bench) -> None:
                 into, name = f"generate.into=d{number}", f"name={first.name}"
                 spec = bench.spec(model, once, samples, into, name)
                 took = in_turn(
-                    number, partial(bench.generate, spec),
+                    number,
+                    partial(bench.generate, spec),
                     partial(other.ask, do="sample", rows=bench.rows, out=str(out)),
-                )  # fmt: skip
+                )
                 rates.append((bench.rows / took[0], bench.rows / took[1]))
         ratios(f"sample   {model}, {bench.rows:,} rows", "rows/s", rates, less=False)
 
@@ -361,9 +373,11 @@ def memory(bench: Bench) -> None:
             found = pool.apply(make_shards, (config.dump(spec),))
         took = time.perf_counter() - started
         before, after = found.values()
-        print(f"memory   {preset}: {before:,.0f} MB after {min(found):,} rows, {after:,.0f} MB "
-              f"after {max(found):,} ({after / before - 1:+.1%}), {took:.0f} s on one core",
-              flush=True)  # fmt: skip
+        print(
+            f"memory   {preset}: {before:,.0f} MB after {min(found):,} rows, {after:,.0f} MB "
+            f"after {max(found):,} ({after / before - 1:+.1%}), {took:.0f} s on one core",
+            flush=True,
+        )
 
 
 def load_once(values: dict[str, Any]) -> tuple[float, float]:
@@ -394,8 +408,7 @@ def prepare(bench: Bench) -> None:
         values = config.dump(bench.spec(preset, f"data.root={file}"))
         with mp.get_context("spawn").Pool(1) as pool:
             took, most = pool.apply(load_once, (values,))
-        print(f"prepare  {preset}: {rows:,} rows in {took:.0f} s, at most {most:.2f} GB",
-              flush=True)  # fmt: skip
+        print(f"prepare  {preset}: {rows:,} rows in {took:.0f} s, at most {most:.2f} GB", flush=True)
 
 
 def main() -> None:
@@ -418,10 +431,16 @@ def main() -> None:
     ray.init(address="local", num_cpus=CORES, include_dashboard=True, log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(
-            Path(folder), adult(options.adult / "adult.data"), adult(options.adult / "adult.test"),
-            tuple(options.overrides), options.peer_python, options.peer_threads, options.epochs,
-            tuple(options.seeds), options.rows,
-        )  # fmt: skip
+            Path(folder),
+            adult(options.adult / "adult.data"),
+            adult(options.adult / "adult.test"),
+            tuple(options.overrides),
+            options.peer_python,
+            options.peer_threads,
+            options.epochs,
+            tuple(options.seeds),
+            options.rows,
+        )
         pacsv.write_csv(bench.train, bench.folder / "train.csv")
         pacsv.write_csv(bench.test, bench.folder / "test.csv")
         calls: dict[str, Callable[[Bench], None]] = {

@@ -44,11 +44,20 @@ def data(size: int, channels: int, n: int = 8_192) -> ImageData:
 
 def spec(folder: str, steps: int, model: dict[str, Any], **train: Any) -> Spec:
     batch = train.pop("global_batch", 128)
-    return config.parse({
-        "name": f"r{time.monotonic_ns()}", "store": folder, "model": model,
-        "train": {"samples": steps * batch, "global_batch": batch, "checkpoint_every": 10**9,
-                  "log_seconds": 1e9, **train},
-    })  # fmt: skip
+    return config.parse(
+        {
+            "name": f"r{time.monotonic_ns()}",
+            "store": folder,
+            "model": model,
+            "train": {
+                "samples": steps * batch,
+                "global_batch": batch,
+                "checkpoint_every": 10**9,
+                "log_seconds": 1e9,
+                **train,
+            },
+        }
+    )
 
 
 def bare(run: Spec, images: ImageData, threads: int) -> float:
@@ -127,8 +136,9 @@ def article(images: ImageData, steps: int, batch: int) -> tuple[float, nn.Module
 
     generator = nn.Sequential(*layers(100, 256, 512, 1024, 1024, 784, drop=0.0), nn.Tanh())
     discriminator = nn.Sequential(*layers(784, 1024, 512, 256, 1, drop=0.3), nn.Sigmoid())
-    adams = [torch.optim.Adam(n.parameters(), lr=2e-4, betas=(0.5, 0.999))
-             for n in (generator, discriminator)]  # fmt: skip
+    adams = [
+        torch.optim.Adam(n.parameters(), lr=2e-4, betas=(0.5, 0.999)) for n in (generator, discriminator)
+    ]
     pixels = torch.from_numpy(images.train_images).flatten(1).float() / 127.5 - 1
     loader = torch.utils.data.DataLoader(
         torch.utils.data.TensorDataset(pixels), batch_size=batch, shuffle=True, drop_last=True
@@ -146,9 +156,7 @@ def article(images: ImageData, steps: int, batch: int) -> tuple[float, nn.Module
             loss.backward()
             adams[1].step()
             adams[0].zero_grad()
-            loss = F.binary_cross_entropy(
-                discriminator(generator(torch.randn(batch, 100))), real_label
-            )
+            loss = F.binary_cross_entropy(discriminator(generator(torch.randn(batch, 100))), real_label)
             loss.backward()
             adams[0].step()
             step += 1
@@ -172,9 +180,7 @@ def quality(root: str, steps: int, batch: int) -> None:
     assert isinstance(images, ImageData)
     judged = 5_000
     with tempfile.TemporaryDirectory() as folder:
-        extractor = kept_extractor(
-            Store(folder), images.digest, images.train_images, images.train_labels, 10
-        )
+        extractor = kept_extractor(Store(folder), images.digest, images.train_images, images.train_labels, 10)
         real = extractor.features(images.holdout_images[:judged])
         noise = torch.from_numpy(rng.normal(0, rng.Stream.EVALUATE, 0, judged, 100))
         found: dict[str, tuple[float, torch.Tensor]] = {}
@@ -195,9 +201,12 @@ def quality(root: str, steps: int, batch: int) -> None:
         for name, (seconds, pixels) in found.items():
             fake = extractor.features(pixels.numpy())
             scores = prdc(real, fake, k=5)
-            print(f"quality  {name:<12} {steps * batch:,} images in {seconds:4.0f} s: FID "
-                  f"{frechet_distance(real, fake):.2f}, recall {scores['recall']:.2f}, coverage "
-                  f"{scores['coverage']:.2f}", flush=True)  # fmt: skip
+            print(
+                f"quality  {name:<12} {steps * batch:,} images in {seconds:4.0f} s: FID "
+                f"{frechet_distance(real, fake):.2f}, recall {scores['recall']:.2f}, coverage "
+                f"{scores['coverage']:.2f}",
+                flush=True,
+            )
 
 
 def gemm(kind: torch.dtype) -> float:
@@ -235,9 +244,7 @@ def flops(model: dict[str, Any], images: ImageData, folder: str) -> float:
     return counter.get_total_flops() / n
 
 
-def compare(
-    name: str, rounds: int, one: Callable[[], float], other: Callable[[], float]
-) -> list[float]:
+def compare(name: str, rounds: int, one: Callable[[], float], other: Callable[[], float]) -> list[float]:
     """Both in turn; prints and returns the median rates."""
     pairs = []
     for number in range(rounds):
@@ -276,47 +283,47 @@ def main() -> None:
         for name, model in models.items():
             if "worker" in wanted:
                 compare(
-                    f"worker   {name}", rounds,
+                    f"worker   {name}",
+                    rounds,
                     lambda m=model: ours(spec(folder, steps, m), grey),
                     lambda m=model: bare(spec(folder, steps, m), grey, 1),
-                )  # fmt: skip
+                )
             if "workers" in wanted:
                 compare(
-                    f"workers  {name}", rounds,
+                    f"workers  {name}",
+                    rounds,
                     lambda m=model: ours(spec(folder, steps, m, workers=2), grey),
                     lambda m=model: bare(spec(folder, steps, m), grey, 2),
-                )  # fmt: skip
+                )
             if "saves" in wanted:
                 compare(
-                    f"saves    {name}", rounds,
+                    f"saves    {name}",
+                    rounds,
                     lambda m=model: ours(
                         spec(folder, 2 * steps, m, checkpoint_every=50 * 128), grey, AFTER_ONE
                     ),
                     lambda m=model: ours(spec(folder, 2 * steps, m), grey, AFTER_ONE),
-                )  # fmt: skip
-            for setting in (
-                {"channels_last": False},
-                {"precision": "bf16"},
-                {"compile": "default"},
-            ):
+                )
+            for setting in ({"channels_last": False}, {"precision": "bf16"}, {"compile": "default"}):
                 if "settings" in wanted:
                     compare(
-                        f"{next(iter(setting))} {name}", rounds,
+                        f"{next(iter(setting))} {name}",
+                        rounds,
                         lambda m=model, s=setting: stepping(spec(folder, steps, m, **s), grey),
                         lambda m=model: stepping(spec(folder, steps, m), grey),
-                    )  # fmt: skip
+                    )
         if "article" in wanted:
             work = flops(models["mlp_gan"], grey, folder)
             for precision, batch in (("fp32", 128), ("bf16", 128), ("bf16", 512)):
                 peak = gemm(torch.bfloat16 if precision == "bf16" else torch.float32)
                 rate, _ = compare(
-                    f"article  {precision}, batch {batch}", rounds,
+                    f"article  {precision}, batch {batch}",
+                    rounds,
                     lambda b=batch, p=precision: stepping(
-                        spec(folder, steps, models["mlp_gan"], global_batch=b, precision=p,
-                             workers=0), grey,
+                        spec(folder, steps, models["mlp_gan"], global_batch=b, precision=p, workers=0), grey
                     ),
                     lambda: article(grey, steps, 128)[0],
-                )  # fmt: skip
+                )
                 print(f"         {rate * work / 1e9:.0f} of {peak:.0f} GFLOP/s of a matrix product")
         if "quality" in wanted and options.mnist:
             quality(options.mnist, 10 * steps, 128)

@@ -18,17 +18,18 @@ from genai_ray.errors import GateError, IncompleteError, UserError
 
 app = typer.Typer(
     help="From real data to published synthetic data: train, export, generate, evaluate.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode=None,
-)  # fmt: skip
-local_app = typer.Typer(help="The embedded stack: a Ray head and an S3 server on 127.0.0.1.",
-                        no_args_is_help=True)  # fmt: skip
+)
+local_app = typer.Typer(
+    help="The embedded stack: a Ray head and an S3 server on 127.0.0.1.", no_args_is_help=True
+)
 app.add_typer(local_app, name="local")
 
 SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="YAML file, see jobs/specs/")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. train.workers=2")
-]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. train.workers=2")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 Folder = Annotated[Path, typer.Option("--folder", help="where the stack keeps keys and objects")]
 Port = Annotated[int | None, typer.Option(help="chosen among the free ones if not given")]
@@ -68,8 +69,12 @@ def generate(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = Fals
     from genai_ray.generate import generate as verb
 
     result = verb(_load(spec, overrides))
-    _show(result, as_json, f"{result.uri}: {result.rows:,} rows in {result.files:,} files, "
-          f"{result.bytes:,} bytes, {result.rate:,.0f} rows/s")  # fmt: skip
+    _show(
+        result,
+        as_json,
+        f"{result.uri}: {result.rows:,} rows in {result.files:,} files, "
+        f"{result.bytes:,} bytes, {result.rate:,.0f} rows/s",
+    )
 
 
 @app.command()
@@ -143,9 +148,8 @@ def schema() -> None:
 
 @local_app.command()
 def up(
-    folder: Folder = _FOLDER, s3_port: Port = None, dashboard_port: Port = None,
-    gcs_port: Port = None,
-) -> None:  # fmt: skip
+    folder: Folder = _FOLDER, s3_port: Port = None, dashboard_port: Port = None, gcs_port: Port = None
+) -> None:
     """Start the stack and print how to reach it."""
     from genai_ray import local
 
@@ -192,10 +196,11 @@ def env(folder: Folder = _FOLDER) -> None:
 
 @local_app.command("run")
 def local_run(
-    spec: SpecPath, overrides: Overrides = None,
+    spec: SpecPath,
+    overrides: Overrides = None,
     output: Annotated[Path, typer.Option(help="where the report is copied to")] = Path("runs"),
     folder: Folder = _FOLDER,
-) -> None:  # fmt: skip
+) -> None:
     """Start the stack, submit SPEC as a job, follow it, fetch the report, end the stack."""
     from genai_ray import local
 

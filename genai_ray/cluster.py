@@ -27,9 +27,7 @@ def connect() -> None:
         signal.signal(signal.SIGTERM, _stop)
 
 
-def require(
-    field: str, workers: int, bundle: dict[str, float], *, timeout_s: float, remedy: str
-) -> None:
+def require(field: str, workers: int, bundle: dict[str, float], *, timeout_s: float, remedy: str) -> None:
     """Wait until the cluster can place `workers` bundles of resources at once.
 
     Raises:

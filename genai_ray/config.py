@@ -47,23 +47,20 @@ class _Section(BaseModel):
 class ColumnSpec(_Section):
     """What is known of a column better than its cells tell."""
 
-    type: Literal[
-        "numerical", "categorical", "boolean", "datetime", "id", "constant", "drop"
-    ] | None = Field(default=None, description="null: as inferred; drop: leave it out")  # fmt: skip
-    datetime_format: str | None = Field(
-        default=None, description="of text, as in strptime: %d/%m/%Y"
+    type: Literal["numerical", "categorical", "boolean", "datetime", "id", "constant", "drop"] | None = Field(
+        default=None, description="null: as inferred; drop: leave it out"
     )
+    datetime_format: str | None = Field(default=None, description="of text, as in strptime: %d/%m/%Y")
     decimals: int | None = Field(default=None, ge=0, le=12, description="null: as in the source")
     pattern: str | None = Field(
         default=None,
         description="regular expression of an id: literals, classes and fixed counts, such as "
         "[A-Z]{3}-[0-9]{6}",
-    )  # fmt: skip
+    )
     min: float | str | None = Field(
         default=None,
-        description="a number, or a date as in 2024-12-31; null: the least that data.table.rare "
-        "rows reach",
-    )  # fmt: skip
+        description="a number, or a date as in 2024-12-31; null: the least that data.table.rare rows reach",
+    )
     max: float | str | None = Field(
         default=None, description="null: the greatest that data.table.rare rows reach"
     )
@@ -79,8 +76,9 @@ class ColumnSpec(_Section):
         low, high = self.min, self.max
         if low is not None and high is not None:
             if isinstance(low, str) != isinstance(high, str) or low > high:  # pyright: ignore
-                raise UserError("data.table.columns", [low, high], "min must not be above max",
-                                "Swap or correct them.")  # fmt: skip
+                raise UserError(
+                    "data.table.columns", [low, high], "min must not be above max", "Swap or correct them."
+                )
         return self
 
 
@@ -107,9 +105,11 @@ class Constraint(_Section):
         given = [k for k, v in kinds.items() if v is not None]
         if len(given) != 1:
             raise UserError(
-                "data.table.constraints", given, f"must each have one of {', '.join(kinds)}",
+                "data.table.constraints",
+                given,
+                f"must each have one of {', '.join(kinds)}",
                 "Write one constraint a line: - {less: [start, end]}.",
-            )  # fmt: skip
+            )
         return self
 
 
@@ -156,8 +156,12 @@ class TableSpec(_Section):
     def _one_character(cls, delimiter: str) -> str:
         delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter)
         if delimiter != "space" and (len(delimiter) != 1 or not delimiter.isascii()):
-            raise UserError("data.table.delimiter", delimiter, "must be one ASCII character, `tab` "
-                            "or `space`", "Use , or ; or tab.")  # fmt: skip
+            raise UserError(
+                "data.table.delimiter",
+                delimiter,
+                "must be one ASCII character, `tab` or `space`",
+                "Use , or ; or tab.",
+            )
         return delimiter
 
     @field_validator("names")
@@ -165,8 +169,9 @@ class TableSpec(_Section):
     def _names_differ(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
         twice = sorted({n for n in names or () if (names or ()).count(n) > 1})
         if twice or names == ():
-            raise UserError("data.table.names", twice or names, "must be names that all differ",
-                            "Name every column once.")  # fmt: skip
+            raise UserError(
+                "data.table.names", twice or names, "must be names that all differ", "Name every column once."
+            )
         return names
 
 
@@ -174,16 +179,11 @@ class DataSpec(_Section):
     """Where the real data are and how they are brought to one shape."""
 
     source: Source = "digits"
-    root: str | None = _outside(
-        None, description="folder or s3:// URI of the source; of a table also a file"
-    )
+    root: str | None = _outside(None, description="folder or s3:// URI of the source; of a table also a file")
     size: int | None = Field(default=None, ge=8, le=512, description="height and width in pixels")
     channels: Literal[1, 3] | None = Field(default=None, description="null: as in the source")
     holdout: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="share kept from training; null: the source's test split",
+        default=None, gt=0, lt=1, description="share kept from training; null: the source's test split"
     )
     holdout_root: str | None = _outside(
         None, description="of a table: files with the rows kept from training, in place of a share"
@@ -208,24 +208,34 @@ class DataSpec(_Section):
     @model_validator(mode="after")
     def _a_stream_needs_files(self) -> "DataSpec":
         if self.ingest == "stream" and self.source not in ("folder", "parquet"):
-            raise UserError("data.ingest", self.ingest, f"cannot stream the source {self.source}",
-                            "Use data.ingest=auto, or data.source=folder or parquet.")  # fmt: skip
+            raise UserError(
+                "data.ingest",
+                self.ingest,
+                f"cannot stream the source {self.source}",
+                "Use data.ingest=auto, or data.source=folder or parquet.",
+            )
         return self
 
     @model_validator(mode="after")
     def _one_holdout(self) -> "DataSpec":
         if self.holdout is not None and self.holdout_root is not None:
             raise UserError(
-                "data.holdout_root", self.holdout_root, "names the rows that judge, and "
-                f"data.holdout={self.holdout:g} does too", "Drop one of them.",
-            )  # fmt: skip
+                "data.holdout_root",
+                self.holdout_root,
+                f"names the rows that judge, and data.holdout={self.holdout:g} does too",
+                "Drop one of them.",
+            )
         return self
 
     @model_validator(mode="after")
     def _root_where_needed(self) -> "DataSpec":
         if self.source in ("folder", "parquet", "table") and not self.root:
-            raise UserError("data.root", self.root, f"must say where the {self.source} lies",
-                            "Give data.root=… a folder or an s3:// URI.")  # fmt: skip
+            raise UserError(
+                "data.root",
+                self.root,
+                f"must say where the {self.source} lies",
+                "Give data.root=… a folder or an s3:// URI.",
+            )
         return self
 
 
@@ -255,10 +265,11 @@ class TrainSpec(_Section):
     device: Literal["cpu", "cuda"] = "cpu"
     global_batch: int = Field(default=128, ge=1)
     micro_batch: int | None = Field(
-        default=None, ge=1,
+        default=None,
+        ge=1,
         description="samples in one forward pass; a worker's share is made of as many as it needs. "
         "null: the share of each of the most workers",
-    )  # fmt: skip
+    )
     samples: int = Field(default=400_000, ge=1)
     precision: Literal["fp32", "tf32", "bf16"] = Field(
         default="fp32", description="tf32: on a card; bf16: autocast, with fp32 losses"
@@ -283,9 +294,8 @@ class TrainSpec(_Section):
     log_seconds: float = _outside(5.0, gt=0)
     start_timeout_s: float = _outside(120.0, gt=0)
     stall_timeout_s: float = _outside(
-        900.0, ge=1,
-        description="a worker that waits so long for another takes it for crashed",
-    )  # fmt: skip
+        900.0, ge=1, description="a worker that waits so long for another takes it for crashed"
+    )
     mlflow: str | None = _outside(None, description="tracking URI; null: no MLflow")
 
     @property
@@ -300,8 +310,12 @@ class TrainSpec(_Section):
     def _workers_are_a_range(self) -> "TrainSpec":
         least, most = self.least_workers, self.most_workers
         if least < (0 if least == most else 1) or most < least:
-            raise UserError("train.workers", self.workers, "must be a number, or [least, most] "
-                            "with 1 <= least <= most", "Use train.workers=2 or [1,2].")  # fmt: skip
+            raise UserError(
+                "train.workers",
+                self.workers,
+                "must be a number, or [least, most] with 1 <= least <= most",
+                "Use train.workers=2 or [1,2].",
+            )
         return self
 
     @model_validator(mode="after")
@@ -311,15 +325,18 @@ class TrainSpec(_Section):
         if self.global_batch % part:
             divisible = self.global_batch - self.global_batch % part or part
             raise UserError(
-                "train.global_batch", self.global_batch, f"must be divisible by {field}={part}",
+                "train.global_batch",
+                self.global_batch,
+                f"must be divisible by {field}={part}",
                 f"Use train.global_batch={divisible}, or another {field}.",
-            )  # fmt: skip
+            )
         if self.micro_batch and self.most_workers * self.micro_batch > self.global_batch:
             raise UserError(
-                "train.micro_batch", self.micro_batch,
+                "train.micro_batch",
+                self.micro_batch,
                 f"leaves some of {self.most_workers} workers without work",
                 f"Use at most {self.global_batch // self.most_workers}, or fewer train.workers.",
-            )  # fmt: skip
+            )
         return self
 
     @model_validator(mode="after")
@@ -327,17 +344,23 @@ class TrainSpec(_Section):
         asked = "keep" if self.keep == "best" else "patience" if self.patience else None
         if asked and self.evaluate_every is None:
             raise UserError(
-                f"train.{asked}", getattr(self, asked), "needs measurements while training",
+                f"train.{asked}",
+                getattr(self, asked),
+                "needs measurements while training",
                 "Set train.evaluate_every, in samples.",
-            )  # fmt: skip
+            )
         return self
 
     @model_validator(mode="after")
     def _cards_only(self) -> "TrainSpec":
         for field, value in (("precision", "tf32"), ("compile", "cuda_graphs")):
             if getattr(self, field) == value and self.device == "cpu":
-                raise UserError(f"train.{field}", value, "needs train.device=cuda",
-                                f"Set train.device=cuda, or another train.{field}.")  # fmt: skip
+                raise UserError(
+                    f"train.{field}",
+                    value,
+                    "needs train.device=cuda",
+                    f"Set train.device=cuda, or another train.{field}.",
+                )
         return self
 
 
@@ -356,9 +379,11 @@ class RowCondition(_Section):
     def _one_of_two(self) -> "RowCondition":
         if (self.rows is None) == (self.share is None):
             raise UserError(
-                "generate.conditions", self.where, "must have either rows or a share",
+                "generate.conditions",
+                self.where,
+                "must have either rows or a share",
                 "Write - {where: {column: value}, rows: 1000}.",
-            )  # fmt: skip
+            )
         return self
 
 
@@ -366,21 +391,24 @@ class GenerateSpec(_Section):
     """What to generate and how it is cut into files."""
 
     into: str = _outside(
-        "dataset", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        "dataset",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
         description="folder of the data set in the run; several of one model, each of its own "
         "seed, lie side by side",
-    )  # fmt: skip
+    )
     samples: int = Field(default=10_000, ge=1)
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="null: the seed of the run")
     shard_rows: int = Field(default=8192, ge=1)
     shard_bytes: int | None = Field(
-        default=None, ge=1024,
+        default=None,
+        ge=1024,
         description="bytes that the files of a shard should have, in place of shard_rows",
-    )  # fmt: skip
+    )
     truncation: float | None = Field(
-        default=None, gt=0,
+        default=None,
+        gt=0,
         description="largest number in the noise: less variety, cleaner samples; null: not cut",
-    )  # fmt: skip
+    )
     sink: Literal["parquet", "csv", "images", "webdataset", "iceberg", "discard"] = "parquet"
     encoding: Literal["png", "jpeg", "webp", "raw"] = Field(
         default="png", description="of the pixels; raw for Parquet and Iceberg"
@@ -432,18 +460,26 @@ class GenerateSpec(_Section):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "GenerateSpec":
         if self.encoding == "raw" and self.sink in ("images", "webdataset"):
-            raise UserError("generate.encoding", "raw", f"is no file format for sink={self.sink}",
-                            "Use png, jpeg or webp, or generate.sink=parquet.")  # fmt: skip
+            raise UserError(
+                "generate.encoding",
+                "raw",
+                f"is no file format for sink={self.sink}",
+                "Use png, jpeg or webp, or generate.sink=parquet.",
+            )
         if (self.sink == "iceberg") != (self.table is not None):
             raise UserError(
-                "generate.table", self.table, "names the table of generate.sink=iceberg",
+                "generate.table",
+                self.table,
+                "names the table of generate.sink=iceberg",
                 "Set both, as in generate.sink=iceberg generate.table=synthetic.digits.",
-            )  # fmt: skip
+            )
         if self.conditions is not None and self.classes is not None:
             raise UserError(
-                "generate.conditions", self.conditions, "says what each sample is, and so does "
-                "generate.classes", "Drop one of the two.",
-            )  # fmt: skip
+                "generate.conditions",
+                self.conditions,
+                "says what each sample is, and so does generate.classes",
+                "Drop one of the two.",
+            )
         return self
 
 
@@ -454,20 +490,23 @@ class ExportSpec(_Section):
         default="fp32", description="of the weights; fp16 for cards, int8 for CPUs with VNNI"
     )
     difference_max: float = Field(
-        default=2.0, gt=0,
-        description="mean difference from fp32 in grey levels above which fp16 and int8 are "
-        "refused",
-    )  # fmt: skip
+        default=2.0,
+        gt=0,
+        description="mean difference from fp32 in grey levels above which fp16 and int8 are refused",
+    )
 
 
 class ProvenanceSpec(_Section):
     """What every file says of its origin, beside that it is synthetic."""
 
     producer: str | None = Field(
-        default=None, min_length=1, max_length=200, pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$",
+        default=None,
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$",
         description="name or code of the provider, without spaces or quotes: every file then "
         "carries the label of GB 45438-2025 (CSV cannot); null: none",
-    )  # fmt: skip
+    )
 
 
 class Prices(_Section):
@@ -485,9 +524,7 @@ class Gates(_Section):
     fid_ratio_max: float | None = Field(default=None, gt=0, description="FID over real-versus-real")
     precision_min: float | None = Field(default=None, ge=0, le=1)
     recall_min: float | None = Field(default=None, ge=0, le=1)
-    coverage_ratio_min: float | None = Field(
-        default=None, ge=0, description="over real-versus-real"
-    )
+    coverage_ratio_min: float | None = Field(default=None, ge=0, description="over real-versus-real")
     agreement_min: float | None = Field(default=None, ge=0, le=1)
     duplicate_rate_max: float | None = Field(default=None, ge=0, le=1)
     exact_copy_rate_max: float | None = Field(default=None, ge=0, le=1)
@@ -495,9 +532,7 @@ class Gates(_Section):
     column_shapes_min: float | None = Field(default=None, ge=0, le=1, description="of a table")
     pair_trends_min: float | None = Field(default=None, ge=0, le=1)
     efficacy_f1_min: float | None = Field(default=None, ge=0, le=1)
-    efficacy_f1_ratio_min: float | None = Field(
-        default=None, ge=0, description="over train-on-real"
-    )
+    efficacy_f1_ratio_min: float | None = Field(default=None, ge=0, description="over train-on-real")
     efficacy_auc_min: float | None = Field(default=None, ge=0, le=1)
     efficacy_r2_ratio_min: float | None = Field(default=None, ge=0)
     detection_auc_max: float | None = Field(default=None, ge=0, le=1)
@@ -512,9 +547,7 @@ class EvaluateSpec(_Section):
 
     samples: int = _outside(10_000, ge=100, description="at most, of real and of generated")
     duplicate_rows: int = _outside(1_000_000, ge=100, description="searched for repeats, at most")
-    target: str | None = _outside(
-        None, description="column of a table that learners predict; null: the last"
-    )
+    target: str | None = _outside(None, description="column of a table that learners predict; null: the last")
     k: int = _outside(5, ge=1, description="neighbours of precision, recall, density, coverage")
     inception: str | None = _outside(
         None,
@@ -554,10 +587,12 @@ class Spec(_Section):
         modality, family = self.data.modality, self.model.family
         if self.model.modality != modality:
             raise UserError(
-                "model.preset", self.model.preset, f"makes {self.model.modality}s, and "
+                "model.preset",
+                self.model.preset,
+                f"makes {self.model.modality}s, and "
                 f"data.source={self.data.source} is a source of {modality}s",
                 "See `genai-ray presets`.",
-            )  # fmt: skip
+            )
         if modality == "image":
             wrong = {
                 "generate.sink": self.generate.sink if self.generate.sink == "csv" else None,
@@ -575,15 +610,11 @@ class Spec(_Section):
                 "generate.conditions": self.generate.conditions
                 if isinstance(self.generate.conditions, str)
                 else None,
-                "export.precision": self.export.precision
-                if self.export.precision != "fp32"
-                else None,
+                "export.precision": self.export.precision if self.export.precision != "fp32" else None,
                 # It would also cut the choice of categories.
                 "generate.truncation": self.generate.truncation,
                 # CSV has no place for it.
-                "provenance.producer": self.provenance.producer
-                if self.generate.sink == "csv"
-                else None,
+                "provenance.producer": self.provenance.producer if self.generate.sink == "csv" else None,
                 "evaluate.inception": self.evaluate.inception,
                 "data.ingest": self.data.ingest if self.data.ingest == "stream" else None,
             }
@@ -594,10 +625,12 @@ class Spec(_Section):
         share = self.train.micro_batch or self.train.global_batch // max(1, self.train.most_workers)
         if share % self.model.pack:
             raise UserError(
-                "train.global_batch", self.train.global_batch, f"gives each worker {share} samples "
+                "train.global_batch",
+                self.train.global_batch,
+                f"gives each worker {share} samples "
                 f"at once, and model.pack={self.model.pack} of them are judged together",
                 "Use multiples of model.pack.",
-            )  # fmt: skip
+            )
         return self
 
     @model_validator(mode="after")
@@ -606,20 +639,25 @@ class Spec(_Section):
             asked = getattr(self.generate, field)
             if asked is not None and not self.model.conditional:
                 raise UserError(
-                    f"generate.{field}", asked, "asks for labels, but the model has no classes",
+                    f"generate.{field}",
+                    asked,
+                    "asks for labels, but the model has no classes",
                     f"Set model.conditional=true, or drop generate.{field}.",
-                )  # fmt: skip
+                )
         if self.generate.truncation is not None and self.model.prior == "mixture":
             raise UserError(
-                "generate.truncation", self.generate.truncation,
+                "generate.truncation",
+                self.generate.truncation,
                 "would change how often model.prior=mixture picks each component",
                 "Drop generate.truncation, or set model.prior=normal.",
-            )  # fmt: skip
+            )
         if self.evaluate.gates.agreement_min is not None and not self.model.conditional:
             raise UserError(
-                "evaluate.gates.agreement_min", self.evaluate.gates.agreement_min,
-                "needs a model with classes", "Set model.conditional=true, or drop the gate.",
-            )  # fmt: skip
+                "evaluate.gates.agreement_min",
+                self.evaluate.gates.agreement_min,
+                "needs a model with classes",
+                "Set model.conditional=true, or drop the gate.",
+            )
         return self
 
     @model_validator(mode="after")
@@ -627,30 +665,36 @@ class Spec(_Section):
         ask = self.evaluate
         if ask.gates.fid_inception_max is not None and ask.inception is None:
             raise UserError(
-                "evaluate.gates.fid_inception_max", ask.gates.fid_inception_max,
-                "needs the reference weights", "Set evaluate.inception, or drop the gate.",
-            )  # fmt: skip
+                "evaluate.gates.fid_inception_max",
+                ask.gates.fid_inception_max,
+                "needs the reference weights",
+                "Set evaluate.inception, or drop the gate.",
+            )
         if ask.inception is not None and self.generate.samples < ask.inception_samples:
             raise UserError(
-                "evaluate.inception_samples", ask.inception_samples,
+                "evaluate.inception_samples",
+                ask.inception_samples,
                 f"is more than generate.samples={self.generate.samples}",
                 f"Set generate.samples={ask.inception_samples}, or take fewer and say so.",
-            )  # fmt: skip
+            )
         if ask.inception is not None and self.data.ingest == "stream":
             raise UserError(
-                "evaluate.inception", ask.inception, "compares with every training image, and "
-                "data.ingest=stream keeps few", "Set data.ingest=resident.",
-            )  # fmt: skip
+                "evaluate.inception",
+                ask.inception,
+                "compares with every training image, and data.ingest=stream keeps few",
+                "Set data.ingest=resident.",
+            )
         return self
 
     @model_validator(mode="after")
     def _a_stream_needs_ray(self) -> "Spec":
         if self.data.ingest == "stream" and not self.train.workers:
             raise UserError(
-                "data.ingest", self.data.ingest,
+                "data.ingest",
+                self.data.ingest,
                 "needs Ray to decode, and train.workers=0 trains without it",
                 "Set train.workers=1 or more, or data.ingest=resident.",
-            )  # fmt: skip
+            )
         return self
 
     @property
@@ -679,9 +723,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Spec:
     try:
         values: Any = yaml.load(text, _UniqueKeys) or {}
     except yaml.YAMLError as error:
-        raise UserError(
-            "spec", str(path), f"must be valid YAML ({error})", "See jobs/specs/."
-        ) from None
+        raise UserError("spec", str(path), f"must be valid YAML ({error})", "See jobs/specs/.") from None
     if not isinstance(values, dict):
         raise UserError("spec", str(path), "must hold `key: value` lines", "See jobs/specs/.")
     for override in overrides:
@@ -692,8 +734,10 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Spec:
 def table_to_inspect(uri: str, overrides: Iterable[str] = ()) -> Spec:
     """A spec that reads a table and nothing more."""
     values: dict[str, Any] = {
-        "name": "inspect", "data": {"source": "table", "root": uri}, "model": {"preset": "tvae"},
-    }  # fmt: skip
+        "name": "inspect",
+        "data": {"source": "table", "root": uri},
+        "model": {"preset": "tvae"},
+    }
     for override in overrides:
         _override(values, override)
     return parse(values)
@@ -747,10 +791,7 @@ def fingerprint_fields(spec: Spec, stage: Literal["train", "generate"]) -> dict[
     Training depends on seed, data, model and train; generation on the model file (whose digest the
     caller adds), the seed, generate and provenance.
     """
-    sections = {
-        "train": ("data", "model", "train"),
-        "generate": ("generate", "provenance"),
-    }[stage]
+    sections = {"train": ("data", "model", "train"), "generate": ("generate", "provenance")}[stage]
     fields: dict[str, Any] = {"seed": spec.seed}
     for section in sections:
         part: BaseModel = getattr(spec, section)
@@ -789,9 +830,7 @@ def _override(values: dict[str, Any], override: str) -> None:
             values[parent] = {}
         section: Any = values[parent]
         if not isinstance(section, dict):
-            raise UserError(
-                "override", override, f"{parent} is a value, not a section", "Shorten the key."
-            )
+            raise UserError("override", override, f"{parent} is a value, not a section", "Shorten the key.")
         values = cast(dict[str, Any], section)
     try:
         value: Any = yaml.safe_load(text) if text else None
@@ -818,15 +857,18 @@ def _user_error(error: pydantic.ValidationError, values: Mapping[str, Any]) -> U
     field = ".".join(path) or "spec"
     if problem["type"] == "extra_forbidden":
         known = _fields_at(path[:-1])
-        return UserError(field, problem["input"], "is not a key of the spec",
-                         nearest(path[-1], known))  # fmt: skip
+        return UserError(field, problem["input"], "is not a key of the spec", nearest(path[-1], known))
     if problem["type"] == "missing":
         return UserError(field, None, "is required", f"Add `{path[-1]}: …` to the spec.")
     if problem["type"] == "literal_error":
         expected = str(problem.get("ctx", {}).get("expected"))
         options = re.findall(r"'([^']+)'|\b(\d+)\b", expected)
-        return UserError(field, problem["input"], f"must be one of {expected}",
-                         nearest(str(problem["input"]), ["".join(o) for o in options]))  # fmt: skip
+        return UserError(
+            field,
+            problem["input"],
+            f"must be one of {expected}",
+            nearest(str(problem["input"]), ["".join(o) for o in options]),
+        )
     rule = problem["msg"].removeprefix("Value error, ")
     remedy = f"Change {field} in the spec or give {field}=… on the command line."
     return UserError(field, problem["input"], rule[0].lower() + rule[1:], remedy)

@@ -92,10 +92,16 @@ def plan(spec: Spec) -> Plan:
         conditions = read_conditions(spec.generate, card)
         fields["generate.conditions"] = hashlib.sha256(conditions).hexdigest()
     made = Plan(
-        store=store, spec=spec.generate, model=model, card=card, digest=digest,
-        seed=config.generation_seed(spec), producer=spec.provenance.producer,
-        conditions=conditions, fields=fields,
-    )  # fmt: skip
+        store=store,
+        spec=spec.generate,
+        model=model,
+        card=card,
+        digest=digest,
+        seed=config.generation_seed(spec),
+        producer=spec.provenance.producer,
+        conditions=conditions,
+        fields=fields,
+    )
     samples = made.samples()
     if spec.generate.sink == "iceberg":
         assert spec.generate.table is not None
@@ -119,9 +125,11 @@ def reopen(store: Store, fields: dict[str, Any], technical: GenerateSpec | None 
     model, card, digest = _model_of(store)
     if digest != fields["model"]:
         raise UserError(
-            "model", f"{run_of(store).uri}/{MODEL_KEY}", "is not the model that this data set was "
-            f"made from ({fields['model'][:16]}…)", "Put that model back.",
-        )  # fmt: skip
+            "model",
+            f"{run_of(store).uri}/{MODEL_KEY}",
+            f"is not the model that this data set was made from ({fields['model'][:16]}…)",
+            "Put that model back.",
+        )
     values = {k.removeprefix("generate."): v for k, v in fields.items() if "generate." in k}
     kept = isinstance(values["conditions"], str)  # the digest of a table that lies beside
     if kept:
@@ -199,9 +207,13 @@ class ShardMaker:
         )
         files = sinks.SINKS[made.modality][made.spec.sink](rows, store)
         return ShardReceipt(
-            index=shard.index, start=shard.start, stop=shard.stop, fingerprint=made.fingerprint,
-            files=[asdict(f) for f in files], attempts=rows.attempts,
-        )  # fmt: skip
+            index=shard.index,
+            start=shard.start,
+            stop=shard.stop,
+            fingerprint=made.fingerprint,
+            files=[asdict(f) for f in files],
+            attempts=rows.attempts,
+        )
 
 
 class ForgetfulStore(Store):
@@ -336,6 +348,8 @@ def shipped(store: Store, manifest: Manifest) -> Iterator[sinks.Read]:
             if isinstance(error, UserError):
                 raise
             raise UserError(
-                "dataset", f"{store.uri}/{record.path}", f"is missing or not what the manifest "
-                f"says ({error})", "Make it again with `genai-ray verify --repair`.",
-            ) from None  # fmt: skip
+                "dataset",
+                f"{store.uri}/{record.path}",
+                f"is missing or not what the manifest says ({error})",
+                "Make it again with `genai-ray verify --repair`.",
+            ) from None

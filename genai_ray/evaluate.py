@@ -55,16 +55,21 @@ def evaluate(spec: Spec, data: Data | None = None) -> EvaluateResult:
     if manifest is None:
         raise IncompleteError(f"{spec.run_uri} has no finished data set; run `genai-ray generate`")
     if not manifest.files:
-        raise UserError("generate.sink", "discard", "leaves nothing to measure",
-                        "Generate with another sink.")  # fmt: skip
+        raise UserError(
+            "generate.sink", "discard", "leaves nothing to measure", "Generate with another sink."
+        )
     data = data or load(spec.data, conditional=False)
     measured = JUDGES[manifest.card["codec"]["modality"]].measure(spec, store, manifest, data)
     gates = judge(spec.evaluate.gates, measured.fake, measured.real)
     result = EvaluateResult(
-        uri=f"{spec.run_uri}/{spec.report}", extractor=measured.features,
-        samples=measured.samples, fake=measured.fake, real=measured.real, gates=gates,
+        uri=f"{spec.run_uri}/{spec.report}",
+        extractor=measured.features,
+        samples=measured.samples,
+        fake=measured.fake,
+        real=measured.real,
+        gates=gates,
         published=all(g.passed for g in gates),
-    )  # fmt: skip
+    )
     record = {
         **asdict(result),
         **measured.record,
@@ -80,8 +85,7 @@ def evaluate(spec: Spec, data: Data | None = None) -> EvaluateResult:
     store.put(f"{spec.report}/report.html", page.encode())
     if not result.published:
         store.delete(f"{spec.generate.into}/_SUCCESS")
-        failed = "; ".join(f"{g.name}: {g.value:.4g}, limit {g.limit:g}"
-                           for g in gates if not g.passed)  # fmt: skip
+        failed = "; ".join(f"{g.name}: {g.value:.4g}, limit {g.limit:g}" for g in gates if not g.passed)
         raise GateError(f"{spec.run_uri}: not published, gates failed: {failed}. See {result.uri}")
     store.put(f"{spec.generate.into}/_SUCCESS", b"")
     return result
@@ -100,10 +104,12 @@ def judge(gates: Gates, fake: dict[str, float], real: dict[str, float]) -> list[
         metric = metric.removesuffix("_ratio")
         if metric not in fake:
             raise UserError(
-                f"evaluate.gates.{gate}", limit, f"{metric} was not measured: the data have no "
+                f"evaluate.gates.{gate}",
+                limit,
+                f"{metric} was not measured: the data have no "
                 "classes, no such target or no constraints, or evaluate.inception is not given",
                 "Remove the gate.",
-            )  # fmt: skip
+            )
         value = fake[metric] / max(real[metric], 1e-12) if ratio else fake[metric]
         passed = value >= limit if bound == "min" else value <= limit
         outcomes.append(GateOutcome(gate, value, limit, bool(passed)))

@@ -152,10 +152,15 @@ def to_onnx(sampler: nn.Module, card: ModelCard) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
         program = torch.onnx.export(
-            sampler, arguments, dynamo=True, opset_version=OPSET, verbose=False,
-            input_names=names, output_names=list(OUTPUTS[card.codec["modality"]]),
+            sampler,
+            arguments,
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+            input_names=names,
+            output_names=list(OUTPUTS[card.codec["modality"]]),
             dynamic_shapes=tuple({0: batch} for _ in arguments),
-        )  # fmt: skip
+        )
     assert program is not None
     model = program.model_proto
     _strip(model)
@@ -173,8 +178,13 @@ def _with_card(model: onnx.ModelProto, card: ModelCard) -> bytes:
 def _strip(model: onnx.ModelProto) -> None:
     """Remove the exporter's notes: they name files and lines of the machine it ran on."""
     del model.graph.metadata_props[:]
-    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input,
-                 *model.graph.output, *model.graph.initializer):  # fmt: skip
+    for part in (
+        *model.graph.node,
+        *model.graph.value_info,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.initializer,
+    ):
         part.doc_string = ""
         del part.metadata_props[:]
 
@@ -218,9 +228,13 @@ def to_int8(model: bytes, card: ModelCard) -> bytes:
         path.write_bytes(model)
         quant_pre_process(path, prepared, skip_optimization=True, skip_symbolic_shape=True)
         quantize_static(
-            prepared, path, Samples(), quant_format=QuantFormat.QDQ,
-            per_channel=True, op_types_to_quantize=["Conv", "Gemm", "MatMul"],
-        )  # fmt: skip
+            prepared,
+            path,
+            Samples(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+        )
         proto = onnx.load(path)
     return _with_card(proto, card)
 
@@ -272,15 +286,11 @@ def check_parity(sampler: nn.Module, model: bytes, card: ModelCard) -> float:
     return worst
 
 
-def _pixel_difference(
-    outputs: list[np.ndarray], expected: list[np.ndarray], card: ModelCard
-) -> np.ndarray:
+def _pixel_difference(outputs: list[np.ndarray], expected: list[np.ndarray], card: ModelCard) -> np.ndarray:
     return np.abs(outputs[0].astype(np.int16) - expected[0].astype(np.int16))
 
 
-def _cell_difference(
-    outputs: list[np.ndarray], expected: list[np.ndarray], card: ModelCard
-) -> np.ndarray:
+def _cell_difference(outputs: list[np.ndarray], expected: list[np.ndarray], card: ModelCard) -> np.ndarray:
     """1 for another category, the share of the range for another number, of all cells."""
     numeric = codec_from_json(card.codec).numeric
     span = np.array([max(p.high - p.low, 1e-12) for p in numeric])

@@ -66,15 +66,18 @@ def _streamed(
     spec: Spec, data: Any, first_step: int, cuts: list[slice]
 ) -> Generator[tuple[Any, Any], None, None]:
     return ingest.batches(
-        data, seed=spec.seed, global_batch=spec.train.global_batch, first_step=first_step,
-        lo=cuts[0].start, hi=cuts[-1].stop,
-    )  # fmt: skip
+        data,
+        seed=spec.seed,
+        global_batch=spec.train.global_batch,
+        first_step=first_step,
+        lo=cuts[0].start,
+        hi=cuts[-1].stop,
+    )
 
 
 def step_draws(
-    spec: Spec, family: Family, moment: Moment, number: int, cuts: list[slice],
-    device: torch.device,
-) -> Draws:  # fmt: skip
+    spec: Spec, family: Family, moment: Moment, number: int, cuts: list[slice], device: torch.device
+) -> Draws:
     """This rank's share of the randomness of a phase of a step."""
     block = (moment.step * len(family.phases) + number) * spec.train.global_batch
     start, count = block + cuts[0].start, cuts[-1].stop - cuts[0].start

@@ -69,17 +69,25 @@ def generate(spec: Spec) -> GenerateResult:
     seconds = time.monotonic() - started
     done_now = made.spec.samples * (1 - before / made.shard_count)
     return GenerateResult(
-        uri=made.store.uri, rows=made.spec.samples, files=files, bytes=size, seconds=seconds,
+        uri=made.store.uri,
+        rows=made.spec.samples,
+        files=files,
+        bytes=size,
+        seconds=seconds,
         rate=done_now / seconds,
-    )  # fmt: skip
+    )
 
 
 def _finished(spec: Spec, made: Plan, manifest: Manifest) -> GenerateResult:
     _publish_table(spec, made)
     return GenerateResult(
-        uri=made.store.uri, rows=manifest.rows, files=len(manifest.files), bytes=manifest.bytes,
-        seconds=0.0, rate=0.0,
-    )  # fmt: skip
+        uri=made.store.uri,
+        rows=manifest.rows,
+        files=len(manifest.files),
+        bytes=manifest.bytes,
+        seconds=0.0,
+        rate=0.0,
+    )
 
 
 def _publish_table(spec: Spec, made: Plan) -> None:
@@ -98,11 +106,12 @@ def _require_cluster(spec: GenerateSpec, shards: int) -> None:
     cluster.connect()
     gpu = {"GPU": float(spec.gpus_per_worker)} if spec.device == "cuda" else {}
     cluster.require(
-        "generate.workers", min(spec.workers, shards),
+        "generate.workers",
+        min(spec.workers, shards),
         {"CPU": float(spec.cpus_per_worker)} | gpu,
         timeout_s=spec.start_timeout_s,
         remedy="Lower generate.workers or generate.cpus_per_worker, or use a larger cluster.",
-    )  # fmt: skip
+    )
 
 
 def _make_missing(
@@ -148,12 +157,7 @@ def _run(spec: Spec, made: Plan, missing: list[int]) -> Iterator[tuple[int, byte
     items = ray.data.from_items(missing, override_num_blocks=blocks)
     job = items.map_batches(
         ShardWorker,
-        fn_constructor_args=(
-            made.store.uri,
-            made.fields,
-            config.dump(spec)["generate"],
-            [attempts],
-        ),
+        fn_constructor_args=(made.store.uri, made.fields, config.dump(spec)["generate"], [attempts]),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(made.spec.workers, len(missing))),
         num_cpus=made.spec.cpus_per_worker,
@@ -198,9 +202,7 @@ class ShardWorker:
         attempts: handle of the AttemptCounter, in a list so that it is passed on as it is.
     """
 
-    def __init__(
-        self, uri: str, fields: dict[str, Any], technical: dict[str, Any], attempts: list[Any]
-    ):
+    def __init__(self, uri: str, fields: dict[str, Any], technical: dict[str, Any], attempts: list[Any]):
         # Read here rather than sent, so that a restarted actor needs nothing of the driver.
         made = dataset.reopen(Store(uri), fields, GenerateSpec.model_validate(technical))
         self.maker, self.attempts = ShardMaker(made), attempts[0]

@@ -39,9 +39,15 @@ _STORE_SHARE = 0.3
 
 
 def batches(
-    stream: ImageStream, *, seed: int, global_batch: int, first_step: int, lo: int, hi: int,
+    stream: ImageStream,
+    *,
+    seed: int,
+    global_batch: int,
+    first_step: int,
+    lo: int,
+    hi: int,
     wait_s: float = 600.0,
-) -> Generator[tuple[NDArray[np.uint8], NDArray[np.int64] | None], None, None]:  # fmt: skip
+) -> Generator[tuple[NDArray[np.uint8], NDArray[np.int64] | None], None, None]:
     """Samples lo..hi of each global batch from a first step on, without end.
 
     Runs in a worker of Ray Train, or in any process that has joined Ray. Close the iterator (or
@@ -76,9 +82,7 @@ def batches(
                     images, labels, filled = np.empty_like(images), np.empty_like(labels), 0
 
 
-def _chunks(
-    stream: ImageStream, share: Share, first: int
-) -> Generator[Decoded, None, None]:  # fmt: skip
+def _chunks(stream: ImageStream, share: Share, first: int) -> Generator[Decoded, None, None]:
     """Decoded chunks of one worker's share in order, from a turn on, without end."""
     import ray
     import ray.data
@@ -112,7 +116,7 @@ def _chunks(
 
 def _plan(
     pieces: list[tuple[int, int]], chunks: int, arguments: dict[str, Any], tasks: int, part: float
-) -> Any:  # fmt: skip
+) -> Any:
     """The data set of some pieces: rows of one decoded chunk each, `chunks` of them, in order."""
     import ray.data
     from ray.data import TaskPoolStrategy
@@ -130,9 +134,12 @@ def _plan(
     context.enable_progress_bars = False
     context.issue_detectors_config.detectors = []
     options: dict[str, Any] = {
-        "batch_size": 1, "batch_format": "pyarrow", "num_cpus": 0, "fn_kwargs": arguments,
+        "batch_size": 1,
+        "batch_format": "pyarrow",
+        "num_cpus": 0,
+        "fn_kwargs": arguments,
         "label_selector": _nodes_with_processors(),
-    }  # fmt: skip
+    }
     pool = TaskPoolStrategy(size=min(tasks, chunks))  # more than there is to do is warned of
     if chunks == len(pieces):
         return dataset.map_batches(_read_and_decode, compute=pool, **options)
@@ -177,9 +184,7 @@ def _decode(block: pa.Table, *, stream: Any, share: Share, rows: int) -> pa.Tabl
         return _pack_error(error)
 
 
-def _read_and_decode(
-    block: pa.Table, *, stream: Any, share: Share, rows: int
-) -> Iterator[pa.Table]:  # fmt: skip
+def _read_and_decode(block: pa.Table, *, stream: Any, share: Share, rows: int) -> Iterator[pa.Table]:
     for encoded in _read(block, stream=stream, share=share, rows=rows):
         yield _decode(encoded, stream=stream, share=share, rows=rows)
 
@@ -189,8 +194,9 @@ def _read_and_decode(
 
 def _pack(**cells: Any) -> pa.Table:
     arrays = {k: v if isinstance(v, pa.Array) else pa.array(v) for k, v in cells.items()}
-    return pa.table({k: pa.LargeListArray.from_arrays(pa.array([0, len(v)], pa.int64()), v)
-                     for k, v in arrays.items()})  # fmt: skip
+    return pa.table(
+        {k: pa.LargeListArray.from_arrays(pa.array([0, len(v)], pa.int64()), v) for k, v in arrays.items()}
+    )
 
 
 def _cell(block: pa.Table, name: str) -> Any:
@@ -199,8 +205,7 @@ def _cell(block: pa.Table, name: str) -> Any:
 
 def _pack_encoded(chunk: Encoded) -> pa.Table:
     labels = {} if chunk.labels is None else {"labels": chunk.labels}
-    return _pack(positions=chunk.positions, samples=chunk.samples, contents=chunk.contents,
-                 **labels)  # fmt: skip
+    return _pack(positions=chunk.positions, samples=chunk.samples, contents=chunk.contents, **labels)
 
 
 def _unpack_encoded(block: pa.Table) -> Encoded:
@@ -211,8 +216,7 @@ def _unpack_encoded(block: pa.Table) -> Encoded:
 
 def _pack_decoded(chunk: Decoded) -> pa.Table:
     labels = {} if chunk.labels is None else {"labels": chunk.labels}
-    return _pack(pixels=chunk.images.reshape(-1),
-                 skipped=pa.array(chunk.skipped, pa.string()), **labels)  # fmt: skip
+    return _pack(pixels=chunk.images.reshape(-1), skipped=pa.array(chunk.skipped, pa.string()), **labels)
 
 
 def _unpack_decoded(block: pa.Table, codec: ImageCodec) -> Decoded:
@@ -235,9 +239,7 @@ def _shape(codec: ImageCodec) -> tuple[int, int, int]:
 # --- waiting -------------------------------------------------------------------------------------
 
 
-def _ahead(
-    make: Callable[[], Generator[_T, None, None]], wait_s: float
-) -> Generator[_T, None, None]:
+def _ahead(make: Callable[[], Generator[_T, None, None]], wait_s: float) -> Generator[_T, None, None]:
     """What a generator yields, drawn one ahead in a thread, so that a wait can have an end.
 
     Raises:

@@ -93,10 +93,14 @@ def hold(store: Store, seconds: float) -> Iterator[Lease]:
 
 def _acquire(store: Store, seconds: float) -> Lease:
     content = {
-        "host": socket.gethostname(), "user": _user(), "pid": os.getpid(),
-        "started": psutil.Process().create_time(), "machine": _machine(),
-        "token": secrets.token_hex(8), "beat": 0,
-    }  # fmt: skip
+        "host": socket.gethostname(),
+        "user": _user(),
+        "pid": os.getpid(),
+        "started": psutil.Process().create_time(),
+        "machine": _machine(),
+        "token": secrets.token_hex(8),
+        "beat": 0,
+    }
     while True:
         number, there = _newest(store)
         if number:

@@ -85,9 +85,13 @@ class Stack:
 
 
 def up(
-    folder: Path = DEFAULT_FOLDER, *, s3_port: int | None = None,
-    dashboard_port: int | None = None, gcs_port: int | None = None, with_ray: bool = True,
-) -> Stack:  # fmt: skip
+    folder: Path = DEFAULT_FOLDER,
+    *,
+    s3_port: int | None = None,
+    dashboard_port: int | None = None,
+    gcs_port: int | None = None,
+    with_ray: bool = True,
+) -> Stack:
     """Start what is not running; ports that are not given are chosen among the free ones.
 
     Raises:
@@ -132,8 +136,7 @@ def down(folder: Path = DEFAULT_FOLDER) -> bool:
     stack = find(folder)
     if stack is None:
         return False
-    family = [p for parent in _ours(stack.processes) if parent
-              for p in (parent, *_children(parent))]  # fmt: skip
+    family = [p for parent in _ours(stack.processes) if parent for p in (parent, *_children(parent))]
     for process in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
@@ -157,9 +160,13 @@ def find(folder: Path = DEFAULT_FOLDER) -> Stack | None:
 
 
 def run_job(
-    spec_path: str, overrides: Sequence[str], output: Path, *, folder: Path = DEFAULT_FOLDER,
+    spec_path: str,
+    overrides: Sequence[str],
+    output: Path,
+    *,
+    folder: Path = DEFAULT_FOLDER,
     then: Callable[[str], None] = lambda run_uri: None,
-) -> int:  # fmt: skip
+) -> int:
     """Start the stack, submit the pipeline of a spec as a job, follow it, fetch its report.
 
     The stack is taken down at the end. Returns the exit code of the job.
@@ -174,8 +181,18 @@ def run_job(
     down(folder)
     with running(folder) as stack:
         variables = {**os.environ, **stack.environment, "PATH": _path()}
-        command = ["ray", "job", "submit", "--working-dir", ".", "--",
-                   "python", "jobs/pipeline.py", spec_path, *overrides]  # fmt: skip
+        command = [
+            "ray",
+            "job",
+            "submit",
+            "--working-dir",
+            ".",
+            "--",
+            "python",
+            "jobs/pipeline.py",
+            spec_path,
+            *overrides,
+        ]
         sys.stderr.write(f"$ {' '.join(command)}\n")
         subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, check=False)
         code = _job_exit_code(stack)
@@ -206,27 +223,54 @@ def _s3_command(stack: Stack) -> list[str]:
     data = Path(stack.folder) / "s3"
     data.mkdir(exist_ok=True)
     # Every port is named: the defaults are fixed, and two stacks would meet on them.
-    ports = {name: _free_port() for name in (
-        "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
-        "filer.port", "filer.port.grpc", "s3.port.grpc", "admin.port", "admin.port.grpc",
-    )}  # fmt: skip
+    ports = {
+        name: _free_port()
+        for name in (
+            "master.port",
+            "master.port.grpc",
+            "volume.port",
+            "volume.port.grpc",
+            "filer.port",
+            "filer.port.grpc",
+            "s3.port.grpc",
+            "admin.port",
+            "admin.port.grpc",
+        )
+    }
     return [
-        _executable("weed"), "mini", f"-dir={data}", f"-ip={HOST}", f"-ip.bind={HOST}",
-        f"-bucket={BUCKET}", f"-tableBucket={WAREHOUSE}", f"-s3.port={stack.s3_port}",
-        f"-s3.port.iceberg={stack.iceberg_port}", "-s3.port.lance=0",
-        "-webdav=false", "-admin.ui=false", "-master.telemetry=false",
+        _executable("weed"),
+        "mini",
+        f"-dir={data}",
+        f"-ip={HOST}",
+        f"-ip.bind={HOST}",
+        f"-bucket={BUCKET}",
+        f"-tableBucket={WAREHOUSE}",
+        f"-s3.port={stack.s3_port}",
+        f"-s3.port.iceberg={stack.iceberg_port}",
+        "-s3.port.lance=0",
+        "-webdav=false",
+        "-admin.ui=false",
+        "-master.telemetry=false",
         *(f"-{name}={port}" for name, port in ports.items()),
-    ]  # fmt: skip
+    ]
 
 
 def _ray_command(stack: Stack) -> list[str]:
     return [
-        _executable("ray"), "start", "--head", "--block", "--disable-usage-stats",
-        f"--node-ip-address={_RAY_HOST}", f"--port={stack.gcs_port}", f"--dashboard-host={HOST}",
-        f"--dashboard-port={stack.dashboard_port}", f"--temp-dir={stack.scratch}",
-        f"--ray-client-server-port={_free_port()}", "--include-dashboard=true",
+        _executable("ray"),
+        "start",
+        "--head",
+        "--block",
+        "--disable-usage-stats",
+        f"--node-ip-address={_RAY_HOST}",
+        f"--port={stack.gcs_port}",
+        f"--dashboard-host={HOST}",
+        f"--dashboard-port={stack.dashboard_port}",
+        f"--temp-dir={stack.scratch}",
+        f"--ray-client-server-port={_free_port()}",
+        "--include-dashboard=true",
         f"--dashboard-agent-listen-port={stack.agent_port}",
-    ]  # fmt: skip
+    ]
 
 
 def _start(stack: Stack, name: str, command: list[str], answers: Callable[[], bool]) -> None:
@@ -241,9 +285,14 @@ def _start(stack: Stack, name: str, command: list[str], answers: Callable[[], bo
         variables.pop(unwanted, None)
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env=variables, stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.STDOUT, start_new_session=True, cwd=stack.folder,
-        )  # fmt: skip
+            command,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=stack.folder,
+        )
     stack.processes[str(process.pid)] = psutil.Process(process.pid).create_time()
     _save(stack)
     deadline = time.monotonic() + _START_DEADLINE_S
@@ -292,8 +341,7 @@ def _ray_answers(stack: Stack) -> bool:
 def _job_exit_code(stack: Stack) -> int:
     """The exit code of the newest job; 3 if it did not run to an end of its own."""
     request = urllib.request.Request(
-        f"http://{HOST}:{stack.dashboard_port}/api/jobs/",
-        headers={"Authorization": f"Bearer {stack.token}"},
+        f"http://{HOST}:{stack.dashboard_port}/api/jobs/", headers={"Authorization": f"Bearer {stack.token}"}
     )
     with urllib.request.urlopen(request, timeout=30) as answer:
         jobs: list[dict[str, Any]] = json.load(answer)
@@ -334,8 +382,12 @@ def _port(option: str, wanted: int | None) -> int:
         try:
             probe.bind((HOST, wanted))
         except (OSError, OverflowError) as error:
-            raise UserError(option, wanted, f"must be a free port of {HOST} ({error})",
-                            "Give another, or none to have one chosen.") from None  # fmt: skip
+            raise UserError(
+                option,
+                wanted,
+                f"must be a free port of {HOST} ({error})",
+                "Give another, or none to have one chosen.",
+            ) from None
     return wanted
 
 
@@ -353,8 +405,7 @@ def _path() -> str:
 def _executable(name: str) -> str:
     found = shutil.which(name, path=_path())
     if found is None:
-        raise UserError("environment", name, "must be on the PATH",
-                        "pip install genai-ray brings it.")  # fmt: skip
+        raise UserError("environment", name, "must be on the PATH", "pip install genai-ray brings it.")
     return found
 
 

@@ -52,8 +52,7 @@ class PipelineResult:
                 + (f"{trained.rate:,.0f}/s" if trained.rate else "done before"),
                 f"  export     {self.export.bytes:,} bytes, digest {self.export.digest[:16]}",
                 f"  generate   {made.rows:,} rows, {made.bytes / 1e6:,.1f} MB in "
-                f"{made.files:,} files, "
-                + (f"{made.rate:,.0f} rows/s" if made.rate else "done before"),
+                f"{made.files:,} files, " + (f"{made.rate:,.0f} rows/s" if made.rate else "done before"),
                 "",
                 score_table(self.evaluate),
                 "",
@@ -178,9 +177,12 @@ def inspect(uri: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     manifest = dataset.read_manifest(store) or dataset.read_manifest(store.at("dataset"))
     spec = saved_spec(store)
     if spec is None and manifest is None:
-        raise UserError("uri", uri, "must be a run, a data set, an ONNX file of ours or "
-                        "a table", "Give <store>/<name>, <store>/<name>/dataset, a .onnx, a .csv "
-                        "or a .parquet file.")  # fmt: skip
+        raise UserError(
+            "uri",
+            uri,
+            "must be a run, a data set, an ONNX file of ours or a table",
+            "Give <store>/<name>, <store>/<name>/dataset, a .onnx, a .csv or a .parquet file.",
+        )
     found: dict[str, Any] = {"uri": store.uri}
     if spec is not None:
         found |= _stages(store, spec)

@@ -20,16 +20,13 @@ class Variant(BaseModel):
     network: Literal["mlp", "conv", "resnet"] = "conv"
     latent: int = Field(default=100, ge=1, description="numbers in one noise vector")
     width: int = Field(
-        default=64, ge=1,
+        default=64,
+        ge=1,
         description="channels of the finest layer (conv), or of the discriminator (resnet; the "
         "generator has twice as many)",
-    )  # fmt: skip
-    generator_widths: tuple[int, ...] = Field(
-        default=(), description="hidden layers (mlp networks)"
     )
-    discriminator_widths: tuple[int, ...] = Field(
-        default=(), description="hidden layers (mlp networks)"
-    )
+    generator_widths: tuple[int, ...] = Field(default=(), description="hidden layers (mlp networks)")
+    discriminator_widths: tuple[int, ...] = Field(default=(), description="hidden layers (mlp networks)")
     init: Literal["normal", "xavier", "orthogonal"] = Field(
         default="normal", description="of the weights of conv and resnet networks"
     )
@@ -40,8 +37,7 @@ class Variant(BaseModel):
         default=False, description="self-attention at half the size of the image (resnet)"
     )
     hierarchical: bool = Field(
-        default=False,
-        description="the noise is split over the blocks and joins one class embedding (resnet)",
+        default=False, description="the noise is split over the blocks and joins one class embedding (resnet)"
     )
     pooling: Literal["sum", "mean"] = Field(
         default="sum", description="of the discriminator's last feature map (resnet)"
@@ -55,9 +51,7 @@ class Variant(BaseModel):
     penalty_interval: int = Field(
         default=1, ge=1, description="discriminator steps between penalties, weighted up as much"
     )
-    consistency: float = Field(
-        default=0.0, ge=0, description="weight of D(x) = D(shifted x); 0 is off"
-    )
+    consistency: float = Field(default=0.0, ge=0, description="weight of D(x) = D(shifted x); 0 is off")
     augment: tuple[Literal["color", "translation", "cutout"], ...] = Field(
         default=(), description="of everything the discriminator sees, for small data sets"
     )
@@ -101,9 +95,8 @@ class Variant(BaseModel):
         default=10_000, ge=0, description="of the generator average, in samples; 0 is off"
     )
     ema_ramp_up: float = Field(
-        default=0.05, gt=0,
-        description="the half-life is at most this share of the samples shown so far",
-    )  # fmt: skip
+        default=0.05, gt=0, description="the half-life is at most this share of the samples shown so far"
+    )
 
     pack: int = Field(
         default=1,
@@ -140,20 +133,23 @@ class Variant(BaseModel):
         needed = self.family != "table_ar"
         if self.network == "mlp" and needed and not self.discriminator_widths:
             raise UserError(
-                "model.discriminator_widths", self.discriminator_widths,
+                "model.discriminator_widths",
+                self.discriminator_widths,
                 "must name hidden layers for model.network=mlp (an encoder has them too)",
                 "The preset mlp_gan shows some.",
-            )  # fmt: skip
+            )
         return self
 
     @model_validator(mode="after")
     def _a_penalty_needs_samples_apart(self) -> "Variant":
         if self.penalty != "none" and self.discriminator_norm == "batch":
             raise UserError(
-                "model.discriminator_norm", "batch",
+                "model.discriminator_norm",
+                "batch",
                 f"mixes the samples of a batch, and model.penalty={self.penalty} needs the "
-                "gradient of each alone", "Use model.discriminator_norm=layer, spectral or none.",
-            )  # fmt: skip
+                "gradient of each alone",
+                "Use model.discriminator_norm=layer, spectral or none.",
+            )
         return self
 
     @model_validator(mode="after")
@@ -161,12 +157,18 @@ class Variant(BaseModel):
         for field in ("attention", "hierarchical"):
             if getattr(self, field) and self.network != "resnet":
                 raise UserError(
-                    f"model.{field}", True, "needs model.network=resnet",
+                    f"model.{field}",
+                    True,
+                    "needs model.network=resnet",
                     f"Set model.network=resnet, or model.{field}=false.",
-                )  # fmt: skip
+                )
         if self.family != "gan" and self.network == "resnet":
-            raise UserError("model.network", "resnet", f"has no encoder for {self.family}",
-                            "Use model.network=conv or mlp.")  # fmt: skip
+            raise UserError(
+                "model.network",
+                "resnet",
+                f"has no encoder for {self.family}",
+                "Use model.network=conv or mlp.",
+            )
         return self
 
     @model_validator(mode="after")
@@ -183,21 +185,29 @@ class Variant(BaseModel):
                 continue
             if getattr(self, field) != value:
                 raise UserError(
-                    f"model.{field}", getattr(self, field), f"has no meaning for {self.family}",
+                    f"model.{field}",
+                    getattr(self, field),
+                    f"has no meaning for {self.family}",
                     f"Drop model.{field}, or choose another preset.",
-                )  # fmt: skip
+                )
         if self.family == "vae_gan" and self.posterior == "point":
-            raise UserError("model.posterior", "point", "has no adversarial form",
-                            "Set model.posterior=gaussian, or model.family=vae.")  # fmt: skip
+            raise UserError(
+                "model.posterior",
+                "point",
+                "has no adversarial form",
+                "Set model.posterior=gaussian, or model.family=vae.",
+            )
         return self
 
     @model_validator(mode="after")
     def _points_need_a_fitted_prior(self) -> "Variant":
         if self.posterior == "point" and self.prior == "normal":
             raise UserError(
-                "model.prior", "normal", "does not fit model.posterior=point, whose latents follow "
-                "no known distribution", "Set model.prior=mixture.",
-            )  # fmt: skip
+                "model.prior",
+                "normal",
+                "does not fit model.posterior=point, whose latents follow no known distribution",
+                "Set model.prior=mixture.",
+            )
         return self
 
 
@@ -342,8 +352,7 @@ PRESETS: dict[str, Preset] = {
     "rae": Preset(
         about="Regularised autoencoder: no noise in training, a fitted mixture when sampling",
         source="Ghosh et al. 2020, arXiv 1903.12436 (RAE-L2)",
-        values=_VAE
-        | {"posterior": "point", "prior": "mixture", "beta": 0.02, "decoder_decay": 1e-6},
+        values=_VAE | {"posterior": "point", "prior": "mixture", "beta": 0.02, "decoder_decay": 1e-6},
     ),
     "vae_gan": Preset(
         about="VAE whose reconstruction is judged by a discriminator's features: sharper samples",

@@ -16,9 +16,8 @@ class Progress:
     """
 
     def __init__(
-        self, what: str, total: int, *, done: int = 0, every_s: float = 5.0,
-        stream: TextIO | None = None,
-    ):  # fmt: skip
+        self, what: str, total: int, *, done: int = 0, every_s: float = 5.0, stream: TextIO | None = None
+    ):
         self.what, self.total, self.done = what, total, done
         self.stream = stream or sys.stderr
         self.terminal = self.stream.isatty()

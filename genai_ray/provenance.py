@@ -163,9 +163,11 @@ def open_card(metadata: dict[str, str], model: bytes, *, where: str) -> tuple[Mo
     version = json.loads(metadata[CARD_KEY]).get("schema_version")
     if version > SCHEMA_VERSION:
         raise UserError(
-            "model", where, f"has card schema {version}, this version reads {SCHEMA_VERSION}",
+            "model",
+            where,
+            f"has card schema {version}, this version reads {SCHEMA_VERSION}",
             "Upgrade genai-ray.",
-        )  # fmt: skip
+        )
     return ModelCard.from_json(metadata[CARD_KEY]), digest
 
 
@@ -173,9 +175,14 @@ def open_card(metadata: dict[str, str], model: bytes, *, where: str) -> tuple[Mo
 
 #: Keys of the implicit label of GB 45438-2025, Annex E, in its order.
 AIGC_KEYS = (
-    "Label", "ContentProducer", "ProduceID", "ReservedCode1", "ContentPropagator", "PropagateID",
+    "Label",
+    "ContentProducer",
+    "ProduceID",
+    "ReservedCode1",
+    "ContentPropagator",
+    "PropagateID",
     "ReservedCode2",
-)  # fmt: skip
+)
 _AIGC_NAMESPACE = "http://www.tc260.org.cn/ns/AIGC/1.0/"
 _IPTC_NAMESPACE = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 _RDF_NAMESPACE = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"

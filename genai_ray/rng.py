@@ -111,9 +111,7 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def _halfwords(
-    seed: int, stream: int, start: int, count: int, size: int
-) -> NDArray[np.uint16]:  # fmt: skip
+def _halfwords(seed: int, stream: int, start: int, count: int, size: int) -> NDArray[np.uint16]:
     """Random 16-bit words of samples start..start+count, shape (count, size)."""
     words = bits(seed, stream, start, count, -(-size // 4))
     # Little-endian by definition of the format, so that a big-endian machine agrees.

@@ -25,11 +25,7 @@ def claim(store: Store, spec: Spec) -> None:
     saved = saved_spec(store)
     if saved is not None and store.list("train/"):
         refuse_difference(config.fingerprint_fields(saved, "train"), fields, store.uri)
-    document = {
-        "spec": config.dump(spec),
-        "fingerprint": config.fingerprint(fields),
-        "versions": versions(),
-    }
+    document = {"spec": config.dump(spec), "fingerprint": config.fingerprint(fields), "versions": versions()}
     store.put("spec.yaml", yaml.safe_dump(document, sort_keys=False).encode())
 
 
@@ -46,13 +42,14 @@ def refuse_difference(there: Mapping[str, Any], wanted: Mapping[str, Any], uri: 
     names = [n for n in sorted({*there, *wanted}) if there.get(n) != wanted.get(n)]
     if names:
         shown = "; ".join(
-            f"{n} is {json.dumps(there.get(n))} there and {json.dumps(wanted.get(n))} here"
-            for n in names
+            f"{n} is {json.dumps(there.get(n))} there and {json.dumps(wanted.get(n))} here" for n in names
         )
         raise UserError(
-            "fingerprint", uri, f"was made with other values: {shown}",
+            "fingerprint",
+            uri,
+            f"was made with other values: {shown}",
             "Use the same values to go on, or another name=… or store=… for a new run.",
-        )  # fmt: skip
+        )
 
 
 def read_metrics(store: Store) -> list[dict[str, Any]]:

@@ -36,9 +36,7 @@ class Sampler:
         self.session = open_session(model, spec)
         self._run = BoundRun(self.session, self.batch) if spec.device == "cuda" else self._plain
 
-    def outputs(
-        self, start: int, stop: int, labels: NDArray[np.int64] | None
-    ) -> tuple[NDArray[Any], ...]:
+    def outputs(self, start: int, stop: int, labels: NDArray[np.int64] | None) -> tuple[NDArray[Any], ...]:
         """Outputs of the graph, each (N, ...), for samples start..stop.
 
         labels: (N, ...), what each is asked for; None for a model that takes none.
@@ -48,16 +46,22 @@ class Sampler:
             # Drawing for several batches at once costs half as much as for each.
             part = slice(first, min(first + chunk, stop - start))
             noise = rng.normal(
-                self.seed, rng.Stream.SAMPLE_NOISE, start + first, part.stop - first,
-                self.card.latent, self.truncation,
-            )  # fmt: skip
+                self.seed,
+                rng.Stream.SAMPLE_NOISE,
+                start + first,
+                part.stop - first,
+                self.card.latent,
+                self.truncation,
+            )
             self.run(noise, None if labels is None else labels[part], [r[part] for r in results])
         return results
 
     def run(
-        self, noise: NDArray[np.float32], labels: NDArray[np.int64] | None,
+        self,
+        noise: NDArray[np.float32],
+        labels: NDArray[np.int64] | None,
         results: Sequence[NDArray[Any]] | None = None,
-    ) -> Sequence[NDArray[Any]]:  # fmt: skip
+    ) -> Sequence[NDArray[Any]]:
         """Outputs of the graph for noise (N, L), written into `results` if given.
 
         Whole batches, filled up by repeats: a tail of another shape could be computed by another
@@ -144,9 +148,11 @@ def open_session(model: bytes, spec: GenerateSpec) -> ort.InferenceSession:
         if session.get_providers()[0] == provider:
             return session
     raise UserError(
-        "generate.device", spec.device, f"needs {provider}, which does not load here",
+        "generate.device",
+        spec.device,
+        f"needs {provider}, which does not load here",
         "Use generate.device=cpu, or install onnxruntime-gpu[cuda,cudnn] and a driver of CUDA 13.",
-    )  # fmt: skip
+    )
 
 
 def session_options(spec: GenerateSpec) -> ort.SessionOptions:
@@ -187,6 +193,10 @@ def read_model(model: bytes, *, where: str) -> tuple[ModelCard, str]:
         session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     except Exception as error:
         # The runtime's exceptions share no base class of their own.
-        raise UserError("model", where, f"must be an ONNX file ({str(error).splitlines()[0]})",
-                        "Export it again with `genai-ray export`.") from None  # fmt: skip
+        raise UserError(
+            "model",
+            where,
+            f"must be an ONNX file ({str(error).splitlines()[0]})",
+            "Export it again with `genai-ray export`.",
+        ) from None
     return open_card(session.get_modelmeta().custom_metadata_map, model, where=where)

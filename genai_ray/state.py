@@ -120,9 +120,7 @@ def _pairs(
     weights = {name for name, _ in live.named_parameters()}
     values = live.state_dict()
     for name, mean in average.state_dict().items():
-        kind = (
-            smooth if name in weights or name.endswith(("running_mean", "running_var")) else exact
-        )
+        kind = smooth if name in weights or name.endswith(("running_mean", "running_var")) else exact
         kind[0].append(mean)
         kind[1].append(values[name])
     return (*smooth, *exact)

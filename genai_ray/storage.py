@@ -34,14 +34,28 @@ _DAY_S = 86_400.0
 _MULTIPART_BYTES = 64 << 20
 _EXISTS = ("PreconditionFailed", "412")
 _BEYOND_END = ("InvalidRange", "416")
-_REFUSED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
-            "InvalidToken")  # fmt: skip
+_REFUSED = (
+    "AccessDenied",
+    "403",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+)
 # Besides 429 and all of 5xx: the request arrived damaged or too slowly, met another one, or was
 # the end of an upload whose first answer was lost; or it was refused for a reason that was cut off
 # on its way ("400").
-_TRANSIENT = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch",
-              "XAmzContentChecksumMismatch", "ConditionalRequestConflict", "OperationAborted",
-              "NoSuchUpload", "400")  # fmt: skip
+_TRANSIENT = (
+    "RequestTimeout",
+    "IncompleteBody",
+    "BadDigest",
+    "XAmzContentSHA256Mismatch",
+    "XAmzContentChecksumMismatch",
+    "ConditionalRequestConflict",
+    "OperationAborted",
+    "NoSuchUpload",
+    "400",
+)
 _BUCKET = re.compile(r"s3://[A-Za-z0-9._:-]+(/|$)")
 
 
@@ -155,9 +169,11 @@ class _Local:
             there = there.parent
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise UserError(
-                "store", str(self.root), f"{there} must be a folder that can be written",
+                "store",
+                str(self.root),
+                f"{there} must be a folder that can be written",
                 "Choose another folder with store=… or change its rights.",
-            )  # fmt: skip
+            )
 
     def read(self, key: str) -> bytes:
         return (self.root / key).read_bytes()
@@ -208,9 +224,11 @@ class _Local:
             handle, name = tempfile.mkstemp(prefix=".tmp-", dir=folder)
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
             raise UserError(
-                "store", str(self.root), f"must be a folder that can be written ({error})",
+                "store",
+                str(self.root),
+                f"must be a folder that can be written ({error})",
                 "Choose another folder with store=… or change its rights.",
-            ) from None  # fmt: skip
+            ) from None
         self._sweep(folder)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -255,23 +273,25 @@ class _S3:
         )
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         try:
-            self.client: Any = boto3.Session().client(
-                "s3", config=config, region_name=region or "us-east-1"
-            )
+            self.client: Any = boto3.Session().client("s3", config=config, region_name=region or "us-east-1")
         except (BotoCoreError, ValueError) as error:
             raise UserError(
-                "store", uri, f"needs AWS settings that can be used ({error})",
+                "store",
+                uri,
+                f"needs AWS settings that can be used ({error})",
                 "Check AWS_ENDPOINT_URL (http://host:port) and AWS_PROFILE.",
-            ) from None  # fmt: skip
+            ) from None
 
     def check(self, *, write: bool) -> None:
         try:
             self._call("", self._page, patience_s=_CHECK_PATIENCE_S, MaxKeys=1)
         except StoreUnavailableError as error:
             raise UserError(
-                "store", self.uri, f"must be reachable ({error.__cause__})",
+                "store",
+                self.uri,
+                f"must be reachable ({error.__cause__})",
                 "Check AWS_ENDPOINT_URL; `genai-ray local up` starts a server on this machine.",
-            ) from None  # fmt: skip
+            ) from None
 
     def read(self, key: str) -> bytes:
         return self._call(key, self._get)
@@ -346,9 +366,8 @@ class _S3:
         return self.client.list_objects_v2(Prefix=Key, **arguments)
 
     def _call(
-        self, key: str, request: Callable[..., T], *, patience_s: float | None = None,
-        **arguments: Any,
-    ) -> T:  # fmt: skip
+        self, key: str, request: Callable[..., T], *, patience_s: float | None = None, **arguments: Any
+    ) -> T:
         """Make a request until it is answered or patience ends."""
         deadline = None
         for failed in itertools.count():
@@ -361,9 +380,7 @@ class _S3:
                 patience = _PATIENCE_S if patience_s is None else patience_s
                 deadline = deadline or now + patience
                 if now >= deadline:
-                    raise StoreUnavailableError(
-                        f"{self.uri}: failed for {patience:g} s ({error})"
-                    ) from error
+                    raise StoreUnavailableError(f"{self.uri}: failed for {patience:g} s ({error})") from error
                 # Jitter, so that many workers do not come back at once; no sample depends on it.
                 pause = min(_PAUSE_S * 2**failed, _LONGEST_PAUSE_S) * random.uniform(0.5, 1)
                 time.sleep(min(pause, deadline - now))
@@ -375,9 +392,11 @@ class _S3:
 
         if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
             raise UserError(
-                "store", self.uri, "needs credentials and there are none",
+                "store",
+                self.uri,
+                "needs credentials and there are none",
                 "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use a folder: store=runs.",
-            ) from None  # fmt: skip
+            ) from None
         if not isinstance(error, exceptions.ClientError):
             raise error
         code = error.response.get("Error", {}).get("Code", "")
@@ -385,14 +404,15 @@ class _S3:
             raise FileNotFoundError(f"{self.uri}: no object {key}") from None
         if code == "NoSuchBucket":
             raise UserError(
-                "store", self.uri, f"bucket {self.bucket!r} does not exist",
-                "Create it or correct the name.",
-            ) from None  # fmt: skip
+                "store", self.uri, f"bucket {self.bucket!r} does not exist", "Create it or correct the name."
+            ) from None
         if code in _REFUSED:
             raise UserError(
-                "store", self.uri, f"the server refuses the credentials ({code})",
+                "store",
+                self.uri,
+                f"the server refuses the credentials ({code})",
                 "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy.",
-            ) from None  # fmt: skip
+            ) from None
         refused = _RefusedError(f"{self.uri}: {key} is refused ({error})")
         refused.code = code
         retries = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)

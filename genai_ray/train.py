@@ -72,25 +72,25 @@ def train(spec: Spec, data: Data | None = None) -> TrainResult:
     data = data or load(spec.data, conditional=spec.model.trains_on_labels)
     if not data.resident and not spec.train.workers:
         raise UserError(
-            "train.workers", 0, "cannot stream, and the data are larger than data.resident_gb="
-            f"{spec.data.resident_gb:g}", "Set train.workers=1, or data.ingest=resident.",
-        )  # fmt: skip
+            "train.workers",
+            0,
+            f"cannot stream, and the data are larger than data.resident_gb={spec.data.resident_gb:g}",
+            "Set train.workers=1, or data.ingest=resident.",
+        )
     if spec.train.workers:
         cluster.connect()
         cluster.require(
-            "train.workers", spec.train.least_workers, _resources(spec),
+            "train.workers",
+            spec.train.least_workers,
+            _resources(spec),
             timeout_s=spec.train.start_timeout_s,
             remedy="Lower train.workers or train.cpus_per_worker, or use a larger cluster; "
             "train.start_timeout_s says how long to wait.",
-        )  # fmt: skip
+        )
     claim(store, spec)
     if (samples := finished(store, spec)) is not None:
         return TrainResult(samples=samples, seconds=0.0, rate=0.0)
-    shared = {
-        "spec": config.dump(spec),
-        "codec": data.codec.to_json(),
-        "source": data.digest,
-    }
+    shared = {"spec": config.dump(spec), "codec": data.codec.to_json(), "source": data.digest}
     if not spec.train.workers:
         return TrainResult(**_fit(shared, data, rank=0, world=1))
     return TrainResult(**_fit_on_cluster(spec, shared, data))
@@ -220,10 +220,7 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     threading.Thread(target=_answer, args=(arguments["roll"], done), daemon=True).start()
     data: Any = ray.get(arguments["data"][0])
     try:
-        return _fit(
-            arguments["shared"], data, rank=context.get_world_rank(),
-            world=context.get_world_size(),
-        )  # fmt: skip
+        return _fit(arguments["shared"], data, rank=context.get_world_rank(), world=context.get_world_size())
     except (UserError, IncompleteError) as error:
         # As a value: an exception would be taken for a crash and tried again.
         return {"error": error}
@@ -280,9 +277,11 @@ def _resume(store: Store, spec: Spec, state: State, rank: int, world: int) -> in
     if found is not None:
         if found["source"] != state.source:
             raise UserError(
-                "data", spec.data.source, "holds other samples than the run was begun with",
+                "data",
+                spec.data.source,
+                "holds other samples than the run was begun with",
                 "Restore them, or give the run another name.",
-            )  # fmt: skip
+            )
         state.load_state_dict(found)
     return samples
 
@@ -298,9 +297,14 @@ def compile_networks(family: Family, spec: Spec) -> None:
 
 
 def steps(
-    spec: Spec, state: State, data: Data, samples: int,
-    rank: int = 0, world: int = 1, watcher: "watch.Watcher | None" = None,
-) -> Iterator[int]:  # fmt: skip
+    spec: Spec,
+    state: State,
+    data: Data,
+    samples: int,
+    rank: int = 0,
+    world: int = 1,
+    watcher: "watch.Watcher | None" = None,
+) -> Iterator[int]:
     """Take the steps that are left; yields the samples seen after each.
 
     Raises:
@@ -346,9 +350,14 @@ def steps(
 
 
 def _step(
-    state: State, phase: Phase, real: Batch, draws: Draws, moment: Moment,
-    cuts: list[slice], reduction: "_Reduction",
-) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+    state: State,
+    phase: Phase,
+    real: Batch,
+    draws: Draws,
+    moment: Moment,
+    cuts: list[slice],
+    reduction: "_Reduction",
+) -> tuple[Tensor, dict[str, Tensor]]:
     """One optimiser step of one phase; the loss over all workers, and the logs of this one."""
     spec, nets = state.spec, state.family.nets
     for name, net in nets.items():
@@ -365,8 +374,7 @@ def _step(
         if spec.model.dropout:
             torch.manual_seed(rng.fold(spec.seed, rng.Stream.TRAIN_DROPOUT, moment.step, cut.start))
         batch = Batch(real.values[part], None if real.labels is None else real.labels[part])
-        with torch.autocast(real.values.device.type, torch.bfloat16,
-                            enabled=spec.train.precision == "bf16"):  # fmt: skip
+        with torch.autocast(real.values.device.type, torch.bfloat16, enabled=spec.train.precision == "bf16"):
             loss, values = state.family.loss(
                 phase, batch, Draws(draws.normal[part], draws.uniform[part]), moment
             )
@@ -474,9 +482,7 @@ def _synchronise(modules: Iterable[nn.Module], world: int) -> None:
                 buffer.copy_(part.view_as(buffer))
 
 
-def _agree(
-    state: State, error: IncompleteError | None, world: int, device: torch.device
-) -> None:  # fmt: skip
+def _agree(state: State, error: IncompleteError | None, world: int, device: torch.device) -> None:
     """Let all ranks know whether rank 0 failed to store, or saw that training may end."""
     if world > 1:
         news = torch.tensor([error is not None, state.progress["ended"]], device=device).int()

@@ -59,9 +59,7 @@ class VerifyResult:
         return "\n".join(lines)
 
 
-def verify(
-    uri: str, *, regenerate: int = 0, repair: bool = False, seed: int | None = None
-) -> VerifyResult:
+def verify(uri: str, *, regenerate: int = 0, repair: bool = False, seed: int | None = None) -> VerifyResult:
     """Check a finished data set.
 
     Args:
@@ -78,8 +76,12 @@ def verify(
     shards = [Shard(**s) for s in manifest.shards]
     records = list(dataset.files_of(manifest))
     if len(records) != len(shards):
-        raise UserError("uri", uri, "holds no files: it was made with generate.sink=discard",
-                        "Generate with another sink.")  # fmt: skip
+        raise UserError(
+            "uri",
+            uri,
+            "holds no files: it was made with generate.sink=discard",
+            "Generate with another sink.",
+        )
     faults: dict[int, str] = {}
     known: set[str] = set()
     with ThreadPoolExecutor(_READERS) as pool:
@@ -90,8 +92,12 @@ def verify(
                 faults[index] = fault
     strays = [key for key in store.list("data/") if key not in known]
     if [s.start for s in shards] + [manifest.rows] != [0] + [s.stop for s in shards]:
-        raise UserError("uri", uri, "has a manifest whose shards do not cover every row once",
-                        "Delete manifest.json and run `genai-ray generate`.")  # fmt: skip
+        raise UserError(
+            "uri",
+            uri,
+            "has a manifest whose shards do not cover every row once",
+            "Delete manifest.json and run `genai-ray generate`.",
+        )
 
     repaired, regenerated = [], []
     chooser = random.Random(secrets.randbits(64) if seed is None else seed)
@@ -112,9 +118,15 @@ def verify(
             repaired.append(index)
             del faults[index]
     return VerifyResult(
-        uri=store.uri, rows=manifest.rows, files=len(records), bytes=manifest.bytes, faults=faults,
-        strays=strays, regenerated=regenerated, repaired=repaired,
-    )  # fmt: skip
+        uri=store.uri,
+        rows=manifest.rows,
+        files=len(records),
+        bytes=manifest.bytes,
+        faults=faults,
+        strays=strays,
+        regenerated=regenerated,
+        repaired=repaired,
+    )
 
 
 def _find(uri: str) -> tuple[Store, Manifest]:
@@ -125,13 +137,15 @@ def _find(uri: str) -> tuple[Store, Manifest]:
             return store, manifest
         if dataset.fields_of(store) is not None:
             raise IncompleteError(f"{store.uri} is not finished; run `genai-ray generate`")
-    raise UserError("uri", uri, "must be a data set or a run that has one",
-                    "Give <store>/<name> or <store>/<name>/dataset.")  # fmt: skip
+    raise UserError(
+        "uri",
+        uri,
+        "must be a data set or a run that has one",
+        "Give <store>/<name> or <store>/<name>/dataset.",
+    )
 
 
-def _check(
-    store: Store, manifest: Manifest, record: FileRecord, shard: Shard
-) -> tuple[str, set[str]]:
+def _check(store: Store, manifest: Manifest, record: FileRecord, shard: Shard) -> tuple[str, set[str]]:
     """What is wrong with the files of a shard, empty if nothing; and the objects that belong to it.
 
     The objects of a damaged shard are those that its list, if it can be read, names.

@@ -78,9 +78,7 @@ class Log:
     def __init__(self, store: Store, spec: Spec, *, done: int, workers: int):
         self.store, self.spec, self.workers = store, spec, workers
         self.rows = [r for r in read_metrics(store) if r["samples"] <= done]
-        self.progress = Progress(
-            "train", spec.train.samples, done=done, every_s=spec.train.log_seconds
-        )
+        self.progress = Progress("train", spec.train.samples, done=done, every_s=spec.train.log_seconds)
         self._interval = max(1, spec.train.samples // _METRIC_ROWS)
         self._grid_interval = max(1, spec.train.samples // _GRIDS)
         self._grids = done // self._grid_interval
@@ -109,8 +107,9 @@ class Log:
         last = self.rows[-1] if self.rows else {}
         note = "  ".join(
             f"{k.replace('discriminator', 'D').replace('generator', 'G')} {v:.3g}"
-            for k, v in last.items() if k.startswith(("loss", "accuracy"))
-        )  # fmt: skip
+            for k, v in last.items()
+            if k.startswith(("loss", "accuracy"))
+        )
         self.progress.update(samples, note)
 
     def measured(self, samples: int, scores: dict[str, float]) -> None:
@@ -122,16 +121,13 @@ class Log:
         return samples // self._grid_interval > self._grids or samples >= self.spec.train.samples
 
     def checkpoint(
-        self, state: dict[str, Any], samples: int, grid: NDArray[np.uint8] | None,
-        *, best: bool = False,
-    ) -> None:  # fmt: skip
+        self, state: dict[str, Any], samples: int, grid: NDArray[np.uint8] | None, *, best: bool = False
+    ) -> None:
         """Store a state that nobody changes any more, as the newest and perhaps as the best."""
         self.wait()
         if grid is not None:
             self._grids = samples // self._grid_interval
-        self._pending = self._pool.submit(
-            self._publish, state, samples, list(self.rows), grid, best
-        )
+        self._pending = self._pool.submit(self._publish, state, samples, list(self.rows), grid, best)
 
     def wait(self) -> None:
         """Until all is stored.
@@ -173,9 +169,13 @@ class Log:
                 _say(f"warning: at {row['samples']:,} samples {alarm}")
 
     def _publish(
-        self, state: dict[str, Any], samples: int, rows: list[dict[str, Any]],
-        grid: NDArray[np.uint8] | None, best: bool,
-    ) -> None:  # fmt: skip
+        self,
+        state: dict[str, Any],
+        samples: int,
+        rows: list[dict[str, Any]],
+        grid: NDArray[np.uint8] | None,
+        best: bool,
+    ) -> None:
         packed = checkpoint.pack(state)
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         self.store.put("train/metrics.jsonl", lines.encode())
@@ -229,9 +229,13 @@ class _Mlflow:
         tag = config.fingerprint(config.fingerprint_fields(spec, "train"))
         runs = self._client.search_runs([experiment], f"tags.fingerprint = '{tag}'")
         runs = [r for r in runs if r.data.tags.get("run_uri") == spec.run_uri]
-        self._run = runs[0] if runs else self._client.create_run(
-            experiment, run_name=spec.name, tags={"fingerprint": tag, "run_uri": spec.run_uri},
-        )  # fmt: skip
+        self._run = (
+            runs[0]
+            if runs
+            else self._client.create_run(
+                experiment, run_name=spec.name, tags={"fingerprint": tag, "run_uri": spec.run_uri}
+            )
+        )
         if not runs:
             for name, value in config.fingerprint_fields(spec, "train").items():
                 self._client.log_param(self._run.info.run_id, name, str(value)[:500])
@@ -259,9 +263,11 @@ def require_mlflow(uri: str | None) -> Any:
         import mlflow  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
-            "train.mlflow", uri, "needs a package that is not installed",
+            "train.mlflow",
+            uri,
+            "needs a package that is not installed",
             "pip install 'genai-ray[mlflow]', or drop train.mlflow.",
-        ) from None  # fmt: skip
+        ) from None
     return mlflow
 
 
@@ -272,9 +278,7 @@ def _say(line: str) -> None:
 class Watcher:
     """Rank 0's log, and what it makes of a state: samples, scores, checkpoints."""
 
-    def __init__(
-        self, store: Store, spec: Spec, state: State, data: Data, *, done: int, workers: int
-    ):
+    def __init__(self, store: Store, spec: Spec, state: State, data: Data, *, done: int, workers: int):
         self.spec, self.state, self.data = spec, state, data
         self.log = Log(store, spec, done=done, workers=workers)
         self._judge = JUDGES[data.codec.modality]

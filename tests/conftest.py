@@ -75,18 +75,24 @@ def kill_when(seen: Callable[[], object], code: str) -> None:
 
 #: A conditional DCGAN on digits that trains in a second, in this process.
 SMALL = [
-    "name=small", "model.width=8", "model.latent=16", "train.workers=0", "train.samples=1280",
-    "train.global_batch=64", "train.checkpoint_every=320", "generate.samples=1000",
-    "generate.shard_rows=256", "generate.workers=1", "evaluate.gates={}",
-]  # fmt: skip
+    "name=small",
+    "model.width=8",
+    "model.latent=16",
+    "train.workers=0",
+    "train.samples=1280",
+    "train.global_batch=64",
+    "train.checkpoint_every=320",
+    "generate.samples=1000",
+    "generate.shard_rows=256",
+    "generate.workers=1",
+    "evaluate.gates={}",
+]
 
 
 def small_spec(store: Path | str, *overrides: str) -> Spec:
     """SMALL in a store, with some values changed."""
     root = Path(__file__).resolve().parents[1]
-    return config.load(
-        root / "jobs" / "specs" / "digits.yaml", [f"store={store}", *SMALL, *overrides]
-    )
+    return config.load(root / "jobs" / "specs" / "digits.yaml", [f"store={store}", *SMALL, *overrides])
 
 
 def images_of(made: Plan) -> ImageSamples:

@@ -19,15 +19,18 @@ ADULT = tuple(
 ENGINES = ("unit", "cycle", *(f"setting{i}" for i in (1, 2, 3)), *(f"s{i}" for i in range(1, 22)))
 
 
-def spec_of(root: Path | str, holdout: float = 0.2, holdout_root: Path | str | None = None,
-            **table: Any) -> DataSpec:  # fmt: skip
+def spec_of(
+    root: Path | str, holdout: float = 0.2, holdout_root: Path | str | None = None, **table: Any
+) -> DataSpec:
     judging: dict[str, Any] = {"holdout": holdout}
     if holdout_root is not None:
         judging = {"holdout_root": str(holdout_root)}
     return DataSpec(
-        source="table", root=str(root), table=table,  # pyright: ignore[reportArgumentType]
+        source="table",
+        root=str(root),
+        table=table,  # pyright: ignore[reportArgumentType]
         **judging,
-    )  # fmt: skip
+    )
 
 
 def load(table: pa.Table, conditional: bool = False, **spec: Any) -> TableData:

@@ -74,10 +74,14 @@ class World:
         self.proxy = FaultProxy(self.stack.s3_port, {}, SEED)
         self.scratch = tempfile.mkdtemp(prefix="chaos-")  # short, since sockets lie there
         self.environment = {
-            **os.environ, **self.stack.environment, "AWS_ENDPOINT_URL": self.proxy.url,
-            "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_TMPDIR": self.scratch,
-            "RAY_JOB_STOP_WAIT_TIME_S": "20", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        }  # fmt: skip
+            **os.environ,
+            **self.stack.environment,
+            "AWS_ENDPOINT_URL": self.proxy.url,
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_TMPDIR": self.scratch,
+            "RAY_JOB_STOP_WAIT_TIME_S": "20",
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        }
         self.cluster: subprocess.Popen[str] | None = None
         self.driver: subprocess.Popen[bytes] | None = None
         self.about: dict[str, str] = {}
@@ -88,9 +92,14 @@ class World:
         """Start what is missing of the cluster."""
         if self.cluster is None or self.cluster.poll() is not None:
             self.cluster = subprocess.Popen(
-                [sys.executable, "-c", CLUSTER], cwd=ROOT, env=self.environment, text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
-            )  # fmt: skip
+                [sys.executable, "-c", CLUSTER],
+                cwd=ROOT,
+                env=self.environment,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.log,
+            )
             self.whole = False
         if not self.whole:
             assert self.cluster.stdin is not None
@@ -104,9 +113,13 @@ class World:
         self.start_cluster()
         environment = self.environment | {"RAY_ADDRESS": self.about["address"]}
         self.driver = subprocess.Popen(
-            [sys.executable, "jobs/generate.py", SPEC, *overrides(uri)], cwd=ROOT, env=environment,
-            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
-        )  # fmt: skip
+            [sys.executable, "jobs/generate.py", SPEC, *overrides(uri)],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=self.log,
+        )
         return self.driver
 
     def generate(self, uri: str) -> int:
@@ -119,8 +132,9 @@ class World:
         command = [Path(sys.executable).parent / "ray", "job", verb, *arguments]
         deadline = time.monotonic() + DEADLINE_S
         while True:
-            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True,
-                                  text=True, timeout=DEADLINE_S)  # fmt: skip
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=DEADLINE_S
+            )
             if done.returncode == 0:
                 return done.stdout
             # The agent that starts jobs comes some seconds after its node.
@@ -273,16 +287,34 @@ def stop_the_job(world: World, chance: random.Random, uri: str) -> bool:
     """SIGTERM, as `ray job stop` and preempting schedulers send it."""
     assert kill_the_driver(world, chance, uri)
     job, before = f"job-{secrets.token_hex(4)}", receipts(uri)
-    world.job("submit", "--no-wait", "--working-dir", ".", "--submission-id", job, "--",
-              sys.executable, "jobs/generate.py", SPEC, *overrides(uri))  # fmt: skip
+    world.job(
+        "submit",
+        "--no-wait",
+        "--working-dir",
+        ".",
+        "--submission-id",
+        job,
+        "--",
+        sys.executable,
+        "jobs/generate.py",
+        SPEC,
+        *overrides(uri),
+    )
     wait(lambda: receipts(uri) > before)
     assert "was stopped" in world.job("stop", job)
     assert "stopped by SIGTERM; the same command goes on" in world.job("logs", job)
     return True
 
 
-FAULTS = [kill_a_worker, kill_the_counter_of_attempts, kill_the_driver, kill_everything,
-          lose_a_node, kill_the_server, stop_the_job]  # fmt: skip
+FAULTS = [
+    kill_a_worker,
+    kill_the_counter_of_attempts,
+    kill_the_driver,
+    kill_everything,
+    lose_a_node,
+    kill_the_server,
+    stop_the_job,
+]
 
 
 def receipts(uri: str) -> int:
@@ -336,9 +368,7 @@ def test_a_shard_that_cannot_be_put_is_a_failure_and_all_others_are_done(
 
 
 @pytest.mark.timeout(300)
-def test_a_disk_that_becomes_full(
-    world: World, run_store: Path, undisturbed: dict[str, str]
-) -> None:
+def test_a_disk_that_becomes_full(world: World, run_store: Path, undisturbed: dict[str, str]) -> None:
     uri = str(run_store)
     driver = world.start_driver(uri)
     wait(lambda: receipts(uri) > 0)

@@ -55,9 +55,14 @@ def test_not_a_number_and_infinity_come_back():
 
 def test_plain_values_come_back():
     values = {
-        "samples": 2**40, "none": None, "flag": True, "text": "ünïcode", "rows": [{"loss": 0.1}],
-        "pair": (0.5, 0.999), "bytes": b"\0",
-    }  # fmt: skip
+        "samples": 2**40,
+        "none": None,
+        "flag": True,
+        "text": "ünïcode",
+        "rows": [{"loss": 0.1}],
+        "pair": (0.5, 0.999),
+        "bytes": b"\0",
+    }
     assert unpack(pack(values)) == values
 
 

@@ -102,10 +102,21 @@ def test_presets_and_schema(capsys: pytest.CaptureFixture[str]) -> None:
 
 def overrides(store: Path) -> list[str]:
     spec = small_spec(store)
-    return [DIGITS, f"store={store}", "name=small", f"model.width={spec.model.width}",
-            "model.latent=16", "train.workers=0", "train.samples=1280", "train.global_batch=64",
-            "train.checkpoint_every=320", "generate.samples=1000", "generate.shard_rows=256",
-            "generate.workers=1", "evaluate.gates={}"]  # fmt: skip
+    return [
+        DIGITS,
+        f"store={store}",
+        "name=small",
+        f"model.width={spec.model.width}",
+        "model.latent=16",
+        "train.workers=0",
+        "train.samples=1280",
+        "train.global_batch=64",
+        "train.checkpoint_every=320",
+        "generate.samples=1000",
+        "generate.shard_rows=256",
+        "generate.workers=1",
+        "evaluate.gates={}",
+    ]
 
 
 @pytest.mark.ray
@@ -138,8 +149,17 @@ def test_verbs_one_by_one_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_sigterm_exits_3(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "genai_ray.cli", "train", DIGITS, f"store={tmp_path}",
-               "train.workers=1", "train.samples=10_000_000", "train.log_seconds=0.5"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "genai_ray.cli",
+        "train",
+        DIGITS,
+        f"store={tmp_path}",
+        "train.workers=1",
+        "train.samples=10_000_000",
+        "train.log_seconds=0.5",
+    ]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     deadline = time.monotonic() + 90
@@ -154,9 +174,7 @@ def test_sigterm_exits_3(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_finished_run_with_another_fingerprint(
-    run_store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_finished_run_with_another_fingerprint(run_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*overrides(run_store), "model.latent=20"]
     code, _, err = call(capsys, "run", *arguments)
     assert code == 2
@@ -187,9 +205,7 @@ def test_inspect_tells_what_it_takes_the_columns_of_a_table_for(
     assert code == 0
     columns = json.loads(out)["columns"]
     kinds = {name: column["type"] for name, column in columns.items()}
-    assert kinds == {
-        "key": "id", "kind": "categorical", "price": "numerical", "day": "datetime",
-    }  # fmt: skip
+    assert kinds == {"key": "id", "kind": "categorical", "price": "numerical", "day": "datetime"}
     code, out, error = call(capsys, "inspect", str(path), "data.table.columns={pric: drop}")
     assert (code, out) == (2, "")
     assert "pric" in error

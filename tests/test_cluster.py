@@ -233,9 +233,7 @@ def test_misspelt_key_is_caught_at_every_depth(
     assert tuple(caught.value.absolute_path) == path
 
 
-def test_duplicate_entry_of_a_list_map_is_caught(
-    kuberay_schemas: dict[str, dict[str, Any]],
-) -> None:
+def test_duplicate_entry_of_a_list_map_is_caught(kuberay_schemas: dict[str, dict[str, Any]]) -> None:
     manifest = load("kuberay-cluster.yaml")
     [head] = manifest["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
     head["ports"].append({"containerPort": 6379, "protocol": "TCP"})

@@ -218,25 +218,25 @@ def test_no_worker_takes_any_batch(tmp_path: Path):
         (["generate.sink=iceberg"], "generate.table", "names the table"),
         (["generate.table=a.b"], "generate.table", "names the table"),
         (["generate.sink=iceberg", "generate.table=digits"], "generate.table", "pattern"),
-        (["generate.conditions=a.csv", "generate.classes={a: 1}"], "generate.conditions",
-         "and so does generate.classes"),
+        (
+            ["generate.conditions=a.csv", "generate.classes={a: 1}"],
+            "generate.conditions",
+            "and so does generate.classes",
+        ),
         (["generate.into=../x"], "generate.into", "pattern"),
         (["provenance.producer=two words"], "provenance.producer", "pattern"),
         (["generate.gpus_per_worker=2"], "generate.gpus_per_worker", "less than or equal to 1"),
         (["generate.shard_bytes=10"], "generate.shard_bytes", "greater than or equal to 1024"),
     ],
-)  # fmt: skip
-def test_what_does_not_go_together_is_named(
-    tmp_path: Path, overrides: list[str], field: str, rule: str
-):
+)
+def test_what_does_not_go_together_is_named(tmp_path: Path, overrides: list[str], field: str, rule: str):
     error = refusal(tmp_path, "model.conditional=true", *overrides)
     assert error.field == field
     assert rule in error.rule
 
 
 @pytest.mark.parametrize(
-    "override",
-    ["generate.classes={a: 1}", "generate.conditions=a.csv", "evaluate.gates.agreement_min=1"],
+    "override", ["generate.classes={a: 1}", "generate.conditions=a.csv", "evaluate.gates.agreement_min=1"]
 )
 def test_classes_need_a_conditional_model(tmp_path: Path, override: str):
     error = refusal(tmp_path, override)
@@ -248,16 +248,22 @@ def test_classes_need_a_conditional_model(tmp_path: Path, override: str):
 @pytest.mark.parametrize(
     ("overrides", "field", "remedy"),
     [
-        (["evaluate.gates.fid_inception_max=9"], "evaluate.gates.fid_inception_max",
-         "evaluate.inception"),
+        (["evaluate.gates.fid_inception_max=9"], "evaluate.gates.fid_inception_max", "evaluate.inception"),
         (["evaluate.inception=x.pth"], "evaluate.inception_samples", "generate.samples=50000"),
-        (["evaluate.inception=x.pth", "generate.samples=50_000", "data.source=folder",
-          "data.root=x", "data.ingest=stream"], "evaluate.inception", "data.ingest=resident"),
+        (
+            [
+                "evaluate.inception=x.pth",
+                "generate.samples=50_000",
+                "data.source=folder",
+                "data.root=x",
+                "data.ingest=stream",
+            ],
+            "evaluate.inception",
+            "data.ingest=resident",
+        ),
     ],
-)  # fmt: skip
-def test_published_figures_have_conditions(
-    tmp_path: Path, overrides: list[str], field: str, remedy: str
-):
+)
+def test_published_figures_have_conditions(tmp_path: Path, overrides: list[str], field: str, remedy: str):
     error = refusal(tmp_path, *overrides)
     assert error.field == field
     assert remedy in error.remedy

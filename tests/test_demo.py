@@ -19,8 +19,14 @@ from genai_ray.pipeline import run
 from genai_ray.storage import Store
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = ["model.width=16", "train.samples=12800", "train.checkpoint_every=1280",
-         "generate.samples=4000", "generate.shard_rows=512", "evaluate.gates={}"]  # fmt: skip
+SMALL = [
+    "model.width=16",
+    "train.samples=12800",
+    "train.checkpoint_every=1280",
+    "generate.samples=4000",
+    "generate.shard_rows=512",
+    "evaluate.gates={}",
+]
 
 
 def test_classes_that_do_not_add_up_are_told_before_the_training(tmp_path: Path) -> None:
@@ -35,8 +41,19 @@ def test_classes_that_do_not_add_up_are_told_before_the_training(tmp_path: Path)
 @pytest.mark.timeout(420)
 def test_killed_demo_resumes_by_the_same_command(tmp_path: Path) -> None:
     folder, output = tmp_path / "stack", tmp_path / "out"
-    command = [sys.executable, "-m", "genai_ray.cli", "local", "run", "jobs/specs/digits.yaml",
-               *SMALL, "--folder", str(folder), "--output", str(output)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "genai_ray.cli",
+        "local",
+        "run",
+        "jobs/specs/digits.yaml",
+        *SMALL,
+        "--folder",
+        str(folder),
+        "--output",
+        str(output),
+    ]
     with (tmp_path / "log").open("wb") as log:
         first = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
     deadline = time.monotonic() + 120
@@ -103,9 +120,8 @@ def test_torchvision_sets_go_the_whole_way(source: str, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
     "preset",
-    ["table_ar", pytest.param("tvae", marks=pytest.mark.slow),
-     pytest.param("ctgan", marks=pytest.mark.slow)],
-)  # fmt: skip
+    ["table_ar", pytest.param("tvae", marks=pytest.mark.slow), pytest.param("ctgan", marks=pytest.mark.slow)],
+)
 def test_a_table_goes_the_whole_way(preset: str, tmp_path: Path) -> None:
     """The wines of jobs/specs/table.yaml, with less training: two workers, then one job."""
     from genai_ray.pipeline import run
@@ -113,9 +129,15 @@ def test_a_table_goes_the_whole_way(preset: str, tmp_path: Path) -> None:
 
     spec = config.load(
         ROOT / "jobs" / "specs" / "table.yaml",
-        [f"store={tmp_path}", f"model.preset={preset}", "train.samples=6000",
-         "generate.samples=1000", "generate.shard_rows=300", "evaluate.gates={}"],
-    )  # fmt: skip
+        [
+            f"store={tmp_path}",
+            f"model.preset={preset}",
+            "train.samples=6000",
+            "generate.samples=1000",
+            "generate.shard_rows=300",
+            "evaluate.gates={}",
+        ],
+    )
     result = run(spec)
     assert result.evaluate.published
     assert result.evaluate.fake["duplicate_rate"] < 0.1
@@ -144,9 +166,13 @@ def test_a_business_table_passes_its_gates(name: str, tmp_path: Path) -> None:
         pytest.skip(f"needs ../shared/data/{path}")
     spec = config.load(
         ROOT / "jobs" / "specs" / f"{name}.yaml",
-        [f"store={tmp_path}", f"data.root={SHARED_DATA / path}", "generate.samples=20000",
-         "train.samples=600000"],
-    )  # fmt: skip
+        [
+            f"store={tmp_path}",
+            f"data.root={SHARED_DATA / path}",
+            "generate.samples=20000",
+            "train.samples=600000",
+        ],
+    )
     assert run(spec).evaluate.published
     assert verify(spec.run_uri, regenerate=2).whole
     table = pads.dataset(tmp_path / name / "dataset" / "data").to_table()

@@ -18,10 +18,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: Plain descent without batch statistics: only the order of float additions may differ.
 OPTIONS = [
-    "model.preset=mlp_gan", "model.dropout=0", "model.optimizer=sgd", "model.learning_rate=0.01",
-    "model.generator_widths=[256,512]", "model.discriminator_widths=[512,256]",
-    "train.workers=[1,2]", "train.start_timeout_s=90",
-]  # fmt: skip
+    "model.preset=mlp_gan",
+    "model.dropout=0",
+    "model.optimizer=sgd",
+    "model.learning_rate=0.01",
+    "model.generator_widths=[256,512]",
+    "model.discriminator_widths=[512,256]",
+    "train.workers=[1,2]",
+    "train.start_timeout_s=90",
+]
 
 CLUSTER = """
 import json, os, socket, sys, threading, time
@@ -62,8 +67,11 @@ def disturb():
 
 def run(folder: Path, options: list[str], disturb: str) -> str:
     """Train on a cluster of two nodes while something happens; ends when that has happened."""
-    code = CLUSTER + disturb + (
-        """
+    code = (
+        CLUSTER
+        + disturb
+        + (
+            """
 # Ray starts nodes in the main thread only.
 threading.Thread(target=training.train, args=(spec,), daemon=True).start()
 disturb()
@@ -71,14 +79,18 @@ print("happened", flush=True)
 cluster.shutdown()
 os._exit(0)
 """
-    )  # fmt: skip
+        )
+    )
     # Ray notes the newest cluster there, and later ones of this machine would ask for it in vain.
     with tempfile.TemporaryDirectory(prefix="elastic-", ignore_cleanup_errors=True) as scratch:
         done = subprocess.run(
             [sys.executable, "-c", code, str(folder), json.dumps(options)],
-            cwd=ROOT, capture_output=True, text=True, timeout=300,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
             env=os.environ | {"RAY_TMPDIR": scratch},
-        )  # fmt: skip
+        )
     assert "happened" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -87,7 +99,8 @@ os._exit(0)
 @pytest.mark.timeout(320)
 def test_a_lost_node_shrinks_the_group_and_a_new_one_grows_it(tmp_path: Path) -> None:
     run(
-        tmp_path, [*OPTIONS, "train.samples=10000000", "train.checkpoint_every=6400"],
+        tmp_path,
+        [*OPTIONS, "train.samples=10000000", "train.checkpoint_every=6400"],
         """
     wait(lambda: stored_by(2))
     cluster.remove_node(other, allow_graceful=False)
@@ -95,7 +108,7 @@ def test_a_lost_node_shrinks_the_group_and_a_new_one_grows_it(tmp_path: Path) ->
     cluster.add_node(num_cpus=1)
     wait(lambda: stored_by(2))
 """,
-    )  # fmt: skip
+    )
     rows = read_metrics(Store(f"{tmp_path}/small"))
     seen = [r["workers"] for r in rows]
     assert [seen[0], *(b for a, b in pairwise(seen) if a != b)] == [2, 1, 2]
@@ -108,7 +121,8 @@ def test_a_lost_node_shrinks_the_group_and_a_new_one_grows_it(tmp_path: Path) ->
 def test_a_notice_of_preemption_stores_a_checkpoint(tmp_path: Path) -> None:
     # No checkpoint is due before the end, so the one that is found came from the notice.
     run(
-        tmp_path, [*OPTIONS, "train.samples=100000000", "train.checkpoint_every=100000000"],
+        tmp_path,
+        [*OPTIONS, "train.samples=100000000", "train.checkpoint_every=100000000"],
         """
     from ray._raylet import GcsClient
     from ray.core.generated import autoscaler_pb2
@@ -121,6 +135,6 @@ def test_a_notice_of_preemption_stores_a_checkpoint(tmp_path: Path) -> None:
     )
     wait(lambda: checkpoint.saved(store), 90)
 """,
-    )  # fmt: skip
+    )
     (stored,) = checkpoint.saved(Store(f"{tmp_path}/small"))
     assert 0 < stored < 100_000_000

@@ -72,8 +72,11 @@ def test_rows_do_not_depend_on_the_shard(run_store: Path, undisturbed: dict[str,
     generate(spec)
     made = plan(small_spec(run_store, "generate.batch=999"))
     images, labels = images_of(made).samples(0, 1000)
-    rows = [r for k in dataset(spec).list("data/")
-            for r in pq.read_table(run_store / "small" / "dataset" / k).to_pylist()]  # fmt: skip
+    rows = [
+        r
+        for k in dataset(spec).list("data/")
+        for r in pq.read_table(run_store / "small" / "dataset" / k).to_pylist()
+    ]
     assert [r["id"] for r in rows] == list(range(1000))
     assert labels is not None
     assert [r["label"] for r in rows] == labels.tolist()
@@ -86,8 +89,12 @@ def test_lost_receipts_are_made_again(run_store: Path, undisturbed: dict[str, st
     spec = small_spec(run_store)
     generate(spec)
     store = dataset(spec)
-    for key in ("manifest.json", "_receipts/000001.json", "_receipts/000003.json",
-                "data/part-000003.parquet"):  # fmt: skip
+    for key in (
+        "manifest.json",
+        "_receipts/000001.json",
+        "_receipts/000003.json",
+        "data/part-000003.parquet",
+    ):
         store.delete(key)
     # A file whose receipt was never written may be there in part.
     store.put("data/part-000001.parquet", b"half a file")
@@ -103,9 +110,7 @@ def test_finished_work_is_not_repeated(run_store: Path) -> None:
     assert again.rows == 1000
 
 
-def test_killed_driver_resumes_to_the_same_bytes(
-    run_store: Path, undisturbed: dict[str, str]
-) -> None:
+def test_killed_driver_resumes_to_the_same_bytes(run_store: Path, undisturbed: dict[str, str]) -> None:
     spec = small_spec(run_store)
     kill_when(
         lambda: dataset(spec).list("_receipts/"),
@@ -156,8 +161,9 @@ def test_attempts_of_dead_processes_count(run_store: Path) -> None:
 )
 def test_every_sink_is_the_same_for_any_workers(run_store: Path, options: list[str]) -> None:
     options = [*options, "generate.samples=300", "generate.shard_rows=128"]
-    one, two = (small_spec(run_store, *options, f"generate.workers={w}", f"generate.into=by-{w}")
-                for w in (1, 2))  # fmt: skip
+    one, two = (
+        small_spec(run_store, *options, f"generate.workers={w}", f"generate.into=by-{w}") for w in (1, 2)
+    )
     assert generate(one).rows == generate(two).rows == 300
     there = [files(Store(s.run_uri).at(s.generate.into)) for s in (one, two)]
     assert there[0] == there[1]
@@ -178,8 +184,7 @@ def test_shards_of_a_number_of_bytes(run_store: Path) -> None:
 
 def test_several_data_sets_of_one_model(run_store: Path, undisturbed: dict[str, str]) -> None:
     first, second = (
-        small_spec(run_store, f"generate.seed={seed}", f"generate.into=seed-{seed}")
-        for seed in (0, 1)
+        small_spec(run_store, f"generate.seed={seed}", f"generate.into=seed-{seed}") for seed in (0, 1)
     )
     generate(first)
     generate(second)

@@ -12,15 +12,7 @@ from genai_ray import local
 from genai_ray.data.image import ImageCodec
 from genai_ray.errors import UserError
 from genai_ray.provenance import DIGITAL_SOURCE_TYPE, Manifest
-from genai_ray.sinks import (
-    SINKS,
-    Rows,
-    TableRows,
-    check_iceberg,
-    commit_iceberg,
-    decode,
-    parquet_schema,
-)
+from genai_ray.sinks import SINKS, Rows, TableRows, check_iceberg, commit_iceberg, decode, parquet_schema
 from genai_ray.storage import Store
 
 pytestmark = [pytest.mark.s3]
@@ -58,16 +50,31 @@ def made(
     """Two shards of four samples in a store, and their manifest."""
     random = np.random.default_rng(0)
     shards = [
-        Rows(i, 4 * i, random.integers(0, 256, (4, 8, 8, 1), np.uint8), np.array([0, 1, 1, 0]),
-             CODEC, encoding, {"fingerprint": fingerprint}, extra=extra)
+        Rows(
+            i,
+            4 * i,
+            random.integers(0, 256, (4, 8, 8, 1), np.uint8),
+            np.array([0, 1, 1, 0]),
+            CODEC,
+            encoding,
+            {"fingerprint": fingerprint},
+            extra=extra,
+        )
         for i in range(2)
-    ]  # fmt: skip
+    ]
     files = [record for rows in shards for record in SINKS["image"]["iceberg"](rows, store)]
     manifest = Manifest(
-        fingerprint=fingerprint, fields={}, model="cd" * 32, card={}, rows=8,
-        bytes=sum(f.bytes for f in files), files=[asdict(f) for f in files], shards=[],
-        columns={}, versions={},
-    )  # fmt: skip
+        fingerprint=fingerprint,
+        fields={},
+        model="cd" * 32,
+        card={},
+        rows=8,
+        bytes=sum(f.bytes for f in files),
+        files=[asdict(f) for f in files],
+        shards=[],
+        columns={},
+        versions={},
+    )
     return manifest, shards
 
 
@@ -76,9 +83,7 @@ def schema(extra: pa.Table | None = EXTRA, encoding: str = "png") -> pa.Schema:
 
 
 @pytest.mark.parametrize("encoding", ["png", "raw"])
-def test_a_data_set_is_one_snapshot_of_all_its_rows(
-    s3_uri: str, catalog: str, table: str, encoding: str
-):
+def test_a_data_set_is_one_snapshot_of_all_its_rows(s3_uri: str, catalog: str, table: str, encoding: str):
     manifest, shards = made(Store(s3_uri), "ab" * 32, encoding=encoding)
     check_iceberg(s3_uri, catalog, table, schema(encoding=encoding))
     for _ in range(2):  # as a job that was killed after its commit and repeated
@@ -105,20 +110,31 @@ def test_a_data_set_is_one_snapshot_of_all_its_rows(
 
 
 def test_rows_of_a_table_keep_their_types(s3_uri: str, catalog: str, table: str):
-    store, rows = Store(s3_uri), pa.table(
-        {
-            "kind": pa.array(["a", None, "b"]).dictionary_encode(),
-            "price": pa.array([1.25, None, 3.5], pa.float32()),
-            "sent": pa.array([1, 2, 3], pa.date32()),
-            "gift": pa.array([True, False, None]),
-        }
-    )  # fmt: skip
+    store, rows = (
+        Store(s3_uri),
+        pa.table(
+            {
+                "kind": pa.array(["a", None, "b"]).dictionary_encode(),
+                "price": pa.array([1.25, None, 3.5], pa.float32()),
+                "sent": pa.array([1, 2, 3], pa.date32()),
+                "gift": pa.array([True, False, None]),
+            }
+        ),
+    )
     check_iceberg(s3_uri, catalog, table, rows.schema)
     (record,) = SINKS["table"]["iceberg"](TableRows(0, 0, rows, {"start": 0}), store)
     manifest = Manifest(
-        fingerprint="ef" * 32, fields={}, model="cd" * 32, card={}, rows=3, bytes=record.bytes,
-        files=[asdict(record)], shards=[], columns={}, versions={},
-    )  # fmt: skip
+        fingerprint="ef" * 32,
+        fields={},
+        model="cd" * 32,
+        card={},
+        rows=3,
+        bytes=record.bytes,
+        files=[asdict(record)],
+        shards=[],
+        columns={},
+        versions={},
+    )
     commit_iceberg(manifest, store, catalog, table)
     assert opened(table).scan().to_arrow().to_pylist() == rows.to_pylist()
 
@@ -160,9 +176,7 @@ def test_other_columns(s3_uri: str, catalog: str, table: str):
 
 
 @pytest.mark.parametrize("kind", [pa.duration("s"), pa.timestamp("ns"), pa.uint64()], ids=str)
-def test_a_type_that_iceberg_does_not_have(
-    s3_uri: str, catalog: str, table: str, kind: pa.DataType
-):
+def test_a_type_that_iceberg_does_not_have(s3_uri: str, catalog: str, table: str, kind: pa.DataType):
     extra = pa.table({"when": pa.array([0] * 4, kind)})
     with pytest.raises(UserError, match="Iceberg does not have") as caught:
         check_iceberg(s3_uri, catalog, table, schema(extra))
@@ -180,9 +194,14 @@ def test_a_type_that_iceberg_does_not_have(
     ],
 )
 def test_a_catalog_that_cannot_be_used(
-    s3_uri: str, catalog: str, table: str, variable: str, value: str, rule: str,
+    s3_uri: str,
+    catalog: str,
+    table: str,
+    variable: str,
+    value: str,
+    rule: str,
     monkeypatch: pytest.MonkeyPatch,
-):  # fmt: skip
+):
     monkeypatch.setenv(f"PYICEBERG_CATALOG__DEFAULT__{variable}", value)
     with pytest.raises(UserError, match=rule) as caught:
         check_iceberg(s3_uri, catalog, table, schema())

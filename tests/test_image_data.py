@@ -84,8 +84,17 @@ def test_digits():
     # The 17 grey levels of the source, spread over all bytes.
     assert np.unique(images).tolist() == np.rint(np.arange(17) * 255 / 16).astype(int).tolist()
     assert np.bincount([int(x) for x in labels(data)]).tolist() == [
-        178, 182, 177, 183, 181, 182, 181, 179, 174, 180,
-    ]  # fmt: skip
+        178,
+        182,
+        177,
+        183,
+        181,
+        182,
+        181,
+        179,
+        174,
+        180,
+    ]
 
 
 @pytest.mark.parametrize(("size", "channels"), [(16, 1), (8, 3), (28, 3)])
@@ -463,9 +472,17 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path):
 # --- data sets of torchvision --------------------------------------------------------------------
 
 GARMENTS = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
     "Ankle boot",
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(
@@ -477,11 +494,9 @@ GARMENTS = (
             [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009],
             marks=needs_shared("MNIST"),
         ),
-        pytest.param(
-            "fashion_mnist", GARMENTS, [1000] * 10, marks=needs_shared("FashionMNIST")
-        ),
+        pytest.param("fashion_mnist", GARMENTS, [1000] * 10, marks=needs_shared("FashionMNIST")),
     ],
-)  # fmt: skip
+)
 def test_the_official_test_split_judges(source: Any, classes: tuple[str, ...], counts: list[int]):
     before = sorted(SHARED_DATA.rglob("*"))
     data = load_resident(DataSpec(source=source, root=str(SHARED_DATA), download=False))

@@ -90,9 +90,7 @@ def test_the_reading_of_imports_sees_all_kinds():
     """What the other tests stand on, at places where the answer is known."""
     assert {"config", "storage"} <= {name for _, name in ours(PACKAGE / "runs.py")}
     assert {name for _, name in ours(PACKAGE / "metrics" / "report.py")} == {"metrics"}
-    assert {"models", "data", "presets"} <= {
-        name for _, name in ours(PACKAGE / "models" / "gan.py")
-    }
+    assert {"models", "data", "presets"} <= {name for _, name in ours(PACKAGE / "models" / "gan.py")}
     assert any(name == "ray" for _, name in imports(PACKAGE / "cluster.py"))
 
 

@@ -5,13 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genai_ray.metrics.fidelity import (
-    Moments,
-    frechet_distance,
-    frechet_from_moments,
-    kernel_distance,
-    prdc,
-)
+from genai_ray.metrics.fidelity import Moments, frechet_distance, frechet_from_moments, kernel_distance, prdc
 
 
 def normal(n: int, d: int, *, seed: int) -> np.ndarray:
@@ -89,10 +83,7 @@ def test_frechet_is_symmetric(seed):
 
 
 def test_kernel_distance_is_unbiased_at_small_n():
-    values = [
-        kernel_distance(normal(40, 4, seed=2 * i), normal(40, 4, seed=2 * i + 1))
-        for i in range(200)
-    ]
+    values = [kernel_distance(normal(40, 4, seed=2 * i), normal(40, 4, seed=2 * i + 1)) for i in range(200)]
     standard_error = np.std(values) / np.sqrt(len(values))
     assert abs(np.mean(values)) < 3 * standard_error
     assert min(values) < 0 < max(values)

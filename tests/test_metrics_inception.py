@@ -114,16 +114,19 @@ def test_a_report_with_published_features(
         pixels = RANDOM.integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "pictures" / f"{i:02}.png")
     spec = small_spec(
-        tmp_path, "data.source=folder", f"data.root={tmp_path}/pictures", "train.samples=128",
-        "model.conditional=false", f"evaluate.inception={tmp_path}/weights.pth",
-        "evaluate.inception_samples=40", "generate.samples=100",
-    )  # fmt: skip
+        tmp_path,
+        "data.source=folder",
+        f"data.root={tmp_path}/pictures",
+        "train.samples=128",
+        "model.conditional=false",
+        f"evaluate.inception={tmp_path}/weights.pth",
+        "evaluate.inception_samples=40",
+        "generate.samples=100",
+    )
     result = run(spec).evaluate
     assert result.fake["fid_inception"] > result.real["fid_inception"] > 0
     # Held-out images beside the whole training set, with its other number of images.
     data = load_images(spec.data)
     network = Inception(weights)
-    expected = frechet_distance(
-        network.features(data.train_images), network.features(data.holdout_images)
-    )
+    expected = frechet_distance(network.features(data.train_images), network.features(data.holdout_images))
     assert result.real["fid_inception"] == pytest.approx(expected, rel=1e-2)

@@ -11,14 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from genai_ray.metrics.charts import line_chart, ticks
-from genai_ray.metrics.report import (
-    Report,
-    Score,
-    image_grid,
-    pair_grid,
-    png_bytes,
-    render_html,
-)
+from genai_ray.metrics.report import Report, Score, image_grid, pair_grid, png_bytes, render_html
 
 PNG = png_bytes(np.zeros((4, 4), np.uint8))
 HOSTILE = "\"><script src='https://evil.example/x.js'></script>&"
@@ -53,13 +46,7 @@ def full_report(text: str = "text") -> Report:
         summary={text: text, "images": 1000},
         scores=[
             Score(
-                name=text,
-                fake=1.23456,
-                real=0.5,
-                better="lower",
-                explanation=text,
-                gate=text,
-                passed=True,
+                name=text, fake=1.23456, real=0.5, better="lower", explanation=text, gate=text, passed=True
             ),
             Score(name="density", fake=0.9, better="higher", explanation=text),
         ],
@@ -130,9 +117,7 @@ def test_one_failed_gate_fails_the_report(outcomes, verdict):
 
 
 def test_a_score_without_a_real_value_says_so():
-    html = render_html(
-        minimal_report(scores=[Score(name="s", fake=1, better="lower", explanation="")])
-    )
+    html = render_html(minimal_report(scores=[Score(name="s", fake=1, better="lower", explanation="")]))
     assert 'data-label="Real">n/a</td>' in html
 
 
@@ -213,9 +198,7 @@ def test_png_is_lossless(shape):
         lambda: image_grid(np.zeros((2, 8, 8, 1)), columns=1),
         lambda: image_grid(np.zeros((0, 8, 8, 1), np.uint8), columns=1),
         lambda: image_grid(np.zeros((2, 8, 8, 1), np.uint8), columns=0),
-        lambda: pair_grid(
-            np.zeros((1, 8, 8, 1), np.uint8), np.zeros((2, 8, 8, 1), np.uint8), columns=1
-        ),
+        lambda: pair_grid(np.zeros((1, 8, 8, 1), np.uint8), np.zeros((2, 8, 8, 1), np.uint8), columns=1),
         lambda: png_bytes(np.zeros((8, 8, 2), np.uint8)),
         lambda: png_bytes(np.zeros((8, 8))),
     ],

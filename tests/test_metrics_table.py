@@ -83,9 +83,7 @@ def scores() -> dict[str, TableScores]:
 
 def test_the_true_distribution_scores_as_the_holdout_does(scores):
     found = scores["the truth"]
-    assert set(found.fake) == set(found.real) == set(METRICS) - {
-        "efficacy_r2", "constraint_validity"
-    }  # fmt: skip
+    assert set(found.fake) == set(found.real) == set(METRICS) - {"efficacy_r2", "constraint_validity"}
     for name, value in found.fake.items():
         assert value == pytest.approx(found.real[name], abs=0.07), name
     assert found.fake["column_shapes"] > 0.95
@@ -168,9 +166,7 @@ def test_ks_by_hand(a, b, statistic):
     st.lists(st.integers(-3, 3), min_size=1, max_size=30),
 )
 def test_ks_is_the_greatest_gap_of_the_distribution_functions(a, b):
-    gaps = [
-        abs(sum(v <= x for v in a) / len(a) - sum(v <= x for v in b) / len(b)) for x in range(-4, 5)
-    ]
+    gaps = [abs(sum(v <= x for v in a) / len(a) - sum(v <= x for v in b) / len(b)) for x in range(-4, 5)]
     assert ks_statistic(np.array(a, float), np.array(b, float)) == pytest.approx(max(gaps))
 
 
@@ -230,9 +226,7 @@ def test_pairs_with_categories_by_hand():
 
 def test_many_categories_are_counted_by_sorting_alike():
     rng = np.random.Generator(np.random.Philox(0))
-    real, made = (
-        pa.table({c: [f"{v}" for v in rng.integers(0, 4000, 300)] for c in "ab"}) for _ in range(2)
-    )
+    real, made = (pa.table({c: [f"{v}" for v in rng.integers(0, 4000, 300)] for c in "ab"}) for _ in range(2))
     pairs = [set(zip(t["a"].to_pylist(), t["b"].to_pylist(), strict=True)) for t in (real, made)]
     assert not pairs[0] & pairs[1]
     assert pair_trends(real, made)["a", "b"] == pytest.approx(0)
@@ -272,8 +266,7 @@ def test_row_keys_are_equal_exactly_for_equal_rows(data):
     for _ in range(2):
         drawn = data.draw(st.lists(row, min_size=1, max_size=8))
         rows += drawn
-        columns = zip("xyz", zip(*drawn, strict=True), (pa.string(), pa.float64(), pa.string()),
-                      strict=True)  # fmt: skip
+        columns = zip("xyz", zip(*drawn, strict=True), (pa.string(), pa.float64(), pa.string()), strict=True)
         tables.append(pa.table({name: pa.array(list(v), kind) for name, v, kind in columns}))
     keys = np.concatenate(row_keys(tables))
     for i, a in enumerate(rows):

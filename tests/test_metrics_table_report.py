@@ -43,10 +43,15 @@ def report() -> TableReport:
         title=HOSTILE,
         summary={HOSTILE: HOSTILE},
         scores=[
-            Score(name=name, fake=value, real=found.real[name], explanation=METRICS[name][1],
-                  better="lower" if METRICS[name][0] == "lower" else "higher",
-                  gate="at least 0.9" if name == "column_shapes" else None,
-                  passed=True if name == "column_shapes" else None)
+            Score(
+                name=name,
+                fake=value,
+                real=found.real[name],
+                explanation=METRICS[name][1],
+                better="lower" if METRICS[name][0] == "lower" else "higher",
+                gate="at least 0.9" if name == "column_shapes" else None,
+                passed=True if name == "column_shapes" else None,
+            )
             for name, value in found.fake.items()
         ],
         details=found.details,
@@ -56,7 +61,7 @@ def report() -> TableReport:
         losses={HOSTILE: [(0, 1.0), (100, 0.5)]},
         provenance={HOSTILE: [HOSTILE]},
         spec_yaml=HOSTILE,
-    )  # fmt: skip
+    )
 
 
 def empty_report() -> TableReport:
@@ -81,9 +86,18 @@ def test_the_page_is_well_formed_loads_nothing_and_runs_nothing(report):
 
 def test_every_part_is_there_and_says_that_it_is_synthetic_first(report):
     page = render_table_html(report)
-    parts = ["All rows on this page are synthetic", "<h2>Scores", "<h2>Columns", "<h2>Pairs",
-             "<h2>Learning", "<h2>What gives", "<h2>Samples", "<h2>Training losses",
-             "<h2>Provenance", "Specification"]  # fmt: skip
+    parts = [
+        "All rows on this page are synthetic",
+        "<h2>Scores",
+        "<h2>Columns",
+        "<h2>Pairs",
+        "<h2>Learning",
+        "<h2>What gives",
+        "<h2>Samples",
+        "<h2>Training losses",
+        "<h2>Provenance",
+        "Specification",
+    ]
     places = [page.index(part) for part in parts]
     assert places == sorted(places)
     assert "no value of them proves\n  privacy" in page
@@ -135,9 +149,7 @@ def test_outliers_lie_in_the_last_bin_and_thin_bins_are_empty():
     assert sum(panel.real) == pytest.approx(1)
     assert panel.real[-1] >= 0.05
     thin = pa.table({"n": [0] * 50 + [5] * 3 + [10] * 50})
-    assert column_panels(thin, thin, rare=5)[0].real == pytest.approx(
-        (50 / 103, *[0] * 4, 50 / 103)
-    )
+    assert column_panels(thin, thin, rare=5)[0].real == pytest.approx((50 / 103, *[0] * 4, 50 / 103))
     few = column_panels(real.slice(0, 9), made, rare=5)[1]
     assert few.labels == few.real == ()
     assert "Too few real values" in render_table_html(_with_panels([few]))
@@ -145,18 +157,23 @@ def test_outliers_lie_in_the_last_bin_and_thin_bins_are_empty():
 
 def _with_panels(panels: list[Panel]) -> TableReport:
     return TableReport(
-        title="t", summary={}, scores=[], details={}, panels=panels, sample_columns=[],
-        sample_rows=[],
-    )  # fmt: skip
+        title="t", summary={}, scores=[], details={}, panels=panels, sample_columns=[], sample_rows=[]
+    )
 
 
 def test_panels_of_dates_constants_and_nothing():
     days = pa.array(np.arange("2020-01-01", "2020-02-10", dtype="M8[D]"))
     stamp = pa.array([1_600_000_000_000_000_001] * 40, pa.timestamp("ns"))
     table = pa.table(
-        {"day": days, "stamp": stamp, "flat": [2.5] * 40, "nothing": pa.nulls(40, pa.float64()),
-         "none": pa.nulls(40, pa.string()), "yes": [True] * 40}
-    )  # fmt: skip
+        {
+            "day": days,
+            "stamp": stamp,
+            "flat": [2.5] * 40,
+            "nothing": pa.nulls(40, pa.float64()),
+            "none": pa.nulls(40, pa.string()),
+            "yes": [True] * 40,
+        }
+    )
     panels = column_panels(table, table, rare=2)
     assert panels[0].labels == ("2020-01-02", "2020-02-08")
     assert panels[1].labels[0].startswith("2020-09-13")
@@ -200,14 +217,22 @@ def test_a_heat_map_has_a_cell_for_each_pair_that_was_measured():
 
 def test_a_wide_table_shows_the_columns_of_its_worst_pairs():
     names = [f"c{i}" for i in range(40)]
-    pairs = [{"of": [a, b], "fake": 0.5 if a == "c7" else 0.99, "real": 0.99}
-             for i, a in enumerate(names) for b in names[:i]]  # fmt: skip
+    pairs = [
+        {"of": [a, b], "fake": 0.5 if a == "c7" else 0.99, "real": 0.99}
+        for i, a in enumerate(names)
+        for b in names[:i]
+    ]
     page = render_table_html(
         TableReport(
-            title="t", summary={}, scores=[], details={"pair_trends": pairs}, panels=[],
-            sample_columns=[], sample_rows=[],
+            title="t",
+            summary={},
+            scores=[],
+            details={"pair_trends": pairs},
+            panels=[],
+            sample_columns=[],
+            sample_rows=[],
         )
-    )  # fmt: skip
+    )
     assert "Of 40 columns the 30 in the worst pairs" in page
     assert page.count('class="heat"') == 30 * 29 / 2
     assert "c7 with c0" in page

@@ -13,13 +13,7 @@ from genai_ray.data.image import ImageCodec
 from genai_ray.errors import UserError
 from genai_ray.models import Family, Phase, build, losses
 from genai_ray.models.families import Batch, Draws, Moment
-from genai_ray.models.image import (
-    ConditionalBatchNorm,
-    ConvGenerator,
-    ConvTrunk,
-    ImageSampler,
-    grid,
-)
+from genai_ray.models.image import ConditionalBatchNorm, ConvGenerator, ConvTrunk, ImageSampler, grid
 from genai_ray.presets import PRESETS, Variant
 
 IMAGES = [name for name, preset in PRESETS.items() if preset.modality == "image"]
@@ -44,9 +38,7 @@ def made(
     return build(variant(preset, **values), codec, len(CLASSES) if conditional else 0)
 
 
-def batch(
-    family: Family, size: int = 8, channels: int = 1, n: int = 6
-) -> tuple[Batch, Draws, Moment]:  # fmt: skip
+def batch(family: Family, size: int = 8, channels: int = 1, n: int = 6) -> tuple[Batch, Draws, Moment]:
     """Real samples and randomness for the first step."""
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(n, channels, size, size, generator=generator) * 2 - 1
@@ -97,9 +89,7 @@ def test_each_phase_moves_its_net(preset: str, size: int, channels: int, conditi
 
 
 @pytest.mark.parametrize(("preset", "size", "channels", "conditional"), CASES)
-def test_the_sampler_gives_what_is_shipped(
-    preset: str, size: int, channels: int, conditional: bool
-):
+def test_the_sampler_gives_what_is_shipped(preset: str, size: int, channels: int, conditional: bool):
     family = made(preset, size, channels, conditional=conditional)
     real, _, _ = batch(family, size, channels)
     noise = sampled(family)
@@ -168,10 +158,7 @@ def test_classes_of_a_batch_norm_are_their_own():
 @pytest.mark.parametrize("interval", [1, 3])
 def test_the_generator_steps_every_n_dis(interval: int):
     phases = made("dcgan", n_dis=interval).phases
-    assert phases == (
-        Phase("discriminator", "discriminator"),
-        Phase("generator", "generator", interval),
-    )
+    assert phases == (Phase("discriminator", "discriminator"), Phase("generator", "generator", interval))
 
 
 @pytest.mark.parametrize("preset", ["dcgan", "vae", "mlp_gan"])
@@ -196,11 +183,23 @@ def test_a_step_downhill_lowers_the_loss(preset: str):
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
-        (4, (4, 0)), (7, (7, 0)), (8, (4, 1)), (10, (5, 1)), (12, (6, 1)), (14, (7, 1)),
-        (16, (4, 2)), (28, (7, 2)), (32, (4, 3)), (56, (7, 3)), (64, (4, 4)), (96, (6, 4)),
-        (112, (7, 4)), (128, (4, 5)), (512, (4, 7)),
+        (4, (4, 0)),
+        (7, (7, 0)),
+        (8, (4, 1)),
+        (10, (5, 1)),
+        (12, (6, 1)),
+        (14, (7, 1)),
+        (16, (4, 2)),
+        (28, (7, 2)),
+        (32, (4, 3)),
+        (56, (7, 3)),
+        (64, (4, 4)),
+        (96, (6, 4)),
+        (112, (7, 4)),
+        (128, (4, 5)),
+        (512, (4, 7)),
     ],
-)  # fmt: skip
+)
 def test_depth_follows_the_size(size: int, expected: tuple[int, int]):
     assert grid(size) == expected
 
@@ -220,9 +219,7 @@ def test_networks_halve_as_often_as_the_grid_says(size: int, halvings: int):
     assert len(generator.ups) == halvings
     strided = [m for m in trunk.layers if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
     assert len(strided) == halvings
-    assert (
-        generator.shape[0] == trunk.features // generator.shape[1] ** 2 == 8 * min(2**halvings, 8)
-    )
+    assert generator.shape[0] == trunk.features // generator.shape[1] ** 2 == 8 * min(2**halvings, 8)
 
 
 # --- what is shipped -----------------------------------------------------------------------------
@@ -246,8 +243,7 @@ def test_the_sampler_maps_minus_one_to_one_onto_all_bytes():
 def test_the_sampler_puts_channels_last():
     image = torch.arange(12.0).reshape(1, 3, 2, 2) / 12
     assert torch.equal(
-        ImageSampler(Given())(image)[0, 0, 1],
-        ((image[0, :, 0, 1] + 1) * 127.5).round().to(torch.uint8),
+        ImageSampler(Given())(image)[0, 0, 1], ((image[0, :, 0, 1] + 1) * 127.5).round().to(torch.uint8)
     )
 
 

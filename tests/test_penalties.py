@@ -34,12 +34,8 @@ def test_penalties_of_a_linear_discriminator(length: float):
     assert penalties.gradient_penalty(
         linear(slope), images(0), images(1), None, uniform
     ).item() == pytest.approx(off, abs=1e-5)
-    assert penalties.dragan(linear(slope), images(), None, uniform).item() == pytest.approx(
-        off, abs=1e-5
-    )
-    assert penalties.r1(linear(slope), images(), None).item() == pytest.approx(
-        0.5 * length**2, abs=1e-5
-    )
+    assert penalties.dragan(linear(slope), images(), None, uniform).item() == pytest.approx(off, abs=1e-5)
+    assert penalties.r1(linear(slope), images(), None).item() == pytest.approx(0.5 * length**2, abs=1e-5)
 
 
 def test_the_gradient_penalty_is_taken_between_real_and_fake():

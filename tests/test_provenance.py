@@ -45,9 +45,7 @@ CARD = ModelCard(
     versions={"torch": "2"},
 )
 RECORD = FileRecord.of("data/part-000000.parquet", 3, b"abc")
-RECEIPT = ShardReceipt(
-    index=2, start=20, stop=30, fingerprint="ab", files=[dataclasses.asdict(RECORD)]
-)
+RECEIPT = ShardReceipt(index=2, start=20, stop=30, fingerprint="ab", files=[dataclasses.asdict(RECORD)])
 MANIFEST = Manifest(
     fingerprint="ab",
     fields={"seed": 0, "generate.classes": None},
@@ -95,9 +93,7 @@ def test_any_card_survives_json(name: str, latent: int, training: dict[str, Any]
 def test_card_and_manifest_say_that_the_content_is_synthetic():
     for value in (CARD, MANIFEST):
         text = json.loads(value.to_json())
-        assert text["synthetic"] == (
-            "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-        )
+        assert text["synthetic"] == ("http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia")
         assert text["schema_version"] == SCHEMA_VERSION
 
 
@@ -204,9 +200,14 @@ def test_a_label_that_pillow_wrote_is_read(kind: str):
     assert label.aigc is not None
     assert label.source == DIGITAL_SOURCE_TYPE
     assert label.aigc == {
-        "Label": "1", "ContentProducer": "ACME<&>", "ProduceID": "ab-1", "ReservedCode1": "",
-        "ContentPropagator": "ACME<&>", "PropagateID": "ab-1", "ReservedCode2": "",
-    }  # fmt: skip
+        "Label": "1",
+        "ContentProducer": "ACME<&>",
+        "ProduceID": "ab-1",
+        "ReservedCode1": "",
+        "ContentPropagator": "ACME<&>",
+        "PropagateID": "ab-1",
+        "ReservedCode2": "",
+    }
     assert tuple(label.aigc) == AIGC_KEYS
     assert read_label(picture(kind, xmp_packet())).aigc is None
 

@@ -55,16 +55,22 @@ def test_bits_are_philox_4x64_10(words: list[int], key: tuple[int, int], expecte
 
 def test_first_draws_never_change():
     assert rng.bits(0, Stream.SAMPLE_NOISE, 0, 1, 4)[0].tolist() == [
-        0xD037F8C3F9A1D176, 0xC057419B4C210765, 0xABF13115117B0065, 0x7BAE035DEA6EA5C0,
-    ]  # fmt: skip
+        0xD037F8C3F9A1D176,
+        0xC057419B4C210765,
+        0xABF13115117B0065,
+        0x7BAE035DEA6EA5C0,
+    ]
     assert [x.hex() for x in rng.normal(0, Stream.SAMPLE_NOISE, 0, 1, 8)[0].tolist()] == [
-        "0x1.d131920000000p-1", "0x1.f647a40000000p+0", "0x1.e82a760000000p+0",
-        "0x1.c7d50c0000000p-1", "-0x1.e5b71a0000000p+0", "-0x1.1059880000000p-1",
-        "-0x1.4f49ca0000000p-1", "0x1.5b7e340000000p-1",
-    ]  # fmt: skip
-    assert rng.permute(0, Stream.HOLDOUT, np.arange(10), 10).tolist() == [
-        9, 5, 3, 1, 7, 0, 6, 4, 8, 2,
-    ]  # fmt: skip
+        "0x1.d131920000000p-1",
+        "0x1.f647a40000000p+0",
+        "0x1.e82a760000000p+0",
+        "0x1.c7d50c0000000p-1",
+        "-0x1.e5b71a0000000p+0",
+        "-0x1.1059880000000p-1",
+        "-0x1.4f49ca0000000p-1",
+        "0x1.5b7e340000000p-1",
+    ]
+    assert rng.permute(0, Stream.HOLDOUT, np.arange(10), 10).tolist() == [9, 5, 3, 1, 7, 0, 6, 4, 8, 2]
     assert rng.fold(1, 2, 3) == 3862435714475238640
 
 

@@ -14,20 +14,21 @@ from genai_ray.data.image import ImageCodec
 from genai_ray.dataset import plan
 from genai_ray.errors import UserError
 from genai_ray.provenance import ModelCard
-from genai_ray.sampler import (
-    BoundRun,
-    open_session,
-    provider_options,
-    session_options,
-)
+from genai_ray.sampler import BoundRun, open_session, provider_options, session_options
 from genai_ray.samples.classes import Quotas, class_counts
 
 
 def card(*classes: str) -> ModelCard:
     return ModelCard(
-        name="x", preset="dcgan", family="gan", latent=1, conditional=bool(classes), training={},
-        codec=ImageCodec(8, 1, classes or None).to_json(), versions={},
-    )  # fmt: skip
+        name="x",
+        preset="dcgan",
+        family="gan",
+        latent=1,
+        conditional=bool(classes),
+        training={},
+        codec=ImageCodec(8, 1, classes or None).to_json(),
+        versions={},
+    )
 
 
 @given(
@@ -39,9 +40,7 @@ def card(*classes: str) -> ModelCard:
 def test_quotas_are_exact_for_any_shares(shares: list[int], samples: int, seed: int) -> None:
     names = [f"c{i}" for i in range(len(shares))]
     total = sum(shares)
-    spec = GenerateSpec(
-        samples=samples, classes={n: s / total for n, s in zip(names, shares, strict=True)}
-    )
+    spec = GenerateSpec(samples=samples, classes={n: s / total for n, s in zip(names, shares, strict=True)})
     counts = class_counts(spec, card(*names))
     assert counts is not None
     assert sum(counts) == samples

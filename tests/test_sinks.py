@@ -53,12 +53,14 @@ from genai_ray.storage import Store
 NAMES = ("T-shirt/top", "Trouser", "Ankle boot")
 PROVENANCE = {"seed": 7, "model": "ab" * 32, "start": 40, "fingerprint": "0123456789abcdef" * 4}
 PRODUCER = "001191110102MAD55U9H0F10002"
-EXTRA = pa.table({
-    "weight": pa.array([0.5, 1.5, None, float("nan"), 2.0, 3.0, 4.0], pa.float32()),
-    "site": ["a", "b", "a", "ü", None, "c", "a"],
-    "day": [datetime.date(2026, 11, day) for day in range(1, 8)],
-    "retry": [True, False] * 3 + [True],
-})  # fmt: skip
+EXTRA = pa.table(
+    {
+        "weight": pa.array([0.5, 1.5, None, float("nan"), 2.0, 3.0, 4.0], pa.float32()),
+        "site": ["a", "b", "a", "ü", None, "c", "a"],
+        "day": [datetime.date(2026, 11, day) for day in range(1, 8)],
+        "retry": [True, False] * 3 + [True],
+    }
+)
 
 
 def pixels(n: int, size: int, channels: int) -> NDArray[np.uint8]:
@@ -67,13 +69,19 @@ def pixels(n: int, size: int, channels: int) -> NDArray[np.uint8]:
 
 
 def shard(
-    *, channels: int = 1, classes: tuple[str, ...] | None = NAMES, encoding: str = "png",
-    n: int = 7, producer: str | None = None, extra: pa.Table | None = None,
-) -> Rows:  # fmt: skip
+    *,
+    channels: int = 1,
+    classes: tuple[str, ...] | None = NAMES,
+    encoding: str = "png",
+    n: int = 7,
+    producer: str | None = None,
+    extra: pa.Table | None = None,
+) -> Rows:
     labels = np.arange(n, dtype=np.int64) % len(classes) if classes else None
     codec = ImageCodec(8, channels, classes)
-    return Rows(2, 40, pixels(n, 8, channels), labels, codec, encoding, PROVENANCE,
-                producer=producer, extra=extra)  # fmt: skip
+    return Rows(
+        2, 40, pixels(n, 8, channels), labels, codec, encoding, PROVENANCE, producer=producer, extra=extra
+    )
 
 
 @pytest.fixture
@@ -90,11 +98,8 @@ def written(rows: Rows, store: Store) -> Path:
 # --- PNG -----------------------------------------------------------------------------------------
 
 IMAGES = stn.arrays(
-    np.uint8,
-    st.tuples(
-        st.integers(1, 3), st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 3])
-    ),
-)  # fmt: skip
+    np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 20), st.sampled_from([1, 3]))
+)
 
 
 def decoded(png: bytes) -> NDArray[np.uint8]:
@@ -115,9 +120,7 @@ def test_a_png_decodes_to_what_went_in(images: NDArray[np.uint8]):
 @pytest.mark.parametrize("fill", [0, 255])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_large_flat_images_and_noise_decode(fill: int, channels: int):
-    images = np.concatenate(
-        [np.full((1, 128, 128, channels), fill, np.uint8), pixels(1, 128, channels)]
-    )
+    images = np.concatenate([np.full((1, 128, 128, channels), fill, np.uint8), pixels(1, 128, channels)])
     for png, image in zip(encode_png(images), images, strict=True):
         np.testing.assert_array_equal(decoded(png), image)
 
@@ -243,11 +246,7 @@ def test_pillow_finds_the_label(encoding: str):
 
 
 @settings(deadline=None, max_examples=30)
-@given(
-    st.integers(0, 10**12 - 100),
-    st.integers(1, 99),
-    st.from_regex(r"[!#-\[\]-~]{1,40}", fullmatch=True),
-)
+@given(st.integers(0, 10**12 - 100), st.integers(1, 99), st.from_regex(r"[!#-\[\]-~]{1,40}", fullmatch=True))
 def test_the_checksum_of_any_label_is_right(start: int, n: int, producer: str):
     pngs = encode_png(np.zeros((n, 2, 2, 1), np.uint8), Stamp(producer, "a-", start))
     for number, png in enumerate(pngs, start):
@@ -291,10 +290,7 @@ def test_other_pixels_labels_or_provenance_are_other_bytes(tmp_path: Path, encod
         Rows(2, 41, rows.images, rows.labels, rows.codec, encoding, PROVENANCE),
         Rows(2, 40, rows.images, rows.labels, rows.codec, encoding, PROVENANCE | {"seed": 8}),
     ]
-    files = [
-        written(r, Store(str(tmp_path / str(i)))).read_bytes()
-        for i, r in enumerate([rows, *others])
-    ]
+    files = [written(r, Store(str(tmp_path / str(i)))).read_bytes() for i, r in enumerate([rows, *others])]
     assert len(set(files)) == len(files)
 
 
@@ -369,9 +365,7 @@ def test_hugging_face_shows_images_and_class_names(
         assert isinstance(row["image"], Image.Image)
         mode = "L" if channels == 1 else "RGB"
         image = decode(cell, rows.codec, encoding)
-        np.testing.assert_array_equal(
-            np.asarray(row["image"].convert(mode)).reshape(image.shape), image
-        )
+        np.testing.assert_array_equal(np.asarray(row["image"].convert(mode)).reshape(image.shape), image)
     if classes:
         label = found.features["label"]
         assert isinstance(label, ClassLabel)
@@ -403,11 +397,21 @@ def test_further_columns_stand_between_label_and_image(store: Store):
 
 @pytest.mark.parametrize(
     "kind",
-    [pa.int8(), pa.uint16(), pa.float16(), pa.float64(), pa.bool_(), pa.string(),
-     pa.large_string(), pa.date32(), pa.timestamp("us"), pa.timestamp("ms", tz="UTC"),
-     pa.time64("us")],
+    [
+        pa.int8(),
+        pa.uint16(),
+        pa.float16(),
+        pa.float64(),
+        pa.bool_(),
+        pa.string(),
+        pa.large_string(),
+        pa.date32(),
+        pa.timestamp("us"),
+        pa.timestamp("ms", tz="UTC"),
+        pa.time64("us"),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_hugging_face_reads_back_the_type(kind: pa.DataType):
     from datasets import Features
 
@@ -448,8 +452,7 @@ def test_hugging_face_opens_the_folder_with_its_table(
         at = (row["id"] - 40) % 7
         mode = "L"
         np.testing.assert_array_equal(
-            np.asarray(row["image"].convert(mode))[..., None],
-            decode(files[at], rows.codec, encoding),
+            np.asarray(row["image"].convert(mode))[..., None], decode(files[at], rows.codec, encoding)
         )
         assert row["site"] == EXTRA["site"][at].as_py()
         if classes:
@@ -531,9 +534,10 @@ def test_webdataset_reads_its_samples(store: Store, encoding: str, classes: tupl
         label = read_label(file).aigc
         assert label is not None
         assert about["provenance"] == {
-            "DigitalSourceType": DIGITAL_SOURCE_TYPE, "ProduceID": label["ProduceID"],
+            "DigitalSourceType": DIGITAL_SOURCE_TYPE,
+            "ProduceID": label["ProduceID"],
             **{name: PROVENANCE[name] for name in ("seed", "model", "fingerprint")},
-        }  # fmt: skip
+        }
         assert sample.get("cls") == (None if classes is None else at % 3)
         assert about.get("label") == (None if classes is None else classes[at % 3])
     assert found[2]["json"]["weight"] is found[3]["json"]["weight"] is None
@@ -545,9 +549,11 @@ def test_hugging_face_reads_webdataset(store: Store, tmp_path: Path):
     rows = shard()
     (record,) = write_webdataset(rows, store)
     found: Any = load_dataset(
-        "webdataset", data_files=f"{store.uri}/{record.path}", split="train",
+        "webdataset",
+        data_files=f"{store.uri}/{record.path}",
+        split="train",
         cache_dir=str(tmp_path / "cache"),
-    )  # fmt: skip
+    )
     for row, image in zip(found, rows.images, strict=True):
         np.testing.assert_array_equal(np.asarray(row["png"])[..., None], image)
 
@@ -590,9 +596,11 @@ class Kept(Store):
 @pytest.mark.parametrize("classes", [NAMES, None])
 @pytest.mark.parametrize(
     ("sink", "encoding"),
-    [*(("parquet", e) for e in ("png", "jpeg", "webp", "raw")),
-     *((s, e) for s in ("images", "webdataset") for e in SUFFIXES)],
-)  # fmt: skip
+    [
+        *(("parquet", e) for e in ("png", "jpeg", "webp", "raw")),
+        *((s, e) for s in ("images", "webdataset") for e in SUFFIXES),
+    ],
+)
 def test_reading_gives_ids_labels_and_images(
     store: Store, sink: str, encoding: str, classes: tuple[str, ...] | None
 ):

@@ -522,9 +522,7 @@ def test_of_lost_answers_the_own_object_is_known(s3_uri: str, proxy: FaultProxy)
 
 @pytest.mark.s3
 @pytest.mark.parametrize("fault", ["cut_request", "damaged_request", "reset"])
-def test_half_a_put_is_no_put(
-    s3_uri: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, fault: str
-):
+def test_half_a_put_is_no_put(s3_uri: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, fault: str):
     monkeypatch.setattr(storage, "_PATIENCE_S", 0.5)
     store = Store(s3_uri)
     store.put("there", b"before")

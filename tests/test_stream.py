@@ -27,15 +27,7 @@ from genai_ray import config, ingest, rng
 from genai_ray.config import DataSpec
 from genai_ray.data import stream as streams
 from genai_ray.data.image import ImageCodec, ImageData, load_images, split
-from genai_ray.data.stream import (
-    CorruptImageWarning,
-    ImageStream,
-    ParquetIndex,
-    Share,
-    decode,
-    pieces,
-    read,
-)
+from genai_ray.data.stream import CorruptImageWarning, ImageStream, ParquetIndex, Share, decode, pieces, read
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.storage import Store
 
@@ -113,9 +105,7 @@ def shown(stream: ImageStream, share: Share, first: int, count: int, rows: int =
         images.append(chunk.images)
         labels.append(chunk.labels)
         have += len(chunk.images)
-    return np.concatenate(images)[:count], (
-        None if labels[0] is None else np.concatenate(labels)[:count]
-    )
+    return np.concatenate(images)[:count], (None if labels[0] is None else np.concatenate(labels)[:count])
 
 
 def by_ray(stream: ImageStream, steps: int, **arguments: Any) -> Shown:
@@ -144,8 +134,9 @@ def assert_same(one: Shown, other: Shown) -> None:
 def resident_order(data: ImageData, seed: int, count: int) -> Shown:
     """The first samples that training shows from memory."""
     n = len(data.train_images)
-    epochs = [rng.permute(rng.fold(seed, e), rng.Stream.TRAIN_ORDER, np.arange(n), n)
-              for e in range(count // n + 1)]  # fmt: skip
+    epochs = [
+        rng.permute(rng.fold(seed, e), rng.Stream.TRAIN_ORDER, np.arange(n), n) for e in range(count // n + 1)
+    ]
     index = np.concatenate(epochs)[:count]
     return data.train_images[index], None if data.train_labels is None else data.train_labels[index]
 
@@ -209,9 +200,17 @@ def synthetic(rows: list[int], nbytes: int, seed: int) -> ImageStream:
     """A stream of Parquet that does not exist, with these rows in its row groups."""
     groups, total = len(rows), sum(rows)
     index = ParquetIndex(
-        (("a", 1),), np.zeros(groups, np.int32), np.arange(groups, dtype=np.int32),
-        np.cumsum(rows), np.array(rows) * nbytes, "image", None, None, False, "",
-    )  # fmt: skip
+        (("a", 1),),
+        np.zeros(groups, np.int32),
+        np.arange(groups, dtype=np.int32),
+        np.cumsum(rows),
+        np.array(rows) * nbytes,
+        "image",
+        None,
+        None,
+        False,
+        "",
+    )
     held = rng.permute(seed, 1, np.arange(total // 3), total)
     train = np.setdiff1d(np.arange(total), held)
     return ImageStream(DataSpec(), ImageCodec(8, 1, None), index, train)
@@ -264,11 +263,8 @@ def test_a_stream_has_the_split_and_the_codec_of_memory(tmp_path: Path, source: 
     truth = resident(stream.spec)
     assert stream.codec == truth.codec
     assert stream.n == len(truth.train_images)
-    assert_same(
-        (stream.train_images, stream.train_labels), (truth.train_images, truth.train_labels)
-    )
-    assert_same((stream.holdout_images, stream.holdout_labels),
-                (truth.holdout_images, truth.holdout_labels))  # fmt: skip
+    assert_same((stream.train_images, stream.train_labels), (truth.train_images, truth.train_labels))
+    assert_same((stream.holdout_images, stream.holdout_labels), (truth.holdout_images, truth.holdout_labels))
     assert stream.skipped == ()
 
 
@@ -312,8 +308,9 @@ def test_auto_streams_what_decodes_to_more_than_may_stay(tmp_path: Path, source:
     count = 41 if source == "folder" else 300
     decoded_gb = count * 64 / 1e9
     for size, gb in ((None, decoded_gb), (16, 4 * decoded_gb)):
-        few, enough = (spec.model_copy(update={"size": size, "resident_gb": gb * share})
-                       for share in (0.99, 1.01))  # fmt: skip
+        few, enough = (
+            spec.model_copy(update={"size": size, "resident_gb": gb * share}) for share in (0.99, 1.01)
+        )
         assert isinstance(load_images(few), ImageStream)
         assert isinstance(load_images(enough), ImageData)
     assert isinstance(load_images(spec), ImageData)
@@ -344,9 +341,7 @@ def test_what_a_sink_wrote_is_streamed(tmp_path: Path, encoding: str, channels: 
     stream = opened(DataSpec(source="parquet", root=str(tmp_path)))
     truth = resident(stream.spec)
     assert stream.codec == truth.codec == codec
-    assert_same(
-        (stream.train_images, stream.train_labels), (truth.train_images, truth.train_labels)
-    )
+    assert_same((stream.train_images, stream.train_labels), (truth.train_images, truth.train_labels))
 
 
 def test_files_of_parquet_that_do_not_fit_together(tmp_path: Path):
@@ -429,9 +424,14 @@ def test_nothing_but_corrupt_images(tmp_path: Path):
 )
 @pytest.mark.parametrize("source", MAKERS)
 def test_an_image_of_another_kind_is_named(
-    tmp_path: Path, source: str, other: Any, field: str, rule: str, mend: dict[str, Any],
+    tmp_path: Path,
+    source: str,
+    other: Any,
+    field: str,
+    rule: str,
+    mend: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
-):  # fmt: skip
+):
     # So few heads are looked at that it is not among them.
     monkeypatch.setattr(streams, "_HEADS", 1)
     monkeypatch.setattr(streams, "_HEAD_GROUPS", 1)
@@ -494,9 +494,7 @@ def test_workers_that_hold_all_processors_are_fed_their_shares(tmp_path: Path, s
     expected = shown(stream, share, 2000, 10_000, rows=999)[0]  # into the second epoch
 
     def take(lo: int, hi: int) -> NDArray[np.uint8]:
-        batches = ingest.batches(
-            stream, seed=3, global_batch=1000, first_step=2, lo=lo, hi=hi, wait_s=60
-        )
+        batches = ingest.batches(stream, seed=3, global_batch=1000, first_step=2, lo=lo, hi=hi, wait_s=60)
         return np.stack([images for images, _ in itertools.islice(batches, 10)])
 
     group = placement_group([{"CPU": 1}] * 2)
@@ -513,9 +511,7 @@ def test_workers_that_hold_all_processors_are_fed_their_shares(tmp_path: Path, s
 
 @pytest.mark.s3
 @pytest.mark.usefixtures("s3_stack")
-def test_a_parquet_file_of_s3_is_read_in_parts(
-    tmp_path: Path, s3_uri: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_parquet_file_of_s3_is_read_in_parts(tmp_path: Path, s3_uri: str, monkeypatch: pytest.MonkeyPatch):
     spec = uploaded(raw_parquet(tmp_path), s3_uri)
     read_bytes = 0
     real = streams._Ranges.read
@@ -632,13 +628,11 @@ def test_an_epoch_of_more_than_the_object_store_holds(tmp_path: Path, source: st
         table = pa.table([cells], pa.schema([field]))
         pq.write_table(table, tmp_path / "a.parquet", row_group_size=300)
     codec = ImageCodec(128, 3, None)
-    truth = sum(zlib.crc32(codec.encode(Image.fromarray(noise[i])).tobytes())
-                for i in split(spec, 5000)[0])  # fmt: skip
+    truth = sum(zlib.crc32(codec.encode(Image.fromarray(noise[i])).tobytes()) for i in split(spec, 5000)[0])
 
     done = subprocess.run(
-        [sys.executable, "-c", _EPOCH, spec.model_dump_json()],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        [sys.executable, "-c", _EPOCH, spec.model_dump_json()], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["n"] == 4000
@@ -663,18 +657,19 @@ def test_a_streamed_run_learns_what_a_resident_one_learns(tmp_path: Path):
 
     digits = load_resident(DataSpec())
     assert digits.train_labels is not None
-    for number, (image, label) in enumerate(
-        zip(digits.train_images, digits.train_labels, strict=True)
-    ):
+    for number, (image, label) in enumerate(zip(digits.train_images, digits.train_labels, strict=True)):
         path = tmp_path / "pictures" / str(label) / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[..., 0]).save(path)
     states = []
     for mode in ("resident", "stream"):
         spec = small_spec(
-            tmp_path / mode, "data.source=folder", f"data.root={tmp_path / 'pictures'}",
-            f"data.ingest={mode}", "train.workers=1",
-        )  # fmt: skip
+            tmp_path / mode,
+            "data.source=folder",
+            f"data.root={tmp_path / 'pictures'}",
+            f"data.ingest={mode}",
+            "train.workers=1",
+        )
         train(spec)
         state = checkpoint.latest(Store(spec.run_uri))
         assert state is not None

@@ -51,10 +51,7 @@ CATEGORIES: dict[str, tuple[Any, list[Any]]] = {
 
 
 @FEW
-@given(
-    name=st.sampled_from(sorted(CATEGORIES)),
-    order=st.lists(st.integers(0, 4), min_size=5, max_size=30),
-)
+@given(name=st.sampled_from(sorted(CATEGORIES)), order=st.lists(st.integers(0, 4), min_size=5, max_size=30))
 def test_categories_come_back_exactly(name: str, order: list[int]):
     type_, cells = CATEGORIES[name]
     cells = [*cells, None]
@@ -71,9 +68,7 @@ def test_categories_come_back_exactly(name: str, order: list[int]):
     distinct=st.sets(st.integers(-100, 100), min_size=2, max_size=8),
     missing=st.booleans(),
 )
-def test_numbers_of_few_values_are_atoms_and_exact(
-    type_: pa.DataType, distinct: set[int], missing: bool
-):
+def test_numbers_of_few_values_are_atoms_and_exact(type_: pa.DataType, distinct: set[int], missing: bool):
     cells: list[Any] = sorted({abs(v) for v in distinct} if type_ == pa.uint16() else distinct)
     if pa.types.is_floating(type_):
         cells = [v / 8 for v in cells]
@@ -121,11 +116,19 @@ def test_numbers_come_back_within_the_precision_of_the_encoding(
 @FEW
 @given(
     kind=st.sampled_from(
-        [pa.timestamp("s"), pa.timestamp("ms", "Asia/Tokyo"), pa.timestamp("us"),
-         pa.timestamp("ns"), pa.date32(), pa.date64(), pa.time32("s"), pa.time64("us")]
+        [
+            pa.timestamp("s"),
+            pa.timestamp("ms", "Asia/Tokyo"),
+            pa.timestamp("us"),
+            pa.timestamp("ns"),
+            pa.date32(),
+            pa.date64(),
+            pa.time32("s"),
+            pa.time64("us"),
+        ]
     ),
     seed=st.integers(0, 1000),
-)  # fmt: skip
+)
 def test_dates_and_times_come_back_by_their_step(kind: pa.DataType, seed: int):
     ticks = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
     hours = seeded(seed).integers(0, 24, 200)
@@ -287,9 +290,7 @@ def test_no_edge_of_what_is_no_atom_is_one_row(how: str, singles: int):
     assert "123.4" not in json.dumps(data.codec.to_json())
 
 
-@given(
-    few=st.lists(st.integers(0, 30), min_size=1, max_size=40).map(sorted), rare=st.integers(1, 12)
-)
+@given(few=st.lists(st.integers(0, 30), min_size=1, max_size=40).map(sorted), rare=st.integers(1, 12))
 def test_a_range_ends_where_enough_rows_are(few: list[int], rare: int):
     found = np.array(few, np.float64)
     low, high = modes.span(found, rare)
@@ -326,9 +327,7 @@ def test_the_range_can_be_set():
     assert (data.codec.parts[0].low, data.codec.parts[0].high) == (-10, 500)
     when = [datetime.date(2024, 1, 1) + datetime.timedelta(i % 90) for i in range(200)]
     data = column(when, columns={"x": {"min": "2023-12-31", "max": "2024-12-31"}})
-    assert (
-        data.codec.columns[0].low == (datetime.date(2023, 12, 31) - datetime.date(1970, 1, 1)).days
-    )
+    assert data.codec.columns[0].low == (datetime.date(2023, 12, 31) - datetime.date(1970, 1, 1)).days
 
 
 # --- modes, atoms and bins -----------------------------------------------------------------------
@@ -445,11 +444,16 @@ _PEOPLE = load(
 @pytest.mark.parametrize(
     "where",
     [
-        {"city": "Rome"}, {"city": None}, {"age": 30}, {"day": "2024-01-04"}, {"member": "true"},
-        {"member": False, "city": "Oslo"}, {"fixed": "f", "age": 40.0},
+        {"city": "Rome"},
+        {"city": None},
+        {"age": 30},
+        {"day": "2024-01-04"},
+        {"member": "true"},
+        {"member": False, "city": "Oslo"},
+        {"fixed": "f", "age": 40.0},
         {"day": datetime.date(2024, 1, 4)},
     ],
-)  # fmt: skip
+)
 def test_what_is_asked_for_is_what_matches(where: dict[str, Any]):
     codec = _PEOPLE.codec
     asked = codec.given(where, "generate.conditions")
@@ -484,8 +488,9 @@ _KINDS = load(
         {
             "price": pa.array([Decimal(p) for p in ("1.25", "2.50", "3.99")] * 20),
             "when": pa.array([datetime.datetime(2024, 1, 1 + i % 3) for i in range(60)]),
-            "zoned": pa.array([datetime.datetime(2024, 1, 1 + i % 3) for i in range(60)],
-                              pa.timestamp("ms", "UTC")),
+            "zoned": pa.array(
+                [datetime.datetime(2024, 1, 1 + i % 3) for i in range(60)], pa.timestamp("ms", "UTC")
+            ),
             "flag": pa.array([True, False, False] * 20),
             "answer": pa.array(["yes", "no", "maybe"] * 20),
             "Truth": pa.array(["TRUE", "False", "?"] * 20).dictionary_encode(),
@@ -495,20 +500,32 @@ _KINDS = load(
         }
     ),
     columns={"bit": "boolean"},
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(
     ("where", "first"),
     [
-        ({"price": 1.25}, 0), ({"price": "2.5"}, 1), ({"price": 3.99}, 2),
-        ({"when": datetime.date(2024, 1, 2)}, 1), ({"when": "2024-01-03"}, 2),
-        ({"when": datetime.datetime(2024, 1, 1)}, 0), ({"zoned": datetime.date(2024, 1, 2)}, 1),
-        ({"flag": 1}, 0), ({"flag": "1"}, 0), ({"flag": True}, 0), ({"bit": True}, 0),
-        ({"answer": True}, 0), ({"answer": False}, 1), ({"answer": "maybe"}, 2),
-        ({"Truth": True}, 0), ({"Truth": False}, 1), ({"clock": "01:00"}, 1), ({"both": False}, 2),
+        ({"price": 1.25}, 0),
+        ({"price": "2.5"}, 1),
+        ({"price": 3.99}, 2),
+        ({"when": datetime.date(2024, 1, 2)}, 1),
+        ({"when": "2024-01-03"}, 2),
+        ({"when": datetime.datetime(2024, 1, 1)}, 0),
+        ({"zoned": datetime.date(2024, 1, 2)}, 1),
+        ({"flag": 1}, 0),
+        ({"flag": "1"}, 0),
+        ({"flag": True}, 0),
+        ({"bit": True}, 0),
+        ({"answer": True}, 0),
+        ({"answer": False}, 1),
+        ({"answer": "maybe"}, 2),
+        ({"Truth": True}, 0),
+        ({"Truth": False}, 1),
+        ({"clock": "01:00"}, 1),
+        ({"both": False}, 2),
     ],
-)  # fmt: skip
+)
 def test_values_are_understood_as_yaml_reads_them(where: dict[str, Any], first: int):
     asked = _KINDS.codec.given(where, "f")
     matches = _KINDS.codec.matches(_KINDS.train, where)
@@ -522,13 +539,18 @@ def test_values_are_understood_as_yaml_reads_them(where: dict[str, Any], first: 
 @pytest.mark.parametrize(
     ("where", "says"),
     [
-        ({"price": "dear"}, "decimal.*not a number"), ({"price": 1.255}, "data loss"),
-        ({"price": True}, "not a number"), ({"price": float("inf")}, "decimal"),
-        ({"flag": 2}, "true or false"), ({"both": True}, "true or yes.*quotes"),
-        ({"when": 20240101}, "quotes"), ({"clock": 36672}, "quotes"),
-        ({"clock": datetime.date(2024, 1, 1)}, "no time of day"), ({"bit": "many"}, "int8"),
+        ({"price": "dear"}, "decimal.*not a number"),
+        ({"price": 1.255}, "data loss"),
+        ({"price": True}, "not a number"),
+        ({"price": float("inf")}, "decimal"),
+        ({"flag": 2}, "true or false"),
+        ({"both": True}, "true or yes.*quotes"),
+        ({"when": 20240101}, "quotes"),
+        ({"clock": 36672}, "quotes"),
+        ({"clock": datetime.date(2024, 1, 1)}, "no time of day"),
+        ({"bit": "many"}, "int8"),
     ],
-)  # fmt: skip
+)
 def test_values_of_another_kind_are_refused(where: dict[str, Any], says: str):
     with pytest.raises(UserError, match=f"(?s){says}"):
         _KINDS.codec.given(where, "f")

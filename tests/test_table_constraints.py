@@ -85,11 +85,7 @@ def test_dates_in_a_row_stay_in_order():
             "paid": pa.array(paid.astype("M8[ms]"), mask=rng.random(300) < 0.1),
         }
     )
-    rules = [
-        {"less": ["paid", "sent"]},
-        {"less": ["ordered", "paid"]},
-        {"less": ["ordered", "sent"]},
-    ]
+    rules = [{"less": ["paid", "sent"]}, {"less": ["ordered", "paid"]}, {"less": ["ordered", "sent"]}]
     data = load(table, constraints=rules)
     made = invented(data, 2000)
     valid = data.codec.valid(made)
@@ -139,8 +135,15 @@ def test_only_combinations_that_were_seen():
 
 
 def test_a_constant_may_be_kept_together_with_others():
-    table = pa.table({"k": ["same"] * 80, "a": ["x", "x", "y", "z"] * 20, "b": [1, 2, 2, 3] * 20,
-                      "n": [i % 40 / 2 for i in range(80)], "m": [7] * 80})  # fmt: skip
+    table = pa.table(
+        {
+            "k": ["same"] * 80,
+            "a": ["x", "x", "y", "z"] * 20,
+            "b": [1, 2, 2, 3] * 20,
+            "n": [i % 40 / 2 for i in range(80)],
+            "m": [7] * 80,
+        }
+    )
     rules = [{"together": ["k", "a", "b"]}, {"together": ["m", "n"]}]
     data, made = kept(table, constraints=rules)
     # Of a constant and one other nothing is left to keep together.
@@ -191,9 +194,23 @@ def test_a_computed_column_is_the_formula():
 
 @pytest.mark.parametrize(
     "text",
-    ["a", "= b", "a = b ** 2", "a = f(b)", "a = b.c", "a = b if c else b", "a = 'b'", "a = True",
-     "a = b and c", "a = [b]", "a = b +", "a = b; c", "a = __import__('os')", "a = b // c"],
-)  # fmt: skip
+    [
+        "a",
+        "= b",
+        "a = b ** 2",
+        "a = f(b)",
+        "a = b.c",
+        "a = b if c else b",
+        "a = 'b'",
+        "a = True",
+        "a = b and c",
+        "a = [b]",
+        "a = b +",
+        "a = b; c",
+        "a = __import__('os')",
+        "a = b // c",
+    ],
+)
 def test_only_arithmetic_is_computed(text: str):
     with pytest.raises(UserError, match=r"data\.table\.constraints"):
         rules_of([Constraint(formula=text)], ["a", "b", "c"])
@@ -303,8 +320,14 @@ def test_data_that_break_a_rule_are_named(tmp_path: Path, rule: Any, says: str |
 
 def test_only_cells_of_the_rule_are_told(tmp_path: Path):
     # `e` and `price` are in the text of the rule, but are none of its columns.
-    table = pa.table({"price2": [2.0] * 40 + [1.0], "base": [1.0] * 41, "e": ["secret", "x"] * 20
-                      + ["secret"], "price": [5, 6] * 20 + [7]})  # fmt: skip
+    table = pa.table(
+        {
+            "price2": [2.0] * 40 + [1.0],
+            "base": [1.0] * 41,
+            "e": ["secret", "x"] * 20 + ["secret"],
+            "price": [5, 6] * 20 + [7],
+        }
+    )
     for rule in ({"formula": "price2 = base * 2"}, {"less": ["base", "price2"], "strict": True}):
         with pytest.raises(UserError, match="row 41") as caught:
             load(table, constraints=[rule])

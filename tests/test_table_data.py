@@ -62,8 +62,12 @@ def test_every_row_comes_once_an_epoch_in_a_fresh_order(plain: TableData):
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**62), start=st.integers(0, 10**9), count=st.integers(1, 300),
-       cut=st.integers(0, 300))  # fmt: skip
+@given(
+    seed=st.integers(0, 2**62),
+    start=st.integers(0, 10**9),
+    count=st.integers(1, 300),
+    cut=st.integers(0, 300),
+)
 def test_a_place_depends_on_seed_and_number_alone(seed: int, start: int, count: int, cut: int):
     cut = min(cut, count)
     for data in (_PLAIN, _SAMPLED):
@@ -174,8 +178,13 @@ def test_adult(adult: TableData):
     assert (adult.n, adult.holdout.num_rows) == (32_561, 16_281)
     kinds = {c.name: c.kind for c in adult.codec.columns}
     assert [n for n, k in kinds.items() if k == "numerical"] == [
-        "age", "fnlwgt", "education-num", "capital-gain", "capital-loss", "hours-per-week"
-    ]  # fmt: skip
+        "age",
+        "fnlwgt",
+        "education-num",
+        "capital-gain",
+        "capital-loss",
+        "hours-per-week",
+    ]
     assert adult.train["workclass"].null_count == 1836
     parts = {p.name: p for p in adult.codec.parts}
     # Most have neither gain nor loss: an atom.
@@ -196,9 +205,7 @@ def test_adult_comes_back(adult: TableData):
         real, again = adult.train[part.name].to_pylist(), made[part.name].to_pylist()
         same = np.mean([a == b for a, b in zip(real, again, strict=True)])
         assert same > (0.999 if part.name != "fnlwgt" else 0.99), part.name
-    assert set(invented(adult, 500)["education"].to_pylist()) <= set(
-        adult.train["education"].to_pylist()
-    )
+    assert set(invented(adult, 500)["education"].to_pylist()) <= set(adult.train["education"].to_pylist())
 
 
 @needs_shared("adult")
@@ -219,9 +226,7 @@ def _seconds(call: Any, time: Any) -> float:
 @needs_shared("cmapss")
 def test_engines():
     folder = SHARED_DATA / "cmapss"
-    spec = spec_of(
-        folder / "train_FD001.txt", names=ENGINES, delimiter="space", numbers="quantiles"
-    )
+    spec = spec_of(folder / "train_FD001.txt", names=ENGINES, delimiter="space", numbers="quantiles")
     told = describe_file(spec)["columns"]
     assert len(told) == 26
     assert told["unit"]["range"] == [1, 100]

@@ -13,16 +13,7 @@ import pytest
 
 from genai_ray import config
 from genai_ray.config import Spec
-from genai_ray.dataset import (
-    Plan,
-    ShardMaker,
-    claim,
-    plan,
-    read_manifest,
-    receipts,
-    shipped,
-    write_manifest,
-)
+from genai_ray.dataset import Plan, ShardMaker, claim, plan, read_manifest, receipts, shipped, write_manifest
 from genai_ray.errors import UserError
 from genai_ray.evaluate import evaluate
 from genai_ray.export import export
@@ -141,9 +132,12 @@ def test_a_table_opens_as_its_source_did(folder: Path, preset: str) -> None:
     file = pq.read_table(Path(made.store.uri) / "data" / "part-000001.parquet")
     assert file.schema.metadata[b"DigitalSourceType"].endswith(b"trainedAlgorithmicMedia")
     assert b"ACME" in file.schema.metadata[b"AIGC"]
-    assert pq.read_metadata(
-        Path(made.store.uri) / "data" / "part-000000.parquet"
-    ).row_group(0).column(1).has_dictionary_page  # fmt: skip
+    assert (
+        pq.read_metadata(Path(made.store.uri) / "data" / "part-000000.parquet")
+        .row_group(0)
+        .column(1)
+        .has_dictionary_page
+    )
     result = verify(made.store.uri, regenerate=2)
     assert result.whole
     assert len(result.regenerated) == 2
@@ -167,9 +161,7 @@ def test_csv_holds_the_same_rows(folder: Path) -> None:
     rows, _ = samples_of(spec).table(0, 500)
     assert read.column_names == rows.column_names
     text = Store(made.store.uri).read("data/part-000000.csv")
-    parsed = pacsv.read_csv(
-        io.BytesIO(text), convert_options=pacsv.ConvertOptions(strings_can_be_null=True)
-    )
+    parsed = pacsv.read_csv(io.BytesIO(text), convert_options=pacsv.ConvertOptions(strings_can_be_null=True))
     assert parsed["gift"].to_pylist() == rows["gift"].to_pylist()[:200]
     assert parsed["ordered"].to_pylist() == rows["ordered"].to_pylist()[:200]
     assert parsed["rating"].to_pylist() == rows["rating"].to_pylist()[:200]
@@ -190,8 +182,7 @@ def test_counts_of_conditions_are_exact(folder: Path, preset: str) -> None:
     made, table = finished(spec)
     rows = table.select(["kind", "size", "gift", "rating"]).to_pylist()
     which = plan(spec).samples()
-    assert which.counts() == {"kind=book, size=s": 120, "gift=True, rating=None": 30,
-                              "kind=game": 350}  # fmt: skip
+    assert which.counts() == {"kind=book, size=s": 120, "gift=True, rating=None": 30, "kind=game": 350}
     assert sum(r["kind"] == "game" for r in rows) >= 350
     assert sum(r["kind"] == "book" and r["size"] == "s" for r in rows) >= 120
     assert sum(r["gift"] and r["rating"] is None for r in rows) >= 30
@@ -215,15 +206,13 @@ def test_a_rare_condition_is_kept_by_rejection(folder: Path) -> None:
 
 
 def test_one_row_is_one_row(folder: Path) -> None:
-    asked = ("generate.conditions=[{where: {kind: game}, rows: 1}, "
-             "{where: {kind: book}, rows: 499}]")  # fmt: skip
+    asked = "generate.conditions=[{where: {kind: game}, rows: 1}, {where: {kind: book}, rows: 499}]"
     table, _ = samples_of(spec_of(folder, "table_ar", asked)).table(0, 500)
     assert Counter(table["kind"].to_pylist()) == {"game": 1, "book": 499}
 
 
 def test_shares_balance_a_table(folder: Path) -> None:
-    asked = ("generate.conditions=[{where: {gift: true}, share: 0.5}, "
-             "{where: {gift: false}, share: 0.5}]")  # fmt: skip
+    asked = "generate.conditions=[{where: {gift: true}, share: 0.5}, {where: {gift: false}, share: 0.5}]"
     table, _ = samples_of(spec_of(folder, "ctgan", asked)).table(0, 500)
     assert Counter(table["gift"].to_pylist()) == {True: 250, False: 250}
 
@@ -254,11 +243,9 @@ def test_bad_conditions(folder: Path, asked: str, message: str) -> None:
 
 
 def test_constraints_hold_in_every_row(folder: Path) -> None:
-    spec = spec_of(folder, "tvae", "name=ruled", "generate.samples=2000",
-                   table={"constraints": CONSTRAINTS})  # fmt: skip
+    spec = spec_of(folder, "tvae", "name=ruled", "generate.samples=2000", table={"constraints": CONSTRAINTS})
     _, table = finished(spec)
-    assert all(o <= s for o, s in zip(table["ordered"].to_pylist(), table["sent"].to_pylist(),
-                                      strict=True))  # fmt: skip
+    assert all(o <= s for o, s in zip(table["ordered"].to_pylist(), table["sent"].to_pylist(), strict=True))
     source = pq.read_table(folder / "orders.parquet")
     seen = set(zip(source["kind"].to_pylist(), source["size"].to_pylist(), strict=True))
     assert set(zip(table["kind"].to_pylist(), table["size"].to_pylist(), strict=True)) <= seen

@@ -37,9 +37,26 @@ def test_patterns_mean_what_they_mean_to_re(pattern: str, size: int):
 
 @pytest.mark.parametrize(
     "pattern",
-    ["", "a+", "a*", "(a|b)", "[^a]", "[0-9]{2,3}", "a?", "[z-a]", r"\s", "[a", "a{", ".",
-     "AB\\", r"[!-\d]", r"[\d-z]", r"[\t]", r"[a\x]"],
-)  # fmt: skip
+    [
+        "",
+        "a+",
+        "a*",
+        "(a|b)",
+        "[^a]",
+        "[0-9]{2,3}",
+        "a?",
+        "[z-a]",
+        r"\s",
+        "[a",
+        "a{",
+        ".",
+        "AB\\",
+        r"[!-\d]",
+        r"[\d-z]",
+        r"[\t]",
+        r"[a\x]",
+    ],
+)
 def test_other_regular_expressions_are_refused(pattern: str):
     with pytest.raises(UserError, match="field"):
         ids.parse(pattern, "field")
@@ -72,9 +89,7 @@ def test_a_wider_pattern_has_ids_enough(pattern: str, least: int, wider: str | N
     )
 
 
-@given(
-    seed=st.integers(0, 2**63 - 1), pattern=st.sampled_from(["[0-9]{3}", "[A-C]{6}", "x[ab]{9}"])
-)
+@given(seed=st.integers(0, 2**63 - 1), pattern=st.sampled_from(["[0-9]{3}", "[A-C]{6}", "x[ab]{9}"]))
 def test_all_ids_of_a_pattern_are_used_once(seed: int, pattern: str):
     parsed = ids.parse(pattern, "field")
     assert len(np.unique(parsed.ids(rows(parsed.size), seed, 0))) == parsed.size

@@ -98,11 +98,7 @@ def test_what_was_seen_is_told_but_no_rare_category(tmp_path: Path):
         ("boolean", repeated("Y", "N", ""), "bool"),
         ({"datetime_format": "%m/%d/%Y"}, repeated("01/02/2024", "03/04/2024"), "date32[day]"),
         ({"datetime_format": "%Y%m%d %H%M"}, repeated("20240131 1000"), "timestamp[ms]"),
-        (
-            {"datetime_format": "%d.%m.%y %H:%M:%S.%f"},
-            repeated("31.1.24 1:2:3.25"),
-            "timestamp[ms]",
-        ),
+        ({"datetime_format": "%d.%m.%y %H:%M:%S.%f"}, repeated("31.1.24 1:2:3.25"), "timestamp[ms]"),
         ("numerical", repeated("007", "008"), "int64"),
         ({"pattern": "[a-z]{2}[0-9]{2}"}, [f"ab{i:02}" for i in range(N)], "string"),
         ("id", list(range(3, N + 3)), "int64"),
@@ -121,22 +117,22 @@ def test_times_of_day_are_what_parquet_gives_back(tmp_path: Path):
     assert pq.read_table(tmp_path / "back.parquet").schema == data.codec.schema
     fine = {"x": {"datetime_format": "%H:%M:%S.%f"}}
     column = seen(tmp_path, repeated("1:2:3.5", "1:2:3.25"), columns=fine)
-    assert (column["cells"], column["range"]) == (
-        "time32[ms]",
-        ["01:02:03.250000", "01:02:03.500000"],
-    )
+    assert (column["cells"], column["range"]) == ("time32[ms]", ["01:02:03.250000", "01:02:03.500000"])
     column = seen(tmp_path, repeated("1:2:3.5", "1:2:3.000001"), columns=fine)
     assert column["cells"] == "time64[us]"
 
 
 @pytest.mark.parametrize(
     ("pattern", "says"),
-    [("AB\\", "backslash"), (r"[!-\d]x", "range"), (r"[\t]", "not supported"),
-     (r"[\d-z]", "range"), ("[0-9]{999999999}", "256 characters")],
-)  # fmt: skip
-def test_patterns_that_mean_another_thing_to_re_are_refused(
-    tmp_path: Path, pattern: str, says: str
-):
+    [
+        ("AB\\", "backslash"),
+        (r"[!-\d]x", "range"),
+        (r"[\t]", "not supported"),
+        (r"[\d-z]", "range"),
+        ("[0-9]{999999999}", "256 characters"),
+    ],
+)
+def test_patterns_that_mean_another_thing_to_re_are_refused(tmp_path: Path, pattern: str, says: str):
     text = csv_of({"x": [f"a{i:02}" for i in range(N)], **OTHER})
     with pytest.raises(UserError, match=f"columns.x.pattern.*{says}"):
         load_csv(tmp_path / "t.csv", text, columns={"x": {"pattern": pattern}})
@@ -177,8 +173,7 @@ def test_fields_parted_by_runs_of_spaces(tmp_path: Path):
 
 def test_quotes_tabs_byte_order_mark_and_other_encodings(tmp_path: Path):
     rows = 'one\t"a\nb"\ntwo\t"c ""d"""\n' * 30
-    data = load_csv(tmp_path / "t.tsv", b"\xef\xbb\xbf" + ("x\ty\n" + rows).encode(),
-                    delimiter="tab")  # fmt: skip
+    data = load_csv(tmp_path / "t.tsv", b"\xef\xbb\xbf" + ("x\ty\n" + rows).encode(), delimiter="tab")
     assert set(data.train["y"].to_pylist()) == {"a\nb", 'c "d"'}
     latin = csv_of({"ort": repeated("Köln", "Bern"), **OTHER}).encode("latin-1")
     data = load_csv(tmp_path / "l.csv", latin, encoding="latin-1")
@@ -241,17 +236,23 @@ def numbers_with(odd: Any, at: int = 41) -> list[Any]:
         ("39,7.5\n1,2\n", "first line of numbers"),
         (b"x,y\n1,2\n\xff,2\n", "line 3 is not.*data.table.encoding"),
         (csv_of({"x": repeated(""), **OTHER}), "columns.x.*all missing.*=drop"),
-        (csv_of({"x": numbers_with("oops"), **OTHER}),
-         r"columns.x.*row 42 \(line 43\): oops.*mixes numbers and text"),
+        (
+            csv_of({"x": numbers_with("oops"), **OTHER}),
+            r"columns.x.*row 42 \(line 43\): oops.*mixes numbers and text",
+        ),
         (csv_of({"x": numbers_with("-inf"), **OTHER}), r"row 42 \(line 43\): -inf.*infinite"),
         (csv_of({"x": [f"note {i % 59} on it" for i in range(N)], **OTHER}), "rare=5"),
-        (csv_of({"x": [f"note {i % 59} on it" for i in range(N - 5)] + ["z"] * 5, **OTHER}),
-         "free text.*drop.*categorical"),
-        (csv_of({"x": repeated("01/02/2024", "03/04/2024"), **OTHER}),
-         "%d/%m/%Y or %m/%d/%Y.*datetime_format"),
+        (
+            csv_of({"x": [f"note {i % 59} on it" for i in range(N - 5)] + ["z"] * 5, **OTHER}),
+            "free text.*drop.*categorical",
+        ),
+        (
+            csv_of({"x": repeated("01/02/2024", "03/04/2024"), **OTHER}),
+            "%d/%m/%Y or %m/%d/%Y.*datetime_format",
+        ),
         (csv_of({"x": repeated("same"), "y": repeated(7)}), "none varies"),
     ],
-)  # fmt: skip
+)
 def test_bad_files_are_refused_with_place_and_remedy(tmp_path: Path, text: Any, says: str):
     with pytest.raises(UserError, match=f"(?s){says}") as caught:
         load_csv(tmp_path / "t.csv", text)
@@ -392,8 +393,13 @@ def with_metadata(tmp_path: Path, content: Any, **table: Any) -> dict[str, Any]:
 def test_sdv_metadata_say_the_types(tmp_path: Path, content: Any):
     columns = with_metadata(tmp_path, content, columns={"mail": "drop"})
     kinds = {n: c["type"] for n, c in columns.items()}
-    assert kinds == {"key": "id", "grade": "categorical", "day": "datetime", "fee": "numerical",
-                     "free": "boolean"}  # fmt: skip
+    assert kinds == {
+        "key": "id",
+        "grade": "categorical",
+        "day": "datetime",
+        "fee": "numerical",
+        "free": "boolean",
+    }
     assert columns["key"]["pattern"] == "HID_[0-9]{3}"
 
 
@@ -450,10 +456,12 @@ def test_types_of_parquet_are_kept():
             "day": pa.array(repeated(datetime.date(2024, 1, 1), datetime.date(2024, 3, 1))),
             "money": pa.array(rng.integers(0, 10**5, N)).cast(pa.decimal128(21, 2)),
             "flag": pa.array(repeated(True, None, False)),
-            **{str(t): pa.array(rng.integers(0, 100, N)).cast(t)
-               for t in (pa.int8(), pa.uint16(), pa.int32(), pa.float32(), pa.float64())},
+            **{
+                str(t): pa.array(rng.integers(0, 100, N)).cast(t)
+                for t in (pa.int8(), pa.uint16(), pa.int32(), pa.float32(), pa.float64())
+            },
         }
-    )  # fmt: skip
+    )
     data = load(table)
     assert data.codec.schema == data.train.schema == table.schema
     kinds = {c.name: c.kind for c in data.codec.columns}

@@ -132,9 +132,7 @@ def test_each_phase_moves_its_net_and_no_other(preset: str, shop: TableData) -> 
         made.nets.zero_grad(set_to_none=True)
         for name, net in made.nets.items():
             net.requires_grad_(name == phase.net)
-        loss, logs = made.loss(
-            phase, batch_of(shop, 40, preset == "ctgan"), draws_of(made, 40), START
-        )
+        loss, logs = made.loss(phase, batch_of(shop, 40, preset == "ctgan"), draws_of(made, 40), START)
         loss.backward()
         assert loss.isfinite()
         assert all(not v.requires_grad for v in logs.values())
@@ -210,15 +208,20 @@ def test_onnx_gives_codes_and_values(preset: str, shop: TableData) -> None:
     made = family(preset, shop)
     conditional = preset != "tvae"
     card = ModelCard(
-        name="x", preset=preset, family="x", latent=made.sampler_latent, conditional=conditional,
-        codec=shop.codec.to_json(), training={}, versions={}, given=made.given,
-    )  # fmt: skip
+        name="x",
+        preset=preset,
+        family="x",
+        latent=made.sampler_latent,
+        conditional=conditional,
+        codec=shop.codec.to_json(),
+        training={},
+        versions={},
+        given=made.given,
+    )
     sampler = made.sampler().eval()
     session = ort.InferenceSession(to_onnx(sampler, card), providers=["CPUExecutionProvider"])
     assert [o.name for o in session.get_outputs()] == ["codes", "values"]
-    noise = np.random.Generator(np.random.Philox(1)).standard_normal(
-        (50, made.sampler_latent), np.float32
-    )
+    noise = np.random.Generator(np.random.Philox(1)).standard_normal((50, made.sampler_latent), np.float32)
     feed: dict[str, Any] = {"noise": noise}
     if conditional:
         feed["label"] = shop.codec.labels(50)
@@ -239,9 +242,7 @@ def test_onnx_gives_codes_and_values(preset: str, shop: TableData) -> None:
 
 def test_columns_follow_one_another_as_they_were_learnt(shop: TableData) -> None:
     """The joint shares of two columns, drawn freely and given the second."""
-    data = load_table(
-        DataSpec(source="table", root=_written(shop), table=TableSpec(numbers="quantiles"))
-    )
+    data = load_table(DataSpec(source="table", root=_written(shop), table=TableSpec(numbers="quantiles")))
     made = family("table_ar", data, dropout=0.0, generator_widths=(32, 32))
     optimizer = torch.optim.Adam(made.nets.parameters(), lr=0.01)
     for step in range(300):
@@ -254,8 +255,7 @@ def test_columns_follow_one_another_as_they_were_learnt(shop: TableData) -> None
     noise = torch.randn(n, made.sampler_latent, generator=torch.Generator().manual_seed(5))
     names = [p.name for p in data.codec.discrete]
     first, second = names.index("kind"), names.index("size")
-    real = _joint(data.codes[:, [i for i, p in enumerate(data.codec.parts) if p.discrete]],
-                  first, second)  # fmt: skip
+    real = _joint(data.codes[:, [i for i, p in enumerate(data.codec.parts) if p.discrete]], first, second)
     labels = torch.full((n, len(data.codec.parts)), -1)
     with torch.no_grad():
         free = _joint(sampler(noise, labels)[0].numpy(), first, second)

@@ -62,8 +62,10 @@ def test_killed_training_goes_on_to_the_same_weights(preset: str, tmp_path: Path
     train(killed)
 
     assert_bit_equal(final_state(undisturbed), final_state(killed))
-    losses = [[r["loss_" + k] for r in read_metrics(Store(s.run_uri)) for k in _losses(preset)]
-              for s in (undisturbed, killed)]  # fmt: skip
+    losses = [
+        [r["loss_" + k] for r in read_metrics(Store(s.run_uri)) for k in _losses(preset)]
+        for s in (undisturbed, killed)
+    ]
     assert losses[0] == losses[1]
 
 
@@ -93,8 +95,10 @@ def test_workers_share_a_batch_without_changing_it() -> None:
     for step in (0, 21, 22, 23):  # the epoch of 1,438 images ends within step 22
         whole = next(real_batches(spec, data, step, micro_batches(spec, 0, 1), device))
         for world in (2, 3, 4):
-            parts = [next(real_batches(spec, data, step, micro_batches(spec, rank, world), device))
-                     for rank in range(world)]  # fmt: skip
+            parts = [
+                next(real_batches(spec, data, step, micro_batches(spec, rank, world), device))
+                for rank in range(world)
+            ]
             assert torch.equal(whole.values, torch.cat([p.values for p in parts]))
     assert whole.values.min() == -1
     assert whole.values.max() <= 1
@@ -113,9 +117,15 @@ def test_an_epoch_shows_every_image_once() -> None:
 
 
 #: Without batch statistics and dropout only the order of float additions may differ.
-PLAIN = ["model.preset=mlp_gan", "model.dropout=0", "train.samples=3200", "model.optimizer=sgd",
-         "model.learning_rate=0.05", "model.generator_widths=[32]",
-         "model.discriminator_widths=[32]"]  # fmt: skip
+PLAIN = [
+    "model.preset=mlp_gan",
+    "model.dropout=0",
+    "train.samples=3200",
+    "model.optimizer=sgd",
+    "model.learning_rate=0.05",
+    "model.generator_widths=[32]",
+    "model.discriminator_widths=[32]",
+]
 
 
 @pytest.mark.slow
@@ -124,14 +134,13 @@ PLAIN = ["model.preset=mlp_gan", "model.dropout=0", "train.samples=3200", "model
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("penalty", "numbers"),
-    [([], ["0", "[1,2]"]),
-      (["model.loss=wasserstein", "model.penalty=gradient", "model.learning_rate=0.01"],
-      ["0", "2", "4"])],
+    [
+        ([], ["0", "[1,2]"]),
+        (["model.loss=wasserstein", "model.penalty=gradient", "model.learning_rate=0.01"], ["0", "2", "4"]),
+    ],
     ids=["plain", "penalty"],
-)  # fmt: skip
-def test_workers_learn_what_one_learns(
-    penalty: list[str], numbers: list[str], tmp_path: Path
-) -> None:
+)
+def test_workers_learn_what_one_learns(penalty: list[str], numbers: list[str], tmp_path: Path) -> None:
     """After 50 steps, also with a penalty, whose gradients would stay each worker's own if they
     were not reduced.
     """
@@ -310,8 +319,7 @@ train(small_spec({str(tmp_path / folder)!r}, *{options!r}))
             assert time.monotonic() < deadline
             time.sleep(0.02)
         time.sleep(moments.uniform(0, 1 if blow else 12))
-        everything = [*psutil.Process(process.pid).children(recursive=True),
-                      psutil.Process(process.pid)]  # fmt: skip
+        everything = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
         for one in everything:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
@@ -319,9 +327,7 @@ train(small_spec({str(tmp_path / folder)!r}, *{options!r}))
     assert 0 < newest() < spec.train.samples
     for folder in "ab":
         assert start(folder).wait(200) == 0
-    assert_bit_equal(
-        final_state(small_spec(tmp_path / "a", *options)), final_state(spec)
-    )  # fmt: skip
+    assert_bit_equal(final_state(small_spec(tmp_path / "a", *options)), final_state(spec))
 
 
 def test_a_store_that_is_full_ends_as_incomplete_and_goes_on(tmp_path: Path) -> None:
@@ -342,8 +348,7 @@ except Exception as error:
     print(type(error).__name__, error)
 """
     root = Path(__file__).resolve().parents[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True,
-                          timeout=100)  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=100)
     assert done.stdout.startswith("IncompleteError"), done.stdout + done.stderr
     assert "a checkpoint could not be stored" in done.stdout
     assert "File too large" in done.stdout
@@ -371,10 +376,7 @@ def test_a_checkpoint_is_never_unpickled_into_code(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("train.workers=3", "train.global_batch: got 64; must be divisible by train.workers=3"),
-        (
-            "train.micro_batch=48",
-            "must be divisible by train.micro_batch=48. Use train.global_batch",
-        ),
+        ("train.micro_batch=48", "must be divisible by train.micro_batch=48. Use train.global_batch"),
         ("train.workers=[2,1]", r"train.workers: got \(2, 1\); must be a number, or"),
         ("train.precision=tf32", "train.precision: got 'tf32'; needs train.device=cuda"),
         ("train.compile=cuda_graphs", "train.compile: got 'cuda_graphs'; needs train.device=cuda"),
@@ -410,8 +412,7 @@ def first_losses(spec: Spec, count: int = 4) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("override", "tolerance"),
-    [("train.channels_last=false", 1e-4), ("train.precision=bf16", 3e-2)],
+    ("override", "tolerance"), [("train.channels_last=false", 1e-4), ("train.precision=bf16", 3e-2)]
 )
 def test_layout_and_precision_keep_the_losses(override: str, tolerance: float) -> None:
     plain = first_losses(small_spec("/nowhere"))

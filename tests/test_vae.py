@@ -78,9 +78,7 @@ def by_hand(mean: Tensor, log_variance: Tensor, **values: Any) -> Vae:
     """A VAE of 2x2 images whose parts are known."""
     preset = "rae" if values.get("posterior") == "point" else "vae"
     family = Vae(variant(preset, **values), ImageCodec(8, 1, None), 0)
-    family.nets["autoencoder"] = nn.ModuleDict(
-        {"encoder": Encoded(mean, log_variance), "decoder": Decoded()}
-    )
+    family.nets["autoencoder"] = nn.ModuleDict({"encoder": Encoded(mean, log_variance), "decoder": Decoded()})
     return family
 
 
@@ -119,15 +117,11 @@ def test_the_elbo_by_hand(beta: float):
     [(0, 0, 1), (0, 500, 1), (200, 0, 0), (200, 50, 0.25), (200, 200, 1), (200, 900, 1)],
 )
 @pytest.mark.parametrize("posterior", ["gaussian", "point"])
-def test_beta_warms_up_with_the_samples_shown(
-    posterior: str, over: int, samples: int, factor: float
-):
+def test_beta_warms_up_with_the_samples_shown(posterior: str, over: int, samples: int, factor: float):
     family = by_hand(
         MEAN, torch.zeros(2, 4), beta=3.0, kl_warm_up=over, posterior=posterior, decoder_decay=0.0
     )
-    loss, _ = family.loss(
-        family.phases[0], Batch(IMAGES, None), draws(torch.zeros(2, 4)), Moment(7, samples)
-    )
+    loss, _ = family.loss(family.phases[0], Batch(IMAGES, None), draws(torch.zeros(2, 4)), Moment(7, samples))
     assert loss.item() == pytest.approx(3 * factor * HALF_SQUARE)
 
 
@@ -148,9 +142,7 @@ def test_beta_weighs_one_term_of_the_loss(preset: str, name: str):
 def test_points_hear_no_noise_and_pay_for_their_length():
     mean = MEAN + torch.tensor([0.0, 0.0, 0.0, 2.0])
     family = by_hand(mean, torch.full((2, 4), 9.0), posterior="point", beta=0.1, decoder_decay=0.0)
-    loss, logs = family.loss(
-        family.phases[0], Batch(IMAGES, None), draws(torch.full((2, 4), 5.0)), START
-    )
+    loss, logs = family.loss(family.phases[0], Batch(IMAGES, None), draws(torch.full((2, 4), 5.0)), START)
     assert logs.keys() == {"loss_reconstruction", "loss_latent"}
     assert logs["loss_reconstruction"].item() == pytest.approx(0.5 * 2**2)
     assert logs["loss_latent"].item() == pytest.approx(HALF_SQUARE + 0.5 * 2**2)
@@ -177,9 +169,7 @@ def test_what_is_mirrored_is_both_shown_and_asked_for():
     family = by_hand(IMAGES.flip(3).flatten(1), torch.zeros(2, 4), mirror=True)
     assert family.uniforms == 1
     for uniform, error in ((0.1, 0.0), (0.9, 0.5 * (1 + 1 + 1 + 1) / 2)):
-        _, logs = family.loss(
-            family.phases[0], Batch(IMAGES, None), draws(torch.zeros(2, 4), uniform), START
-        )
+        _, logs = family.loss(family.phases[0], Batch(IMAGES, None), draws(torch.zeros(2, 4), uniform), START)
         assert logs["loss_reconstruction"].item() == pytest.approx(error)
 
 
@@ -204,9 +194,7 @@ def test_the_error_of_features_is_that_of_pixels_at_any_scale(seed: int, scale: 
 def test_the_error_of_features_by_hand():
     # Target features scatter by 1 + 1, images by 4 + 4; a miss of 1 in one of two images.
     images = torch.tensor([[2.0], [-2.0]])
-    error = losses.feature_error(
-        torch.tensor([[2.0], [-1.0]]), torch.tensor([[1.0], [-1.0]]), images
-    )
+    error = losses.feature_error(torch.tensor([[2.0], [-1.0]]), torch.tensor([[1.0], [-1.0]]), images)
     assert error.item() == pytest.approx(0.5 * (1 / 2) * (8 / 2))
     # A discriminator that tells nothing apart gives no NaN.
     same = torch.ones(2, 3)
@@ -218,9 +206,7 @@ def test_the_error_of_features_by_hand():
 TRUTH = Gaussians(
     weights=np.array([[0.5, 0.3, 0.2]]),
     means=np.array([[[0.0, 0.0], [8.0, 0.0], [0.0, -9.0]]]),
-    factors=np.array(
-        [[[[1.0, 0.0], [0.5, 0.5]], [[0.3, 0.0], [0.0, 2.0]], [[1.0, 0.0], [-0.7, 0.2]]]]
-    ),
+    factors=np.array([[[[1.0, 0.0], [0.5, 0.5]], [[0.3, 0.0], [0.0, 2.0]], [[1.0, 0.0], [-0.7, 0.2]]]]),
 )
 
 
@@ -237,9 +223,7 @@ def known(gaussians: Gaussians, n: int, seed: int) -> tuple[NDArray[np.float64],
     generator = np.random.default_rng(seed)
     which = generator.choice(len(gaussians.weights[0]), n, p=gaussians.weights[0])
     normal = generator.standard_normal((n, gaussians.means.shape[2]))
-    return gaussians.means[0, which] + np.einsum(
-        "nij,nj->ni", gaussians.factors[0, which], normal
-    ), which
+    return gaussians.means[0, which] + np.einsum("nij,nj->ni", gaussians.factors[0, which], normal), which
 
 
 def noise(n: int, size: int, seed: int = 0) -> Tensor:
@@ -264,9 +248,7 @@ def test_noise_is_scaled_by_the_factor_and_shifted_by_the_mean():
     np.testing.assert_allclose(latents.numpy(), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "shares", [(1,), (4, 4, 8), (1, 15), (3, 0, 13), (0, 16), (16, 0, 0), (2,) * 8]
-)
+@pytest.mark.parametrize("shares", [(1,), (4, 4, 8), (1, 15), (3, 0, 13), (0, 16), (16, 0, 0), (2,) * 8])
 def test_each_component_gets_exactly_its_share(shares: tuple[int, ...]):
     """Counted over evenly spread quantiles: normals that are equally likely."""
     inverse = NormalDist().inv_cdf
@@ -304,9 +286,7 @@ def test_a_fit_finds_the_truth_and_samples_like_it():
     np.testing.assert_allclose(found.weights, np.bincount(which) / 10_000, atol=1e-3)
     np.testing.assert_allclose(found.means, truth.means, atol=0.06)
     found_covariances = found.factors @ found.factors.swapaxes(1, 2)
-    np.testing.assert_allclose(
-        found_covariances, truth.factors @ truth.factors.swapaxes(1, 2), atol=0.12
-    )
+    np.testing.assert_allclose(found_covariances, truth.factors @ truth.factors.swapaxes(1, 2), atol=0.12)
 
     sampled = mixture(fitted)(noise(20_000, 3)).double().numpy()
     np.testing.assert_allclose(sampled.mean(0), latents.mean(0), atol=0.1)
@@ -336,10 +316,7 @@ def test_few_samples_give_few_components_and_fewer_still_the_mixture_of_all():
     assert (weights > 0).sum(1).tolist() == [5, 3, 5, 5]
     pooled = fit_mixture(latents, None, 0, 5, seed=0)
     for label in (2, 3):
-        assert all(
-            np.array_equal(part[label], whole[0])
-            for part, whole in zip(fitted, pooled, strict=True)
-        )
+        assert all(np.array_equal(part[label], whole[0]) for part, whole in zip(fitted, pooled, strict=True))
     # What is left over is never picked, however large the noise.
     z = torch.cat([noise(500, 3), torch.full((1, 3), 8.5)])
     latents_of_1 = mixture(fitted, classes=4)(z, torch.ones(501, dtype=torch.int64))
@@ -382,9 +359,15 @@ def test_onnx_runtime_agrees(classes: int):
     example = (noise(2, 3), torch.arange(2))[: len(names)]
     batch = torch.export.Dim("batch", min=1, max=2**20)
     program = torch.onnx.export(
-        prior, example, dynamo=True, opset_version=20, verbose=False, input_names=names,
-        output_names=["latents"], dynamic_shapes=tuple({0: batch} for _ in names),
-    )  # fmt: skip
+        prior,
+        example,
+        dynamo=True,
+        opset_version=20,
+        verbose=False,
+        input_names=names,
+        output_names=["latents"],
+        dynamic_shapes=tuple({0: batch} for _ in names),
+    )
     assert program is not None
     buffer = io.BytesIO()
     onnx.save(program.model_proto, buffer)
@@ -409,9 +392,7 @@ def test_a_fit_is_to_draws_of_the_posterior_and_for_points_to_the_points():
     images = torch.zeros(n, 1, 8, 8)
     spread = torch.tensor([1.0, 4.0, 0.25, 0.0])
     for posterior, expected in (("gaussian", spread + 0.25), ("point", spread)):
-        family = Vae(
-            variant("rae", posterior=posterior, mixture_components=1), ImageCodec(8, 1, None), 0
-        )
+        family = Vae(variant("rae", posterior=posterior, mixture_components=1), ImageCodec(8, 1, None), 0)
         net: Any = family.nets["autoencoder"]
         net["encoder"] = Encoded(mean, log_variance)
         family.fit(net, Batch(images, None), seed=0)

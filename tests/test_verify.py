@@ -25,9 +25,12 @@ SINKS = {
 
 def made(run_store: Path, sink: str = "parquet") -> Spec:
     spec = small_spec(
-        run_store, "generate.samples=400", "generate.shard_rows=128", f"generate.sink={sink}",
+        run_store,
+        "generate.samples=400",
+        "generate.shard_rows=128",
+        f"generate.sink={sink}",
         "provenance.producer=001191110102MAD55U9H0F10002",
-    )  # fmt: skip
+    )
     generate(spec)
     return spec
 
@@ -106,9 +109,7 @@ def test_a_manifest_that_misses_rows(run_store: Path) -> None:
         verify(store.uri)
 
 
-def test_the_command_says_so_by_its_exit_code(
-    run_store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_says_so_by_its_exit_code(run_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = made(run_store)
     store = Store(spec.run_uri).at("dataset")
 

@@ -34,9 +34,7 @@ SIZES = (8, 16, 28, 32, 56, 64, 112, 128)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")
 #: What Pillow raises for content that is not a whole image.
-CORRUPT = (
-    UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError,
-)  # fmt: skip
+CORRUPT = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -60,12 +58,15 @@ class ImageCodec:
         """That the classes asked for are there."""
         for name in asked.classes or ():
             if name not in (self.classes or ()):
-                raise UserError("generate.classes", name, "is not a class of the data",
-                                nearest(name, self.classes or ()))  # fmt: skip
+                raise UserError(
+                    "generate.classes", name, "is not a class of the data", nearest(name, self.classes or ())
+                )
 
     def describe(self) -> dict[str, Any]:
-        return {"images": f"{self.size}x{self.size}x{self.channels}",
-                "classes": ", ".join(self.classes or ())}  # fmt: skip
+        return {
+            "images": f"{self.size}x{self.size}x{self.channels}",
+            "classes": ", ".join(self.classes or ()),
+        }
 
     def encode(self, image: Image.Image) -> NDArray[np.uint8]:
         """A Pillow image of any size and mode as (H, W, C): centre crop, antialiased bicubic."""
@@ -121,9 +122,7 @@ class ImageData:
             digest.update(self.train_labels.tobytes())
         return digest.hexdigest()
 
-    def at(
-        self, seed: int, start: int, stop: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
+    def at(self, seed: int, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
         """Images (N, H, W, C) and labels (N,) at places of the line; see `Data.at`."""
         rows = rows_at(seed, start, stop, self.n)
         # Fancy indexing copies, so the batch is writable though the shared array is not.
@@ -147,9 +146,11 @@ def load_images(spec: DataSpec, *, conditional: bool = False) -> "ImageData | Im
     data = data or _SOURCES[spec.source](spec)
     if conditional and data.codec.classes is None:
         raise UserError(
-            "model.conditional", True, f"needs labels, but {spec.root or spec.source} has none",
+            "model.conditional",
+            True,
+            f"needs labels, but {spec.root or spec.source} has none",
             "Put each class in a sub-folder (or a label column), or set model.conditional=false.",
-        )  # fmt: skip
+        )
     return data
 
 
@@ -208,9 +209,11 @@ def _torchvision_part(spec: DataSpec, dataset: str, archives: str, train: bool) 
     except (RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
     raise UserError(
-        "data.root", spec.root, f"must hold {dataset} ({archives}): {reason}",
+        "data.root",
+        spec.root,
+        f"must hold {dataset} ({archives}): {reason}",
         "Put the publisher's archives there, or allow the download.",
-    )  # fmt: skip
+    )
 
 
 def folder_classes(spec: DataSpec, keys: Sequence[str]) -> tuple[str, ...] | None:
@@ -221,16 +224,20 @@ def folder_classes(spec: DataSpec, keys: Sequence[str]) -> tuple[str, ...] | Non
     """
     if not keys:
         raise UserError(
-            "data.root", spec.root, f"must hold images ({', '.join(SUFFIXES)}), and holds none",
+            "data.root",
+            spec.root,
+            f"must hold images ({', '.join(SUFFIXES)}), and holds none",
             "Check the path; classes are sub-folders.",
-        )  # fmt: skip
+        )
     nested = [k for k in keys if "/" in k]
     if nested and len(nested) < len(keys):
         loose = next(k for k in keys if "/" not in k)
         raise UserError(
-            "data.root", spec.root, f"has images both beside ({loose}) and in ({nested[0]}) "
-            "sub-folders", "Put every image in the sub-folder of its class, or none.",
-        )  # fmt: skip
+            "data.root",
+            spec.root,
+            f"has images both beside ({loose}) and in ({nested[0]}) sub-folders",
+            "Put every image in the sub-folder of its class, or none.",
+        )
     return tuple(sorted({k.split("/")[0] for k in keys})) if nested else None
 
 
@@ -260,13 +267,11 @@ def parquet_root(spec: DataSpec) -> tuple[Store, str]:
 
 
 def no_parquet(spec: DataSpec) -> UserError:
-    return UserError("data.root", spec.root, "must hold .parquet files, and holds none",
-                     "Check the path.")  # fmt: skip
+    return UserError("data.root", spec.root, "must hold .parquet files, and holds none", "Check the path.")
 
 
 def unreadable(spec: DataSpec, error: Exception) -> UserError:
-    return UserError("data.root", spec.root, f"must be readable Parquet ({error})",
-                     "Check the file.")  # fmt: skip
+    return UserError("data.root", spec.root, f"must be readable Parquet ({error})", "Check the file.")
 
 
 def raw_shape(spec: DataSpec, schema: pa.Schema, key: str) -> tuple[int, ...] | None:
@@ -278,9 +283,11 @@ def raw_shape(spec: DataSpec, schema: pa.Schema, key: str) -> tuple[int, ...] | 
     columns = schema.names
     if spec.image_column not in columns:
         raise UserError(
-            "data.image_column", spec.image_column, f"is not a column of {key}",
+            "data.image_column",
+            spec.image_column,
+            f"is not a column of {key}",
             f"Columns: {', '.join(columns)}.",
-        )  # fmt: skip
+        )
     field = schema.field(spec.image_column)
     kind = field.type
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -288,9 +295,11 @@ def raw_shape(spec: DataSpec, schema: pa.Schema, key: str) -> tuple[int, ...] | 
     raw = pa.types.is_fixed_size_binary(kind) and b"shape" in (field.metadata or {})
     if not (raw or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise UserError(
-            "data.image_column", spec.image_column, f"must hold images, and holds {field.type}",
+            "data.image_column",
+            spec.image_column,
+            f"must hold images, and holds {field.type}",
             f"Columns: {', '.join(columns)}.",
-        )  # fmt: skip
+        )
     return tuple(json.loads(field.metadata[b"shape"])) if raw else None
 
 
@@ -305,8 +314,9 @@ def raw_image(content: bytes | None, shape: tuple[int, ...]) -> Image.Image:
         floats = np.frombuffer(content, "<f4")
         wrong = ~((floats >= 0) & (floats <= 1))  # true of NaN as well
         if wrong.any():
-            raise ValueError(f"{wrong.sum()} of {count} floats are not in 0..1, the first is "
-                             f"{floats[wrong][0]}")  # fmt: skip
+            raise ValueError(
+                f"{wrong.sum()} of {count} floats are not in 0..1, the first is {floats[wrong][0]}"
+            )
         content = np.rint(floats * 255).astype(np.uint8).tobytes()
     return Image.fromarray(np.frombuffer(content, np.uint8).reshape(shape).squeeze())
 
@@ -362,9 +372,11 @@ def decode_image(content: bytes | None) -> Image.Image:
 
 def corrupt(spec: DataSpec, name: str, error: Exception) -> UserError:
     return UserError(
-        "data.root", f"{spec.root}: {name}", f"must be an image that decodes ({error})",
+        "data.root",
+        f"{spec.root}: {name}",
+        f"must be an image that decodes ({error})",
         "Remove it, or set data.on_corrupt=skip to leave such files out.",
-    )  # fmt: skip
+    )
 
 
 def nothing_decodes(spec: DataSpec) -> UserError:
@@ -372,9 +384,7 @@ def nothing_decodes(spec: DataSpec) -> UserError:
 
 
 def _decode(
-    spec: DataSpec,
-    named: Iterable[tuple[str, bytes | None]],
-    decode: Callable[[bytes | None], Image.Image],
+    spec: DataSpec, named: Iterable[tuple[str, bytes | None]], decode: Callable[[bytes | None], Image.Image]
 ) -> tuple[list[Image.Image], list[int], tuple[str, ...]]:
     """The images that decode, their positions, and the names of those that do not."""
     images, kept, skipped = [], [], []
@@ -405,9 +415,11 @@ def common_codec(spec: DataSpec, sizes: set[tuple[int, int]], modes: set[str]) -
         if len(sizes) > 1 or width != height or width not in SIZES:
             shown = ", ".join(f"{w}x{h}" for w, h in sorted(sizes)[:4])
             raise UserError(
-                "data.size", None, f"is needed, since the images measure {shown}"
-                f"{', …' if len(sizes) > 4 else ''}", f"Choose one of {SIZES}.",
-            )  # fmt: skip
+                "data.size",
+                None,
+                f"is needed, since the images measure {shown}{', …' if len(sizes) > 4 else ''}",
+                f"Choose one of {SIZES}.",
+            )
         size = width
     return ImageCodec(size, spec.channels or (1 if modes <= set(GREY_MODES) else 3), None)
 
@@ -440,8 +452,9 @@ def _label_column(
 
 
 def empty_label(spec: DataSpec) -> UserError:
-    return UserError("data.label_column", spec.label_column, "has empty cells",
-                     "Fill them, or name another column.")  # fmt: skip
+    return UserError(
+        "data.label_column", spec.label_column, "has empty cells", "Fill them, or name another column."
+    )
 
 
 def class_names(spec: DataSpec, schema: pa.Schema) -> tuple[str, ...] | None:

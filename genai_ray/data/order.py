@@ -39,7 +39,11 @@ def split(spec: DataSpec, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]
     held = round(n * (spec.holdout or DEFAULT_HOLDOUT))
     if not 1 <= held < n:
         what = "images" if spec.modality == "image" else "rows"
-        raise UserError("data.holdout", spec.holdout, f"leaves {n - held} of {n} {what} to train "
-                        f"and {held} to judge", f"Add {what} or change the share.")  # fmt: skip
+        raise UserError(
+            "data.holdout",
+            spec.holdout,
+            f"leaves {n - held} of {n} {what} to train and {held} to judge",
+            f"Add {what} or change the share.",
+        )
     order = np.argsort(rng.permute(0, rng.Stream.HOLDOUT, np.arange(n), n))
     return np.sort(order[held:]), np.sort(order[:held])

@@ -102,9 +102,11 @@ class FolderIndex:
                 contents = list(pool.map(lambda i: store.read(self.name(i)), samples))
         except FileNotFoundError as error:
             raise UserError(
-                "data.root", spec.root, f"must stay as it was, and be seen by every node ({error})",
+                "data.root",
+                spec.root,
+                f"must stay as it was, and be seen by every node ({error})",
                 "Restore the file; on several nodes use an s3:// URI or a shared folder.",
-            ) from None  # fmt: skip
+            ) from None
         labels = None if self.labels is None else self.labels[samples].astype(np.int64)
         return pa.array(contents, pa.large_binary()), labels
 
@@ -259,9 +261,7 @@ class ImageStream:
         held[self.train] = False
         return _sample(self, np.flatnonzero(held))
 
-    def at(
-        self, seed: int, start: int, stop: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
+    def at(self, seed: int, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
         raise NotImplementedError("a stream is read in order, by ingest.batches")
 
     def samples(self, seed: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -355,9 +355,7 @@ def _sample(stream: ImageStream, among: NDArray[np.int64]) -> _Sample:
     return images, np.concatenate(labels) if labels else None, skipped
 
 
-def _in_some_groups(
-    index: ParquetIndex, among: NDArray[np.int64], count: int
-) -> NDArray[np.int64]:  # fmt: skip
+def _in_some_groups(index: ParquetIndex, among: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Those of some samples that lie in a random choice of row groups: the rest is not read."""
     groups = index.group_of(among)
     order = _some(len(index.ends), len(index.ends))
@@ -370,8 +368,10 @@ def _decode_part(stream: ImageStream, samples: NDArray[np.int64]) -> _Sample:
     contents, labels = stream.index.read(stream.spec, samples)
     codec = stream.codec
     images = np.empty((len(samples), codec.size, codec.size, codec.channels), np.uint8)
-    good = [_decode_into(images[i], stream, int(sample), cell.as_py())
-            for i, (sample, cell) in enumerate(zip(samples, contents, strict=True))]  # fmt: skip
+    good = [
+        _decode_into(images[i], stream, int(sample), cell.as_py())
+        for i, (sample, cell) in enumerate(zip(samples, contents, strict=True))
+    ]
     names = tuple(stream.index.name(int(s)) for s in samples[~np.array(good, bool)])
     return images[good], None if labels is None else labels[good], names
 
@@ -406,9 +406,7 @@ class Share:
         return step * (self.hi - self.lo) + min(max(within - self.lo, 0), self.hi - self.lo)
 
 
-def pieces(
-    stream: ImageStream, share: Share, first: int, rows: int
-) -> Iterator[tuple[int, int]]:  # fmt: skip
+def pieces(stream: ImageStream, share: Share, first: int, rows: int) -> Iterator[tuple[int, int]]:
     """Turns (start, stop) to be read together, from a first turn on, without end.
 
     A window of Parquet is one piece; a folder has pieces of `rows` samples, the first ones fewer so
@@ -459,8 +457,9 @@ def read(stream: ImageStream, share: Share, first: int, stop: int, rows: int) ->
     contents, labels = stream.index.read(stream.spec, samples)
     for start in range(0, len(samples), rows):
         part = slice(start, start + rows)
-        yield Encoded(positions[part], samples[part], contents[part],
-                      None if labels is None else labels[part])  # fmt: skip
+        yield Encoded(
+            positions[part], samples[part], contents[part], None if labels is None else labels[part]
+        )
 
 
 def decode(stream: ImageStream, share: Share, encoded: Encoded) -> Decoded:
@@ -485,9 +484,7 @@ def decode(stream: ImageStream, share: Share, encoded: Encoded) -> Decoded:
     return Decoded(images, labels, tuple(skipped))
 
 
-def _substitute(
-    out: NDArray[np.uint8], stream: ImageStream, share: Share, position: int
-) -> tuple[int, int]:  # fmt: skip
+def _substitute(out: NDArray[np.uint8], stream: ImageStream, share: Share, position: int) -> tuple[int, int]:
     """Decode the next sample that can be into `out`; its number and label (0 if there is none)."""
     window = stream.window(share.seed, position)
     for ahead in range(1, min(_SUBSTITUTES, len(window))):
@@ -499,9 +496,7 @@ def _substitute(
     raise nothing_decodes(stream.spec)
 
 
-def _decode_into(
-    out: NDArray[np.uint8], stream: ImageStream, sample: int, content: bytes | None
-) -> bool:  # fmt: skip
+def _decode_into(out: NDArray[np.uint8], stream: ImageStream, sample: int, content: bytes | None) -> bool:
     """Decode one image into `out` (H, W, C); says whether it could, or raises if it must."""
     spec, index = stream.spec, stream.index
     try:
@@ -516,14 +511,18 @@ def _decode_into(
     size, (width, height) = stream.codec.size, image.size
     if spec.size is None and (width, height) != (size, size):
         raise UserError(
-            "data.size", None, f"is needed, since {index.name(sample)} measures {width}x{height} "
-            f"and others {size}x{size}", f"Choose one of {SIZES}.",
-        )  # fmt: skip
+            "data.size",
+            None,
+            f"is needed, since {index.name(sample)} measures {width}x{height} and others {size}x{size}",
+            f"Choose one of {SIZES}.",
+        )
     if spec.channels is None and stream.codec.channels == 1 and image.mode not in GREY_MODES:
         raise UserError(
-            "data.channels", None, f"is needed, since {index.name(sample)} has colours and others "
-            "have none", "Choose 1 or 3.",
-        )  # fmt: skip
+            "data.channels",
+            None,
+            f"is needed, since {index.name(sample)} has colours and others have none",
+            "Choose 1 or 3.",
+        )
     out[:] = stream.codec.encode(image)
     return True
 
@@ -579,8 +578,9 @@ def _folder_index(spec: DataSpec) -> tuple[FolderIndex, tuple[str, ...] | None]:
 def _parquet_index(spec: DataSpec) -> tuple[ParquetIndex, tuple[str, ...] | None]:
     store, name = parquet_root(spec)
     listing = _listing(spec, store, name)
-    files = tuple((k, listing[k]) for k in sorted(listing)
-                  if k == name or (not name and k.endswith(".parquet")))  # fmt: skip
+    files = tuple(
+        (k, listing[k]) for k in sorted(listing) if k == name or (not name and k.endswith(".parquet"))
+    )
     if not files:
         if name:
             raise unreadable(spec, FileNotFoundError(f"there is no {spec.root}"))
@@ -595,15 +595,21 @@ def _parquet_index(spec: DataSpec) -> tuple[ParquetIndex, tuple[str, ...] | None
     for (key, _), footer in zip(files, footers, strict=True):
         other = footer.schema.to_arrow_schema()
         if raw_shape(spec, other, key) != shape:
-            raise UserError("data.root", spec.root, f"holds images in another form in {key}",
-                            "Keep files of one form together.")  # fmt: skip
+            raise UserError(
+                "data.root",
+                spec.root,
+                f"holds images in another form in {key}",
+                "Keep files of one form together.",
+            )
         if other.get_field_index(spec.label_column) != schema.get_field_index(spec.label_column):
-            raise UserError("data.root", spec.root, f"has other columns in {key}",
-                            "Keep files of one schema together.")  # fmt: skip
+            raise UserError(
+                "data.root", spec.root, f"has other columns in {key}", "Keep files of one schema together."
+            )
     is_struct = pa.types.is_struct(schema.field(spec.image_column).type)
     column = f"{spec.image_column}.bytes" if is_struct else spec.image_column
-    groups = [(f, g, footer.row_group(g)) for f, footer in enumerate(footers)
-              for g in range(footer.num_row_groups)]  # fmt: skip
+    groups = [
+        (f, g, footer.row_group(g)) for f, footer in enumerate(footers) for g in range(footer.num_row_groups)
+    ]
     rows = np.array([group.num_rows for _, _, group in groups], np.int64)
     if not rows.sum():
         raise UserError("data.root", spec.root, "must hold rows, and holds none", "Check the path.")
@@ -619,9 +625,12 @@ def _parquet_index(spec: DataSpec) -> tuple[ParquetIndex, tuple[str, ...] | None
         group=np.array([g for _, g, _ in groups], np.int32),
         ends=np.cumsum(rows),
         nbytes=np.array([_column_bytes(group, column) for _, _, group in groups], np.int64),
-        column=column, shape=shape, values=values, labelled=labelled,
+        column=column,
+        shape=shape,
+        values=values,
+        labelled=labelled,
         digest=hashlib.sha256(about.encode()).hexdigest(),
-    )  # fmt: skip
+    )
     return index, classes
 
 
@@ -648,9 +657,7 @@ def _column_bytes(group: Any, column: str) -> int:
     return sum(c.total_uncompressed_size for c in columns if c.path_in_schema == column)
 
 
-def _heads(
-    spec: DataSpec, index: FolderIndex | ParquetIndex
-) -> tuple[set[tuple[int, int]], set[str]]:
+def _heads(spec: DataSpec, index: FolderIndex | ParquetIndex) -> tuple[set[tuple[int, int]], set[str]]:
     """Sizes (W, H) and modes of a fixed random choice of images, without decoding them."""
     if isinstance(index, ParquetIndex) and index.shape:
         height, width, channels = (*index.shape, 1)[:3]
@@ -669,9 +676,7 @@ def _heads(
     return sizes, modes
 
 
-def _first_bytes(
-    spec: DataSpec, index: FolderIndex | ParquetIndex
-) -> Iterator[tuple[int, bytes | None]]:
+def _first_bytes(spec: DataSpec, index: FolderIndex | ParquetIndex) -> Iterator[tuple[int, bytes | None]]:
     """Numbers and contents of a fixed random choice of samples."""
     if isinstance(index, FolderIndex):
         samples = np.sort(_some(len(index), _HEADS))
@@ -683,9 +688,11 @@ def _first_bytes(
         try:
             with _parquet_file(spec, *index.files[index.file[group]]) as file:
                 batches = file.iter_batches(
-                    batch_size=_HEADS // _HEAD_GROUPS, row_groups=[int(index.group[group])],
-                    columns=[index.column], use_threads=False,
-                )  # fmt: skip
+                    batch_size=_HEADS // _HEAD_GROUPS,
+                    row_groups=[int(index.group[group])],
+                    columns=[index.column],
+                    use_threads=False,
+                )
                 table = pa.Table.from_batches([next(batches)])
         except StopIteration:  # a row group without rows
             continue
@@ -749,13 +756,9 @@ def _footer(uri: str, key: str, size: int) -> pq.FileMetaData:
         return file.metadata
 
 
-def _opened(
-    uri: str, key: str, size: int, footer: pq.FileMetaData | None = None
-) -> pq.ParquetFile:  # fmt: skip
+def _opened(uri: str, key: str, size: int, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
     store = _store(uri)
-    source: Any = (
-        _Ranges(store, key, size) if store.uri.startswith("s3://") else Path(store.uri) / key
-    )
+    source: Any = _Ranges(store, key, size) if store.uri.startswith("s3://") else Path(store.uri) / key
     return pq.ParquetFile(source, metadata=footer)
 
 

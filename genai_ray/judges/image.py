@@ -15,14 +15,7 @@ from genai_ray.metrics.extractor import Extractor, kept_extractor
 from genai_ray.metrics.fidelity import frechet_distance, kernel_distance, prdc
 from genai_ray.metrics.inception import Inception, read_weights
 from genai_ray.metrics.memorisation import copy_rates, duplicate_rate, nearest
-from genai_ray.metrics.report import (
-    Report,
-    Score,
-    image_grid,
-    pair_grid,
-    png_bytes,
-    render_html,
-)
+from genai_ray.metrics.report import Report, Score, image_grid, pair_grid, png_bytes, render_html
 from genai_ray.provenance import Manifest
 from genai_ray.runs import loss_curves
 from genai_ray.storage import Store
@@ -53,21 +46,20 @@ class ImageMonitor:
 
     def __init__(self, spec: Spec, store: Store, data: ImageData | ImageStream):
         images = data.train_images
-        self.extractor = kept_extractor(
-            store, data.digest, images, data.train_labels, data.codec.label_width
-        )
+        self.extractor = kept_extractor(store, data.digest, images, data.train_labels, data.codec.label_width)
         n = min(len(images), spec.train.evaluate_samples)
         order = np.argsort(rng.permute(0, rng.Stream.EVALUATE, np.arange(len(images)), len(images)))
         self.real = self.extractor.features(images[order[:n]])
         self.k = spec.evaluate.k
 
-    def scores(
-        self, outputs: NDArray[np.uint8], labels: NDArray[np.int64] | None
-    ) -> dict[str, float]:
+    def scores(self, outputs: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> dict[str, float]:
         fake = self.extractor.features(outputs)
         near = prdc(self.real, fake, k=self.k)
-        scores = {"fid": frechet_distance(self.real, fake), "recall": near["recall"],
-                  "coverage": near["coverage"]}  # fmt: skip
+        scores = {
+            "fid": frechet_distance(self.real, fake),
+            "recall": near["recall"],
+            "coverage": near["coverage"],
+        }
         if labels is not None and self.extractor.classes:
             scores["agreement"] = float((self.extractor.classify(outputs) == labels).mean())
         return scores
@@ -80,9 +72,7 @@ def picture(images: NDArray[np.uint8], side: int = 8) -> NDArray[np.uint8]:
     return tiles.reshape(side, side, h, w, c).swapaxes(1, 2).reshape(side * h, side * w, c)
 
 
-def measure(
-    spec: Spec, store: Store, manifest: Manifest, data: ImageData | ImageStream
-) -> Measured:
+def measure(spec: Spec, store: Store, manifest: Manifest, data: ImageData | ImageStream) -> Measured:
     """Measure the images of a finished data set beside held-out and training ones.
 
     Raises:
@@ -92,13 +82,16 @@ def measure(
     codec = ImageCodec.from_json(manifest.card["codec"])
     if weights is not None and isinstance(data, ImageStream):
         raise UserError(
-            "evaluate.inception", spec.evaluate.inception, "compares with every training image, "
-            "and the data are larger than data.resident_gb", "Raise data.resident_gb.",
-        )  # fmt: skip
+            "evaluate.inception",
+            spec.evaluate.inception,
+            "compares with every training image, and the data are larger than data.resident_gb",
+            "Raise data.resident_gb.",
+        )
     extractor = feature_extractor(spec, data)
     shipped_store = store.at(spec.generate.into)
-    images, labels, repeated = _read(shipped_store, manifest, codec, spec.evaluate.samples,
-                                     spec.evaluate.duplicate_rows)  # fmt: skip
+    images, labels, repeated = _read(
+        shipped_store, manifest, codec, spec.evaluate.samples, spec.evaluate.duplicate_rows
+    )
     holdout = _choose(data.holdout_images, spec)
     train = _choose(data.train_images, spec)
     n = min(len(holdout), len(train), len(images))
@@ -155,34 +148,29 @@ def measure(
         features=extractor.name,
         fake=fake,
         real=real,
-        counts={"generated": manifest.rows, "compared": n, "train": data.n,
-                "holdout": len(data.holdout_images)},
+        counts={
+            "generated": manifest.rows,
+            "compared": n,
+            "train": data.n,
+            "holdout": len(data.holdout_images),
+        },
         page=page,
         record={
             "k": spec.evaluate.k,
-            "inception_samples": spec.evaluate.inception_samples
-            if spec.evaluate.inception else None,
+            "inception_samples": spec.evaluate.inception_samples if spec.evaluate.inception else None,
         },
         files={"preview.png": png_bytes(samples if by_class is None else by_class)},
-    )  # fmt: skip
+    )
 
 
-def _distances(
-    real: NDArray[np.float32], fake: NDArray[np.float32], k: int
-) -> dict[str, float]:  # fmt: skip
-    return {
-        "fid": frechet_distance(real, fake),
-        "kid": kernel_distance(real, fake),
-        **prdc(real, fake, k=k),
-    }
+def _distances(real: NDArray[np.float32], fake: NDArray[np.float32], k: int) -> dict[str, float]:
+    return {"fid": frechet_distance(real, fake), "kid": kernel_distance(real, fake), **prdc(real, fake, k=k)}
 
 
 def feature_extractor(spec: Spec, data: ImageData | ImageStream) -> Extractor:
     """The feature extractor of this data, trained once for a run and kept beside its reports."""
     classes = len(data.codec.classes or ())
-    return kept_extractor(
-        Store(spec.run_uri), data.digest, data.train_images, data.train_labels, classes
-    )
+    return kept_extractor(Store(spec.run_uri), data.digest, data.train_images, data.train_labels, classes)
 
 
 def _choose(images: NDArray[np.uint8], spec: Spec) -> NDArray[np.uint8]:
@@ -220,9 +208,7 @@ def _read(
     return np.stack(images), np.concatenate(labels) if labels else None, duplicate_rate(encoded)
 
 
-def _per_class(
-    images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int
-) -> NDArray[np.uint8]:
+def _per_class(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int) -> NDArray[np.uint8]:
     """A row of the first images of each class; a class that was not asked for has an empty row."""
     tiles = np.full((classes, _PREVIEW_COLUMNS, *images.shape[1:]), 255, np.uint8)
     for c in range(classes):
@@ -232,7 +218,5 @@ def _per_class(
 
 
 JUDGE = Judge(
-    measure=measure,
-    monitor=lambda spec, store, data: ImageMonitor(spec, store, data),
-    picture=picture,
+    measure=measure, monitor=lambda spec, store, data: ImageMonitor(spec, store, data), picture=picture
 )

@@ -47,8 +47,11 @@ class TableMonitor:
         table = self.codec.decode(codes, values, np.zeros(len(codes), np.int64), self.seed)
         shapes = np.mean([*column_shapes(self.real, table, **self.how).values()])
         pairs = np.mean([*pair_trends(self.real, table, **self.how).values()] or [1.0])
-        return {"column_shapes": float(shapes), "pair_trends": float(pairs),
-                "error": float(2 - shapes - pairs)}  # fmt: skip
+        return {
+            "column_shapes": float(shapes),
+            "pair_trends": float(pairs),
+            "error": float(2 - shapes - pairs),
+        }
 
 
 def measure(spec: Spec, store: Store, manifest: Manifest, data: TableData) -> Measured:
@@ -61,16 +64,25 @@ def measure(spec: Spec, store: Store, manifest: Manifest, data: TableData) -> Me
     made = TableCodec.from_json(manifest.card["codec"]).schema
     if made != data.codec.schema:
         raise UserError(
-            "data.table", store.uri, "reads other columns or types than the data set was made from "
-            f"({made.names} there, {data.codec.schema.names} here)", "Use the spec of the run.",
-        )  # fmt: skip
+            "data.table",
+            store.uri,
+            "reads other columns or types than the data set was made from "
+            f"({made.names} there, {data.codec.schema.names} here)",
+            "Use the spec of the run.",
+        )
     table = _read(store.at(spec.generate.into), manifest, data.train.schema, spec.evaluate.samples)
     kinds, rare = _kinds(data), spec.data.table.rare
     valid = data.codec.valid(table) if data.codec.rules else None
     found = table_scores(
-        data.train, data.holdout, table, target=target, rare=rare, valid=valid,
-        holdout_valid=None if valid is None else data.codec.valid(data.holdout), **kinds,
-    )  # fmt: skip
+        data.train,
+        data.holdout,
+        table,
+        target=target,
+        rare=rare,
+        valid=valid,
+        holdout_valid=None if valid is None else data.codec.valid(data.holdout),
+        **kinds,
+    )
     compared = found.details["rows"]["compared"]
 
     def page(published: bool, scores: list[Score]) -> str:
@@ -101,12 +113,16 @@ def measure(spec: Spec, store: Store, manifest: Manifest, data: TableData) -> Me
         features="columns",
         fake=found.fake,
         real=found.real,
-        counts={"generated": manifest.rows, "compared": compared, "train": data.n,
-                "holdout": data.holdout.num_rows},
+        counts={
+            "generated": manifest.rows,
+            "compared": compared,
+            "train": data.n,
+            "holdout": data.holdout.num_rows,
+        },
         page=page,
         record={"details": found.details, "accept_rate": manifest.accept_rate},
         files={"preview.png": table_preview_png(data.train, table, rare=rare, **kinds)},
-    )  # fmt: skip
+    )
 
 
 def _kinds(data: TableData) -> dict[str, Any]:
@@ -120,9 +136,11 @@ def _target(spec: Spec, data: TableData) -> str | None:
     wanted = spec.evaluate.target
     if wanted is not None and wanted not in names:
         raise UserError(
-            "evaluate.target", wanted, "must be a column that is neither an id nor constant",
+            "evaluate.target",
+            wanted,
+            "must be a column that is neither an id nor constant",
             f"Columns: {', '.join(names)}.",
-        )  # fmt: skip
+        )
     return wanted or (names[-1] if len(names) > 1 else None)
 
 

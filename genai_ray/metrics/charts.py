@@ -22,9 +22,7 @@ def line_chart(series: Mapping[str, Points], *, x_label: str) -> Markup:
     Points that are not finite leave a gap, as a diverged loss must not break the report. Line i
     has the CSS class `line-j`, j = i mod 6. Names are escaped.
     """
-    finite = [
-        point for points in series.values() for point in points if all(map(math.isfinite, point))
-    ]
+    finite = [point for points in series.values() for point in points if all(map(math.isfinite, point))]
     if not finite:
         return Markup("<p>No finite values to draw.</p>")
     x_ticks, y_ticks = (ticks(min(values), max(values)) for values in zip(*finite, strict=True))
@@ -74,9 +72,7 @@ def histogram(series: Sequence[Sequence[float]], *, low: str, high: str, label: 
     return Markup("\n").join([*parts, Markup("</svg>")])
 
 
-def bar_chart(
-    labels: Sequence[str], series: Sequence[Sequence[float]], *, label: str
-) -> Markup:  # fmt: skip
+def bar_chart(labels: Sequence[str], series: Sequence[Sequence[float]], *, label: str) -> Markup:
     """An `<svg>` of horizontal bars: a row for each label, in it one bar of shares per series.
 
     The longest bar fills the width. Bars of series i have the CSS class `area-i`; a label that is
@@ -94,17 +90,14 @@ def bar_chart(
                 Markup(
                     '<rect class="area area-{}" x="{}" y="{:.1f}" width="{:.1f}" height="{:.1f}">'
                     "<title>{}: {:.2%}</title></rect>"
-                ).format(
-                    number % COLOURS, BAR_LEFT, y + 3 + number * thick, length, thick, name,
-                    shares[row],
-                )
-            )  # fmt: skip
+                ).format(number % COLOURS, BAR_LEFT, y + 3 + number * thick, length, thick, name, shares[row])
+            )
     return Markup("\n").join([*parts, Markup("</svg>")])
 
 
 def heat_map(
     names: Sequence[str], values: Mapping[tuple[str, str], float], *, darkest: float, label: str
-) -> Markup:  # fmt: skip
+) -> Markup:
     """An `<svg>` with a cell for each pair of names that has a value, below the diagonal.
 
     0 is invisible and `darkest` or more has full colour. Each cell says its names and its value in
@@ -129,10 +122,16 @@ def heat_map(
                         '<rect class="heat" x="{}" y="{}" width="{}" height="{}" '
                         'fill-opacity="{:.2f}"><title>{} with {}: {:.3f}</title></rect>'
                     ).format(
-                        HEAT_LEFT + column * CELL, row * CELL, CELL - 1, CELL - 1, strength,
-                        other, name, value,
+                        HEAT_LEFT + column * CELL,
+                        row * CELL,
+                        CELL - 1,
+                        CELL - 1,
+                        strength,
+                        other,
+                        name,
+                        value,
                     )
-                )  # fmt: skip
+                )
     return Markup("\n").join([*parts, Markup("</svg>")])
 
 
@@ -159,9 +158,7 @@ def _line(points: Points, number: int) -> Markup:
         if drawable:
             commands.append(f"{'L' if pen_down else 'M'}{x:.1f} {y:.1f}")
         pen_down = drawable
-    return Markup('<path class="line line-{}" d="{}"/>').format(
-        number % COLOURS, " ".join(commands)
-    )
+    return Markup('<path class="line line-{}" d="{}"/>').format(number % COLOURS, " ".join(commands))
 
 
 def _legend_entry(name: str, number: int) -> Markup:
@@ -185,17 +182,13 @@ def _horizontal_tick(y: float, value: float) -> Markup:
 
 
 def _open_svg(width: int, height: int, label: str) -> Markup:
-    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
-        width, height, label
-    )
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(width, height, label)
 
 
 def _text(x: float, y: float, anchor: str, text: str, whole: str = "") -> Markup:
     """Text at a place; `whole` is what a tooltip says where the text is a part of it."""
     tip = Markup("<title>{}</title>").format(whole) if whole not in ("", text) else ""
-    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}{}</text>').format(
-        x, y, anchor, text, tip
-    )
+    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}{}</text>').format(x, y, anchor, text, tip)
 
 
 def short(value: float) -> str:

@@ -45,9 +45,7 @@ class Extractor:
         if self.classes is None:
             raise ValueError(f"{self.name} was trained without labels and cannot classify")
         with torch.inference_mode():
-            logits = self.network.get_submodule("head")(
-                torch.from_numpy(self._codes(images, batch))
-            )
+            logits = self.network.get_submodule("head")(torch.from_numpy(self._codes(images, batch)))
         return logits.argmax(dim=1).numpy()
 
     def accuracy(self, images: np.ndarray, labels: np.ndarray) -> float:
@@ -140,9 +138,7 @@ def train_extractor(
     """
     _check_images(images)
     if len(images) < 2 or steps < 1 or batch < 2:
-        raise ValueError(
-            f"{len(images)} images, steps={steps}, batch={batch}; need at least 2, 1 and 2"
-        )
+        raise ValueError(f"{len(images)} images, steps={steps}, batch={batch}; need at least 2, 1 and 2")
     if labels is not None:
         labels, classes = _check_labels(labels, len(images), classes)
     elif classes is not None:
@@ -237,9 +233,7 @@ def _encoder(size: int, channels: int) -> nn.Sequential:
         layers += _conv(width_in, width, stride=2)
         width_in, width = width, 64
     layers += _conv(width_in, 64, stride=1)
-    return nn.Sequential(
-        *layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 4 * 4, DIMENSIONS)
-    )
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 4 * 4, DIMENSIONS))
 
 
 def _decoder(size: int, channels: int) -> nn.Sequential:
@@ -249,9 +243,7 @@ def _decoder(size: int, channels: int) -> nn.Sequential:
     for side in reversed(_halvings(size)):
         layers += [nn.Upsample(size=(side, side)), *_conv(width_in, 32, stride=1)]
         width_in = 32
-    return nn.Sequential(
-        *layers, nn.Upsample(size=(size, size)), nn.Conv2d(32, channels, 3, padding=1)
-    )
+    return nn.Sequential(*layers, nn.Upsample(size=(size, size)), nn.Conv2d(32, channels, 3, padding=1))
 
 
 def _halvings(size: int) -> list[int]:
@@ -289,9 +281,7 @@ def _check_images(images: np.ndarray) -> None:
 def _check_labels(labels: np.ndarray, n: int, classes: int | None) -> tuple[np.ndarray, int]:
     labels = np.asarray(labels)
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"labels are {labels.dtype} of shape {labels.shape}; need integers of shape ({n},)"
-        )
+        raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}; need integers of shape ({n},)")
     labels = labels.astype(np.int64)
     classes = int(labels.max()) + 1 if classes is None else classes
     if classes < 2:

@@ -142,8 +142,7 @@ def prdc(real: np.ndarray, fake: np.ndarray, *, k: int = 5, chunk: int = 512) ->
     for name, rows in (("real", real), ("fake", fake)):
         if not 1 <= k < len(rows):
             raise ValueError(
-                f"k={k} with {len(rows)} {name} samples; k must be at least 1 and below the "
-                "number of samples"
+                f"k={k} with {len(rows)} {name} samples; k must be at least 1 and below the number of samples"
             )
     centre = real.mean(axis=0)
     real, fake = real - centre, fake - centre

@@ -26,8 +26,7 @@ DIGEST = "6726825d"  # how the SHA-256 of the file begins, as its name says
 DIMENSIONS = 2_048
 _SIZE = 299
 _ORIGIN = (
-    "Get weights-inception-2015-12-05-6726825d.pth (release v0.2.0 of torch-fidelity) and give "
-    "its path."
+    "Get weights-inception-2015-12-05-6726825d.pth (release v0.2.0 of torch-fidelity) and give its path."
 )
 
 
@@ -45,9 +44,11 @@ def read_weights(uri: str) -> bytes:
     digest = hashlib.sha256(data).hexdigest()
     if not digest.startswith(DIGEST):
         raise UserError(
-            "evaluate.inception", uri, f"must have a SHA-256 that begins with {DIGEST}, and has "
-            f"{digest[:8]}", _ORIGIN,
-        )  # fmt: skip
+            "evaluate.inception",
+            uri,
+            f"must have a SHA-256 that begins with {DIGEST}, and has {digest[:8]}",
+            _ORIGIN,
+        )
     return data
 
 
@@ -90,11 +91,8 @@ def build() -> nn.Module:
     """The network with random weights."""
     from torchvision.models import inception_v3
 
-    network: Any = inception_v3(
-        num_classes=1008, aux_logits=False, transform_input=False, init_weights=False
-    )
-    within = ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e",
-              "Mixed_7b")  # fmt: skip
+    network: Any = inception_v3(num_classes=1008, aux_logits=False, transform_input=False, init_weights=False)
+    within = ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7b")
     for name in within:
         _pool_by(getattr(network, name), _mean_within)
     _pool_by(network.Mixed_7c, _largest)

@@ -61,9 +61,7 @@ def nearest(
     return _direct_distances(queries, reference, indices, chunk), indices
 
 
-def copy_rates(
-    train: np.ndarray, holdout: np.ndarray, fake: np.ndarray, *, chunk: int = 2_048
-) -> dict:
+def copy_rates(train: np.ndarray, holdout: np.ndarray, fake: np.ndarray, *, chunk: int = 2_048) -> dict:
     """How often generated samples copy the training set, beside how often real samples seem to.
 
     All three are (n, ...) arrays as in `nearest`; `holdout` is real data the generator never saw.

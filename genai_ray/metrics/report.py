@@ -92,9 +92,7 @@ def environment() -> jinja2.Environment:
     return found
 
 
-def image_grid(
-    images: np.ndarray, *, columns: int, scale: int | None = None, gap: int = 1
-) -> np.ndarray:
+def image_grid(images: np.ndarray, *, columns: int, scale: int | None = None, gap: int = 1) -> np.ndarray:
     """Tile uint8 images (n, h, w, channels) row by row into one (H, W, channels) uint8 picture.
 
     Each pixel becomes a `scale` x `scale` square, by default the least that makes the shorter side
@@ -124,9 +122,7 @@ def image_grid(
     return picture[: rows * height - gap, : columns * width - gap]
 
 
-def pair_grid(
-    real: np.ndarray, fake: np.ndarray, *, columns: int, scale: int | None = None
-) -> np.ndarray:
+def pair_grid(real: np.ndarray, fake: np.ndarray, *, columns: int, scale: int | None = None) -> np.ndarray:
     """`image_grid` of pairs, each generated image above the real one of the same index.
 
     Wide gaps part the pairs, which touch within.
@@ -142,8 +138,7 @@ def png_bytes(image: np.ndarray) -> bytes:
         image = image[:, :, 0]
     if image.dtype != np.uint8 or not (image.ndim == 2 or image.shape[2:] == (3,)):
         raise ValueError(
-            f"image is {image.dtype} of shape {image.shape}; need uint8 (h, w), (h, w, 1) or "
-            "(h, w, 3)"
+            f"image is {image.dtype} of shape {image.shape}; need uint8 (h, w), (h, w, 1) or (h, w, 3)"
         )
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", optimize=True)

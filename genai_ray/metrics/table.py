@@ -48,10 +48,18 @@ class TableScores:
 
 
 def table_scores(
-    train: pa.Table, holdout: pa.Table, table: pa.Table, *, target: str | None = None,
-    categorical: Collection[str] = (), skip: Collection[str] = (), seed: int = 0, rare: int = 1,
-    valid: NDArray[np.bool_] | None = None, holdout_valid: NDArray[np.bool_] | None = None,
-) -> TableScores:  # fmt: skip
+    train: pa.Table,
+    holdout: pa.Table,
+    table: pa.Table,
+    *,
+    target: str | None = None,
+    categorical: Collection[str] = (),
+    skip: Collection[str] = (),
+    seed: int = 0,
+    rare: int = 1,
+    valid: NDArray[np.bool_] | None = None,
+    holdout_valid: NDArray[np.bool_] | None = None,
+) -> TableScores:
     """Measure synthetic rows against the training rows, and the holdout in the same way.
 
     What depends on the number of rows (columns, pairs, detection, coverage, duplicates) is
@@ -91,9 +99,7 @@ def table_scores(
         each: Any = measure(train, made, **arguments), measure(train, unseen, **arguments)
         if each[0]:
             fake[name], real[name] = (float(np.mean([*scores.values()])) for scores in each)
-            details[name] = [
-                {"of": of, "fake": score, "real": each[1][of]} for of, score in each[0].items()
-            ]
+            details[name] = [{"of": of, "fake": score, "real": each[1][of]} for of, score in each[0].items()]
     if target is not None:
         learnt = efficacy(train, holdout, table, target=target, seed=seed, **how)
         if learnt is not None:

@@ -47,9 +47,8 @@ class Columns:
     def take(self, index: NDArray[Any]) -> Self:
         """Some rows, by number or mask."""
         return type(self)(
-            self.numbers[index], self.categories[index],
-            self.number_names, self.category_names, self.labels,
-        )  # fmt: skip
+            self.numbers[index], self.categories[index], self.number_names, self.category_names, self.labels
+        )
 
 
 def encode(
@@ -81,15 +80,15 @@ def encode(
         Columns(
             _stack([column[t] for column in numbers], len(table), np.float64),
             _stack([column[t] for column in categories], len(table), np.int64),
-            tuple(number_names), tuple(category_names), tuple(labels),
+            tuple(number_names),
+            tuple(category_names),
+            tuple(labels),
         )
         for t, table in enumerate(tables)
-    ]  # fmt: skip
+    ]
 
 
-def row_keys(
-    tables: Sequence[pa.Table], *, skip: Collection[str] = ()
-) -> list[NDArray[np.int64]]:  # fmt: skip
+def row_keys(tables: Sequence[pa.Table], *, skip: Collection[str] = ()) -> list[NDArray[np.int64]]:
     """A number for each row of each table: equal exactly where two rows agree in every column.
 
     No hash, so no collision. Missing equals missing, and -0.0 equals 0.0.
@@ -126,9 +125,7 @@ def is_number(kind: pa.DataType) -> bool:
     )
 
 
-def _names(
-    tables: Sequence[pa.Table], skip: Collection[str], categorical: Collection[str]
-) -> list[str]:
+def _names(tables: Sequence[pa.Table], skip: Collection[str], categorical: Collection[str]) -> list[str]:
     known = tables[0].column_names
     for argument, given in (("skip", skip), ("categorical", categorical)):
         if strange := sorted(set(given) - set(known)):
@@ -154,9 +151,7 @@ def _floats(column: pa.ChunkedArray, kind: pa.DataType) -> NDArray[np.float64]:
     return values
 
 
-def _codes(
-    name: str, columns: Sequence[pa.ChunkedArray]
-) -> tuple[list[NDArray[np.int64]], tuple[Any, ...]]:  # fmt: skip
+def _codes(name: str, columns: Sequence[pa.ChunkedArray]) -> tuple[list[NDArray[np.int64]], tuple[Any, ...]]:
     kind = columns[0].type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
@@ -172,9 +167,7 @@ def _codes(
     try:
         coded = whole.dictionary_encode().combine_chunks()
     except pa.ArrowNotImplementedError:
-        raise ValueError(
-            f"column {name!r} is {kind}; need numbers, dates, text or booleans"
-        ) from None
+        raise ValueError(f"column {name!r} is {kind}; need numbers, dates, text or booleans") from None
     coded = coded.chunk(0) if isinstance(coded, pa.ChunkedArray) else coded
     codes = pc.fill_null(coded.indices, -1).to_numpy().astype(np.int64) + 1
     return np.split(codes, ends[:-1]), tuple(coded.dictionary.to_pylist())

@@ -37,9 +37,15 @@ def duplicate_rate(table: pa.Table, *, skip: Collection[str] = ()) -> float:
 
 
 def closest_share(
-    train: pa.Table, holdout: pa.Table, table: pa.Table, *, categorical: Collection[str] = (),
-    skip: Collection[str] = (), seed: int = 0, queries: int = 5_000,
-) -> tuple[float, dict[str, float]]:  # fmt: skip
+    train: pa.Table,
+    holdout: pa.Table,
+    table: pa.Table,
+    *,
+    categorical: Collection[str] = (),
+    skip: Collection[str] = (),
+    seed: int = 0,
+    queries: int = 5_000,
+) -> tuple[float, dict[str, float]]:
     """Share of synthetic rows nearer to a training row than to any holdout row, and medians.
 
     0.5 is expected of a generator that learnt the distribution and 1 of one that repeats its

@@ -24,9 +24,8 @@ _CELLS = 4_000_000
 
 
 def column_shapes(
-    real: pa.Table, table: pa.Table, *, categorical: Collection[str] = (),
-    skip: Collection[str] = (),
-) -> dict[str, float]:  # fmt: skip
+    real: pa.Table, table: pa.Table, *, categorical: Collection[str] = (), skip: Collection[str] = ()
+) -> dict[str, float]:
     """How like each column of `table` is to the same of `real`: name -> 0..1.
 
     Categories: 1 - total variation distance, missing counting as one more category. Numbers and
@@ -35,19 +34,21 @@ def column_shapes(
     with some, SDMetrics does not look at the shares.
     """
     a, b = encode((real, table), categorical=categorical, skip=skip)
-    scores = {
-        name: _number_shape(a.numbers[:, j], b.numbers[:, j])
-        for j, name in enumerate(a.number_names)
-    }
+    scores = {name: _number_shape(a.numbers[:, j], b.numbers[:, j]) for j, name in enumerate(a.number_names)}
     for j, name in enumerate(a.category_names):
         scores[name] = 1 - total_variation(a.categories[:, j], b.categories[:, j])
     return {name: scores[name] for name in real.column_names if name in scores}
 
 
 def pair_trends(
-    real: pa.Table, table: pa.Table, *, categorical: Collection[str] = (),
-    skip: Collection[str] = (), seed: int = 0, rows: int = 50_000,
-) -> dict[tuple[str, str], float]:  # fmt: skip
+    real: pa.Table,
+    table: pa.Table,
+    *,
+    categorical: Collection[str] = (),
+    skip: Collection[str] = (),
+    seed: int = 0,
+    rows: int = 50_000,
+) -> dict[tuple[str, str], float]:
     """How alike each pair of columns hangs together in both tables: (name, name) -> 0..1.
 
     Two numbers: 1 - half the difference of the Pearson correlations, each of the rows in which
@@ -84,9 +85,13 @@ def pair_trends(
 
 
 def category_coverage(
-    real: pa.Table, table: pa.Table, *, categorical: Collection[str] = (),
-    skip: Collection[str] = (), rare: int = 1,
-) -> dict[str, float]:  # fmt: skip
+    real: pa.Table,
+    table: pa.Table,
+    *,
+    categorical: Collection[str] = (),
+    skip: Collection[str] = (),
+    rare: int = 1,
+) -> dict[str, float]:
     """Share of the real categories of each column that occur in `table`: name -> 0..1.
 
     Missing is no category here. Categories with fewer than `rare` real rows are not asked for, as
@@ -104,9 +109,8 @@ def category_coverage(
 
 
 def range_coverage(
-    real: pa.Table, table: pa.Table, *, categorical: Collection[str] = (),
-    skip: Collection[str] = (),
-) -> dict[str, float]:  # fmt: skip
+    real: pa.Table, table: pa.Table, *, categorical: Collection[str] = (), skip: Collection[str] = ()
+) -> dict[str, float]:
     """Share of the range of each real number or date that `table` reaches: name -> 0..1.
 
     The range is from the least to the greatest real value, as in SDMetrics, so a single outlier
@@ -142,9 +146,7 @@ def ks_statistic(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
         return float(len(a) != len(b))
     a, b = np.sort(a), np.sort(b)
     grid = np.concatenate([a, b])
-    gaps = np.searchsorted(a, grid, side="right") / len(a) - np.searchsorted(
-        b, grid, side="right"
-    ) / len(b)
+    gaps = np.searchsorted(a, grid, side="right") / len(a) - np.searchsorted(b, grid, side="right") / len(b)
     return float(np.abs(gaps).max())
 
 

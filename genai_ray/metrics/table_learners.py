@@ -57,10 +57,16 @@ class Efficacy:
 
 @threadpool_limits.wrap(limits=1)
 def efficacy(
-    train: pa.Table, holdout: pa.Table, table: pa.Table, *, target: str,
-    categorical: Collection[str] = (), skip: Collection[str] = (), seed: int = 0,
+    train: pa.Table,
+    holdout: pa.Table,
+    table: pa.Table,
+    *,
+    target: str,
+    categorical: Collection[str] = (),
+    skip: Collection[str] = (),
+    seed: int = 0,
     rows: int = 50_000,
-) -> Efficacy | None:  # fmt: skip
+) -> Efficacy | None:
     """Train on synthetic, test on real: how well the holdout's `target` is predicted.
 
     A target of categories (text, boolean or named in `categorical`) makes a classification, scored
@@ -107,9 +113,15 @@ def efficacy(
 
 @threadpool_limits.wrap(limits=1)
 def detection(
-    real: pa.Table, table: pa.Table, *, categorical: Collection[str] = (),
-    skip: Collection[str] = (), seed: int = 0, rows: int = 10_000, top: int = 5,
-) -> tuple[float, dict[str, float]]:  # fmt: skip
+    real: pa.Table,
+    table: pa.Table,
+    *,
+    categorical: Collection[str] = (),
+    skip: Collection[str] = (),
+    seed: int = 0,
+    rows: int = 10_000,
+    top: int = 5,
+) -> tuple[float, dict[str, float]]:
     """How well boosted trees tell synthetic rows from real ones, and by which columns.
 
     The area under the ROC curve on rows not trained on, mean of 3 folds: 0.5 if they cannot, 1 if
@@ -156,9 +168,7 @@ def detection(
 
 def _boosted(learner: Any, x: NDArray[np.float64], numbers: int, seed: int) -> Any:
     return learner(
-        categorical_features=np.arange(x.shape[1]) >= numbers,
-        early_stopping=False,
-        random_state=_state(seed),
+        categorical_features=np.arange(x.shape[1]) >= numbers, early_stopping=False, random_state=_state(seed)
     )
 
 
@@ -175,9 +185,14 @@ def _linear(learner: Any, x: NDArray[np.float64], numbers: int) -> Any:
 
 
 def _classify(
-    x: NDArray[np.float64], y: NDArray[Any], x_test: NDArray[np.float64],
-    y_test: NDArray[Any], numbers: int, rarer: int | None, seed: int,
-) -> Scores:  # fmt: skip
+    x: NDArray[np.float64],
+    y: NDArray[Any],
+    x_test: NDArray[np.float64],
+    y_test: NDArray[Any],
+    numbers: int,
+    rarer: int | None,
+    seed: int,
+) -> Scores:
     classes = np.unique(y_test)
     scores: Scores = {}
     for name, learner in (
@@ -204,9 +219,13 @@ def _classify(
 
 
 def _regress(
-    x: NDArray[np.float64], y: NDArray[Any], x_test: NDArray[np.float64],
-    y_test: NDArray[Any], numbers: int, seed: int,
-) -> Scores:  # fmt: skip
+    x: NDArray[np.float64],
+    y: NDArray[Any],
+    x_test: NDArray[np.float64],
+    y_test: NDArray[Any],
+    numbers: int,
+    seed: int,
+) -> Scores:
     scores: Scores = {}
     for name, learner in (
         ("boosted trees", _boosted(HistGradientBoostingRegressor, x, numbers, seed)),
@@ -248,7 +267,7 @@ def _ranks(train: Columns) -> list[NDArray[np.int64]]:
 
 def _matrix(
     columns: Columns, ranks: list[NDArray[np.int64]], leave: str | None = None
-) -> tuple[NDArray[np.float64], int]:  # fmt: skip
+) -> tuple[NDArray[np.float64], int]:
     """Features (N, numbers + categories) without the column `leave`, and how many are numbers."""
     numbers = [j for j, name in enumerate(columns.number_names) if name != leave]
     parts = [columns.numbers[:, numbers]] + [

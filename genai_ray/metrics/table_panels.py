@@ -47,9 +47,15 @@ class Panel:
 
 
 def column_panels(
-    real: pa.Table, table: pa.Table, *, categorical: Collection[str] = (),
-    skip: Collection[str] = (), rare: int = 5, bins: int = 24, most: int = 10,
-) -> list[Panel]:  # fmt: skip
+    real: pa.Table,
+    table: pa.Table,
+    *,
+    categorical: Collection[str] = (),
+    skip: Collection[str] = (),
+    rare: int = 5,
+    bins: int = 24,
+    most: int = 10,
+) -> list[Panel]:
     """The panels of all columns, in the order of the real table.
 
     Args:
@@ -60,10 +66,9 @@ def column_panels(
     a, b = encode((real, table), categorical=categorical, skip=skip)
     rare = max(rare, 1)
     panels = {
-        name: _number(name, real.schema.field(name).type, a.numbers[:, j], b.numbers[:, j],
-                      rare, bins)
+        name: _number(name, real.schema.field(name).type, a.numbers[:, j], b.numbers[:, j], rare, bins)
         for j, name in enumerate(a.number_names)
-    }  # fmt: skip
+    }
     for j, name in enumerate(a.category_names):
         counts = [np.bincount(c.categories[:, j], minlength=a.sizes[j]) for c in (a, b)]
         panels[name] = _category(name, a.labels[j], counts[0], counts[1], rare, most)
@@ -71,9 +76,14 @@ def column_panels(
 
 
 def sample_rows(
-    real: pa.Table, table: pa.Table, *, categorical: Collection[str] = (),
-    skip: Collection[str] = (), rare: int = 5, count: int = 20,
-) -> tuple[list[str], list[list[str]]]:  # fmt: skip
+    real: pa.Table,
+    table: pa.Table,
+    *,
+    categorical: Collection[str] = (),
+    skip: Collection[str] = (),
+    rare: int = 5,
+    count: int = 20,
+) -> tuple[list[str], list[list[str]]]:
     """The first rows of `table` as text, with the names of the columns.
 
     A category that fewer than `rare` rows of `real` have is shown as (rare). Columns in `skip`
@@ -94,9 +104,15 @@ def sample_rows(
 
 
 def table_preview_png(
-    real: pa.Table, table: pa.Table, *, categorical: Collection[str] = (),
-    skip: Collection[str] = (), rare: int = 5, columns: int = 4, most: int = 12,
-) -> bytes:  # fmt: skip
+    real: pa.Table,
+    table: pa.Table,
+    *,
+    categorical: Collection[str] = (),
+    skip: Collection[str] = (),
+    rare: int = 5,
+    columns: int = 4,
+    most: int = 12,
+) -> bytes:
     """One PNG with a small histogram or bars for each of the first `most` columns.
 
     About 960 pixels wide with 4 columns, at twice that resolution. Names that Pillow's own font
@@ -140,9 +156,8 @@ def draw_panels(panels: Sequence[Panel], *, columns: int = 4, scale: int = 2) ->
 
 
 def _number(
-    name: str, kind: pa.DataType, real: NDArray[np.float64], made: NDArray[np.float64], rare: int,
-    bins: int,
-) -> Panel:  # fmt: skip
+    name: str, kind: pa.DataType, real: NDArray[np.float64], made: NDArray[np.float64], rare: int, bins: int
+) -> Panel:
     missing = (float(np.isnan(real).mean()), float(np.isnan(made).mean()))
     there, drawn = np.sort(real[~np.isnan(real)]), made[~np.isnan(made)]
     if len(there) < 2 * rare:
@@ -167,9 +182,8 @@ def _number(
 
 
 def _category(
-    name: str, labels: tuple[Any, ...], real: NDArray[np.int64], made: NDArray[np.int64],
-    rare: int, most: int,
-) -> Panel:  # fmt: skip
+    name: str, labels: tuple[Any, ...], real: NDArray[np.int64], made: NDArray[np.int64], rare: int, most: int
+) -> Panel:
     totals = (int(real.sum()), int(made.sum()))
     # A value that no real row has betrays none, and that a generator makes it up is worth seeing.
     order = sorted(range(1, len(real)), key=lambda c: (-real[c], -made[c], c))
@@ -181,11 +195,13 @@ def _category(
     if real[MISSING] or made[MISSING]:
         rows.append((MISSING_LABEL, int(real[MISSING]), int(made[MISSING])))
     return Panel(
-        name, "category", tuple(label for label, _, _ in rows),
+        name,
+        "category",
+        tuple(label for label, _, _ in rows),
         tuple(count / totals[0] for _, count, _ in rows),
         tuple(count / totals[1] for _, _, count in rows),
         (float(real[MISSING] / totals[0]), float(made[MISSING] / totals[1])),
-    )  # fmt: skip
+    )
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -242,9 +258,8 @@ class _Pen:
     scale: int
 
     def box(
-        self, x: float, y: float, width: float, height: float, colour: tuple[int, int, int],
-        alpha: int,
-    ) -> None:  # fmt: skip
+        self, x: float, y: float, width: float, height: float, colour: tuple[int, int, int], alpha: int
+    ) -> None:
         if width * self.scale >= 0.5 and height * self.scale >= 0.5:
             corners = [x * self.scale, y * self.scale]
             far = [(x + width) * self.scale - 1, (y + height) * self.scale - 1]
@@ -256,9 +271,8 @@ class _Pen:
         self.draw.line(scaled, fill=(*colour, 255), width=max(1, self.scale))
 
     def text(
-        self, x: float, y: float, text: str, size: int, colour: tuple[int, int, int],
-        anchor: str = "la",
-    ) -> None:  # fmt: skip
+        self, x: float, y: float, text: str, size: int, colour: tuple[int, int, int], anchor: str = "la"
+    ) -> None:
         font = ImageFont.load_default(size * self.scale)
         self.draw.text((x * self.scale, y * self.scale), text, colour, font, anchor)
 

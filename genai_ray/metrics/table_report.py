@@ -57,15 +57,18 @@ def render_table_html(report: TableReport) -> str:
         for panel in report.panels
     ]
     pairs = [
-        (tuple(each["of"]), each["fake"], each["real"])
-        for each in report.details.get("pair_trends", [])
+        (tuple(each["of"]), each["fake"], each["real"]) for each in report.details.get("pair_trends", [])
     ]
     template = environment().get_template("table_report.html.j2")
     return template.render(
-        report=report, chart=chart, columns=columns, heat=_heat(pairs),
+        report=report,
+        chart=chart,
+        columns=columns,
+        heat=_heat(pairs),
         worst=sorted(pairs, key=lambda pair: pair[1])[:5],
-        efficacy=report.details.get("efficacy"), detection=report.details.get("detection"),
-    )  # fmt: skip
+        efficacy=report.details.get("efficacy"),
+        detection=report.details.get("detection"),
+    )
 
 
 def panel_chart(panel: Panel) -> Markup:

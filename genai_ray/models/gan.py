@@ -52,8 +52,10 @@ class Gan:
         real = batch.values
         if "mirror" in uniform:
             real = augment.mirror(real, uniform["mirror"])
-        seen = [self._augmented(real, uniform.get("augment_real")),
-                self._augmented(fake, uniform.get("augment_fake"))]  # fmt: skip
+        seen = [
+            self._augmented(real, uniform.get("augment_real")),
+            self._augmented(fake, uniform.get("augment_fake")),
+        ]
         if "consistency" in uniform:
             seen.append(augment.shift(real, uniform["consistency"]))
         # One pass over all of them: fewer kernel launches, and weights are read once.
@@ -96,9 +98,7 @@ class Gan:
         with torch.autocast(real.device.type, enabled=False):
             real, fake = real.float(), fake.float()
             if self.variant.penalty == "gradient":
-                return penalties.gradient_penalty(
-                    discriminator, real, fake, labels, uniform["penalty"]
-                )
+                return penalties.gradient_penalty(discriminator, real, fake, labels, uniform["penalty"])
             if self.variant.penalty == "r1":
                 return penalties.r1(discriminator, real, labels)
             return penalties.dragan(discriminator, real, labels, uniform["penalty"])

@@ -23,9 +23,11 @@ def grid(size: int) -> tuple[int, int]:
     while side >= 8:
         if side % 2:
             raise UserError(
-                "data.size", size, "must be 4, 5, 6 or 7 times a power of 2 for conv networks",
+                "data.size",
+                size,
+                "must be 4, 5, 6 or 7 times a power of 2 for conv networks",
                 "Use 28, 32, 64, …, or model.network=mlp.",
-            )  # fmt: skip
+            )
         side //= 2
         halvings += 1
     return side, halvings
@@ -72,8 +74,7 @@ class ConvGenerator(nn.Module):
         self.norms = nn.ModuleList(ConditionalBatchNorm(c, classes) for c in channels)
         # The norm takes the bias away again, so these have none.
         self.ups = nn.ModuleList(
-            nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, bias=False)
-            for a, b in pairwise(channels)
+            nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, bias=False) for a, b in pairwise(channels)
         )
         self.last = nn.Conv2d(channels[-1], codec.channels, 3, padding=1)
 
@@ -121,9 +122,7 @@ class ResGenerator(nn.Module):
         self.parts = [variant.latent - (parts - 1) * (variant.latent // parts)]
         self.parts += [variant.latent // parts] * (parts - 1)
         self.embedding = (
-            nn.Linear(classes, self._EMBEDDING, bias=False)
-            if classes and variant.hierarchical
-            else None
+            nn.Linear(classes, self._EMBEDDING, bias=False) if classes and variant.hierarchical else None
         )
         features = classes
         if variant.hierarchical:
@@ -217,8 +216,7 @@ class ConvTrunk(nn.Module):
         super().__init__()
         side, halvings = grid(codec.size)
         channels = _channels(variant.width, halvings)
-        layers: list[nn.Module] = [nn.Conv2d(codec.channels, channels[0], 3, padding=1),
-                                   nn.LeakyReLU(0.2)]  # fmt: skip
+        layers: list[nn.Module] = [nn.Conv2d(codec.channels, channels[0], 3, padding=1), nn.LeakyReLU(0.2)]
         for a, b in pairwise(channels):
             layers += [nn.Conv2d(a, b, 4, stride=2, padding=1), _norm2d(norm, b)]
             layers += [nn.LeakyReLU(0.2), nn.Dropout(variant.dropout)]
@@ -257,8 +255,7 @@ class ResTrunk(nn.Module):
         halvings, side = 1, codec.size // 2
         while side > _RES_SIDE:
             halvings, side = halvings + 1, side // 2
-        channels = [codec.channels, *(variant.width * 2 ** max(0, i - 2)
-                                      for i in range(1, halvings + 1))]  # fmt: skip
+        channels = [codec.channels, *(variant.width * 2 ** max(0, i - 2) for i in range(1, halvings + 1))]
         blocks: list[nn.Module] = []
         for number, (a, b) in enumerate(pairwise(channels)):
             blocks.append(DownBlock(a, b, norm, first=number == 0, down=True))
@@ -336,8 +333,9 @@ def initialise(module: nn.Module, kind: str) -> None:
     residual blocks (Gulrajani et al. 2017). orthogonal: Saxe et al. 2013, as in Brock et al. 2019.
     Gains and biases of conditional norms begin at 0 more than those of plain ones.
     """
-    inner = {id(c) for b in module.modules() if isinstance(b, UpBlock | DownBlock)
-             for c in (b.conv1, b.conv2)}  # fmt: skip
+    inner = {
+        id(c) for b in module.modules() if isinstance(b, UpBlock | DownBlock) for c in (b.conv1, b.conv2)
+    }
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
             if kind == "normal":
@@ -359,8 +357,12 @@ def spectral(module: nn.Module) -> None:
     """Divide the weight of every layer by its largest singular value, by one power iteration a
     step (Miyato et al. 2018). Gains of conditional norms are left as they are: they begin at 0.
     """
-    skipped = {id(linear) for m in module.modules() if isinstance(m, ConditionalBatchNorm)
-               for linear in (m.gain, m.bias)}  # fmt: skip
+    skipped = {
+        id(linear)
+        for m in module.modules()
+        if isinstance(m, ConditionalBatchNorm)
+        for linear in (m.gain, m.bias)
+    }
     for layer in list(module.modules()):
         weighted = isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding)
         if weighted and id(layer) not in skipped:

@@ -68,16 +68,18 @@ class Mixture(nn.Module):
     def set(self, gaussians: Gaussians) -> None:
         """Take over fitted mixtures of as many classes, components and latents."""
         upper = np.vectorize(_quantile)(np.cumsum(gaussians.weights, 1))
-        for buffer, values in ((self.upper, upper), (self.means, gaussians.means),
-                               (self.factors, gaussians.factors)):  # fmt: skip
+        for buffer, values in (
+            (self.upper, upper),
+            (self.means, gaussians.means),
+            (self.factors, gaussians.factors),
+        ):
             assert buffer.shape == values.shape, (buffer.shape, values.shape)
             buffer.copy_(torch.from_numpy(values))
 
 
 def fit_mixture(
-    latents: NDArray[np.floating], labels: NDArray[np.int64] | None, classes: int, components: int,
-    seed: int,
-) -> Gaussians:  # fmt: skip
+    latents: NDArray[np.floating], labels: NDArray[np.int64] | None, classes: int, components: int, seed: int
+) -> Gaussians:
     """Mixtures of full covariances by expectation maximisation, one for each class.
 
     A component needs 4 samples for each latent: a class with less than K times as many gets fewer

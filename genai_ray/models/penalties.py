@@ -40,9 +40,7 @@ def r1(discriminator: Discriminator, real: Tensor, labels: Tensor | None) -> Ten
     return 0.5 * input_gradient(discriminator, real, labels).square().sum(1).mean()
 
 
-def dragan(
-    discriminator: Discriminator, real: Tensor, labels: Tensor | None, uniform: Tensor
-) -> Tensor:
+def dragan(discriminator: Discriminator, real: Tensor, labels: Tensor | None, uniform: Tensor) -> Tensor:
     """(|dD/dx| - 1)^2 near real samples (Kodali et al. 2017, arXiv 1705.07215).
 
     uniform: (N, 1 + C*H*W) in 0..1: the share of the way, then the direction for each pixel, which

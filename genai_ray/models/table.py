@@ -69,9 +69,7 @@ class ResidualMlp(nn.Module):
         super().__init__()
         blocks, width = [], inputs
         for hidden in widths:
-            blocks.append(
-                nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU())
-            )
+            blocks.append(nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU()))
             width += hidden
         self.blocks, self.last = nn.ModuleList(blocks), nn.Linear(width, outputs)
 
@@ -133,9 +131,7 @@ class TableGan:
         )
         self.nets = nn.ModuleDict(
             {
-                "generator": ResidualMlp(
-                    variant.latent + asked, variant.generator_widths, layout.width
-                ),
+                "generator": ResidualMlp(variant.latent + asked, variant.generator_widths, layout.width),
                 "discriminator": PackedDiscriminator(layout.width + asked, variant),
             }
         )
@@ -199,9 +195,7 @@ class TableGan:
         """Cross-entropy of the categories that were asked for, averaged over the rows."""
         logits, total = self.layout.logits(raw), raw.new_zeros(())
         for i in self.layout.discrete:
-            total = total + F.cross_entropy(
-                logits[i], labels[:, i], ignore_index=-1, reduction="sum"
-            )
+            total = total + F.cross_entropy(logits[i], labels[:, i], ignore_index=-1, reduction="sum")
         return total / len(raw)
 
     def _penalty(self, real: Tensor, fake: Tensor, asked: Tensor | None, draws: Draws) -> Tensor:
@@ -405,8 +399,7 @@ class ArSampler(nn.Module):
         layout, parts = self.layout, len(self.layout.sizes)
         uniform = normal_cdf(noise)
         free = torch.full_like(noise[:, :parts], -1).long() if labels is None else labels
-        known = [torch.where(free[:, i] >= 0, free[:, i], size)
-                 for i, size in enumerate(layout.sizes)]  # fmt: skip
+        known = [torch.where(free[:, i] >= 0, free[:, i], size) for i, size in enumerate(layout.sizes)]
         total = torch.stack([net.embedded(i, code) for i, code in enumerate(known)]).sum(0)
         codes = []
         for i in range(parts):
@@ -450,8 +443,7 @@ class TableSampler(nn.Module):
             latents = torch.cat([latents, layout.asked(labels)], 1)
         raw = self.net(latents)
         uniform = normal_cdf(noise[:, self.latent : self.latent + parts])
-        picked = [pick(logits, uniform[:, i : i + 1])
-                  for i, logits in enumerate(layout.logits(raw))]  # fmt: skip
+        picked = [pick(logits, uniform[:, i : i + 1]) for i, logits in enumerate(layout.logits(raw))]
         codes = torch.stack(picked, 1)
         if labels is not None:
             codes = torch.where(labels >= 0, labels, codes)

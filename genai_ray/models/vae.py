@@ -120,9 +120,7 @@ def fit_prior(net: nn.Module, batch: Batch, variant: Variant, classes: int, seed
         latents.append(encode(parts, images, labels, noise, variant)[0].cpu())
     net.train(was_training)
     labels = None if batch.labels is None else batch.labels.cpu().numpy()
-    prior.set(
-        fit_mixture(torch.cat(latents).numpy(), labels, classes, variant.mixture_components, seed)
-    )
+    prior.set(fit_mixture(torch.cat(latents).numpy(), labels, classes, variant.mixture_components, seed))
 
 
 def sampler_latent(variant: Variant) -> int:

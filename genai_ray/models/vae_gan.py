@@ -30,10 +30,7 @@ class VaeGan:
         if variant.discriminator_norm == "spectral":
             image.spectral(discriminator)
         self.nets = nn.ModuleDict(
-            {
-                "autoencoder": vae.autoencoder(variant, codec, classes),
-                "discriminator": discriminator,
-            }
+            {"autoencoder": vae.autoencoder(variant, codec, classes), "discriminator": discriminator}
         )
         self._discriminator_loss, self._generator_loss = losses.ADVERSARIAL[variant.loss]
 
@@ -76,9 +73,8 @@ class VaeGan:
         }
 
     def _discriminate(
-        self, parts: nn.ModuleDict, images: Tensor, labels: Tensor | None, posterior: Tensor,
-        prior: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+        self, parts: nn.ModuleDict, images: Tensor, labels: Tensor | None, posterior: Tensor, prior: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
             latents, _ = vae.encode(parts, images, labels, posterior, self.variant)
             generated = parts["decoder"](torch.cat([latents, prior]), _repeated(labels, 2))

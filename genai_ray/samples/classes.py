@@ -78,32 +78,36 @@ def read_conditions(spec: GenerateSpec, card: ModelCard) -> bytes:
         taken = name != "label" and name in sinks.RESERVED[spec.sink]
         if taken or table.column_names.count(name) > 1:
             raise UserError(
-                field, uri, f"column {name!r} " + (f"is one of sink={spec.sink}'s own" if taken
-                                                   else "stands there more than once"),
+                field,
+                uri,
+                f"column {name!r} "
+                + (f"is one of sink={spec.sink}'s own" if taken else "stands there more than once"),
                 "Rename it in the table.",
-            )  # fmt: skip
+            )
     if "label" not in table.column_names:
         raise UserError(
-            field, uri, f"must have a column 'label'; it has {', '.join(table.column_names)}",
+            field,
+            uri,
+            f"must have a column 'label'; it has {', '.join(table.column_names)}",
             "Name the column that holds the class 'label'.",
-        )  # fmt: skip
+        )
     if table.num_rows != samples:
         raise UserError(
-            field, uri, f"has {table.num_rows} rows for generate.samples={samples}",
+            field,
+            uri,
+            f"has {table.num_rows} rows for generate.samples={samples}",
             f"Set generate.samples={table.num_rows}.",
-        )  # fmt: skip
+        )
     labels = table["label"].to_pylist()
-    known: dict[Any, int] = {
-        **dict(enumerate(range(len(names)))),
-        **{n: i for i, n in enumerate(names)},
-    }
+    known: dict[Any, int] = {**dict(enumerate(range(len(names)))), **{n: i for i, n in enumerate(names)}}
     numbers = np.empty(len(labels), np.int64)
     for row, label in enumerate(labels):
         # A class that is named 3 stands as a number in most tables.
         number = known.get(str(label), known.get(label))
         if number is None:
-            raise UserError(field, label, f"in row {row} of {uri} is not a class of the model",
-                            nearest(str(label), names))  # fmt: skip
+            raise UserError(
+                field, label, f"in row {row} of {uri} is not a class of the model", nearest(str(label), names)
+            )
         numbers[row] = number
     others = table.drop_columns("label")
     columns = [pa.chunked_array([numbers]), *others.columns]
@@ -122,8 +126,12 @@ def _read_table(uri: str) -> pa.Table:
         return pq.read_table(io.BytesIO(data))
     except (FileNotFoundError, IsADirectoryError, pa.ArrowInvalid) as error:
         reason = str(error).splitlines()[0]
-        raise UserError("generate.conditions", uri, f"must be a Parquet or CSV file ({reason})",
-                        "Check the path; a CSV file ends in .csv.") from None  # fmt: skip
+        raise UserError(
+            "generate.conditions",
+            uri,
+            f"must be a Parquet or CSV file ({reason})",
+            "Check the path; a CSV file ends in .csv.",
+        ) from None
 
 
 def class_counts(spec: GenerateSpec, card: ModelCard) -> list[int] | None:
@@ -134,15 +142,18 @@ def class_counts(spec: GenerateSpec, card: ModelCard) -> list[int] | None:
     """
     if not card.conditional:
         if spec.classes:
-            raise UserError("generate.classes", spec.classes, "asks for labels, but the model has "
-                            "no classes", "Train with model.conditional=true.")  # fmt: skip
+            raise UserError(
+                "generate.classes",
+                spec.classes,
+                "asks for labels, but the model has no classes",
+                "Train with model.conditional=true.",
+            )
         return None
     names = list(card.codec["classes"])
     asked = spec.classes or dict.fromkeys(names, 1 / len(names))
     for name, value in asked.items():
         if name not in names:
-            raise UserError("generate.classes", name, "is not a class of the model",
-                            nearest(name, names))  # fmt: skip
+            raise UserError("generate.classes", name, "is not a class of the model", nearest(name, names))
         if value < 0:
             raise UserError("generate.classes", {name: value}, "must not be negative", "Raise it.")
     return counts_of("generate.classes", [asked.get(name, 0) for name in names], spec.samples)
@@ -169,9 +180,11 @@ def shares_as_counts(field: str, values: Sequence[float], samples: int) -> list[
     total = sum(values)
     if abs(total - 1) > 1e-6:
         raise UserError(
-            field, list(values), f"add up to {total:g}; counts must give "
-            f"generate.samples={samples}, shares must give 1", "Correct the numbers.",
-        )  # fmt: skip
+            field,
+            list(values),
+            f"add up to {total:g}; counts must give generate.samples={samples}, shares must give 1",
+            "Correct the numbers.",
+        )
     # Largest remainders, so that shares become counts that add up.
     exact = [v * samples for v in values]
     counts = [int(e) for e in exact]

@@ -23,9 +23,8 @@ class ImageSamples:
     """
 
     def __init__(
-        self, model: bytes, card: ModelCard, spec: GenerateSpec, seed: int,
-        conditions: bytes | None,
-    ):  # fmt: skip
+        self, model: bytes, card: ModelCard, spec: GenerateSpec, seed: int, conditions: bytes | None
+    ):
         self.card, self.spec = card, spec
         self.codec = ImageCodec.from_json(card.codec)
         self._model, self._seed = model, seed
@@ -42,9 +41,7 @@ class ImageSamples:
     @property
     def schema(self) -> pa.Schema:
         beside = self._labels.schema if isinstance(self._labels, Conditions) else None
-        return sinks.parquet_schema(
-            self.codec, self.spec.encoding, self.card.conditional, {}, beside
-        )
+        return sinks.parquet_schema(self.codec, self.spec.encoding, self.card.conditional, {}, beside)
 
     def counts(self) -> dict[str, int]:
         if not isinstance(self._labels, Quotas):
@@ -68,7 +65,14 @@ class ImageSamples:
         if isinstance(self._labels, Conditions):
             beside = self._labels.beside(start, stop)
         return sinks.Rows(
-            index=index, start=start, images=images, labels=labels, codec=self.codec,
-            encoding=self.spec.encoding, quality=self.spec.quality, producer=producer,
-            extra=beside, provenance=provenance,
-        )  # fmt: skip
+            index=index,
+            start=start,
+            images=images,
+            labels=labels,
+            codec=self.codec,
+            encoding=self.spec.encoding,
+            quality=self.spec.quality,
+            producer=producer,
+            extra=beside,
+            provenance=provenance,
+        )

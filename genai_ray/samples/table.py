@@ -40,9 +40,8 @@ class TableSamples:
     """
 
     def __init__(
-        self, model: bytes, card: ModelCard, spec: GenerateSpec, seed: int,
-        conditions: bytes | None,
-    ):  # fmt: skip
+        self, model: bytes, card: ModelCard, spec: GenerateSpec, seed: int, conditions: bytes | None
+    ):
         self.card, self.spec, self.seed = card, spec, seed
         self.codec = TableCodec.from_json(card.codec)
         self.codec.check(spec)
@@ -65,9 +64,7 @@ class TableSamples:
     def counts(self) -> dict[str, int]:
         if len(self.conditions) == 1 and not self.conditions[0].where:
             return {}
-        return {
-            _name(c) or "anything": n for c, n in zip(self.conditions, self._counts, strict=True)
-        }
+        return {_name(c) or "anything": n for c, n in zip(self.conditions, self._counts, strict=True)}
 
     def probe(self) -> None:
         for number, condition in enumerate(self.conditions):
@@ -80,21 +77,21 @@ class TableSamples:
             failed = self._counts[number] * (1 - hits / tried) ** MAX_ATTEMPTS
             if failed > _FAILED:
                 raise UserError(
-                    _FIELD if condition.where else "data.table.constraints", _name(condition),
+                    _FIELD if condition.where else "data.table.constraints",
+                    _name(condition),
                     f"is met by {hits} of {tried} trial rows, so that about {failed:,.0f} rows "
                     f"would find none in {MAX_ATTEMPTS} attempts",
                     "Ask for fewer columns at once, or train a model that can be asked for them "
                     "(`genai-ray presets`).",
-                )  # fmt: skip
+                )
 
     def rows(
         self, index: int, start: int, stop: int, provenance: dict[str, Any], producer: str | None
     ) -> sinks.TableRows:
         table, attempts = self.table(start, stop)
         return sinks.TableRows(
-            index=index, start=start, table=table, provenance=provenance, producer=producer,
-            attempts=attempts,
-        )  # fmt: skip
+            index=index, start=start, table=table, provenance=provenance, producer=producer, attempts=attempts
+        )
 
     def table(self, start: int, stop: int) -> tuple[pa.Table, int]:
         """Rows start..stop, and how many attempts they took together.
@@ -158,9 +155,12 @@ class TableSamples:
         return noise, places
 
     def _attempt(
-        self, which: NDArray[np.int64], ids: NDArray[np.int64], noise: NDArray[np.float32],
+        self,
+        which: NDArray[np.int64],
+        ids: NDArray[np.int64],
+        noise: NDArray[np.float32],
         places: NDArray[np.float64],
-    ) -> pa.Table:  # fmt: skip
+    ) -> pa.Table:
         labels = self._labels(which, places) if self.card.conditional else None
         codes, values = self.sampler.run(noise, labels)
         return self.codec.decode(codes, values, ids, self.seed)
@@ -203,13 +203,19 @@ def _counts(conditions: tuple[RowCondition, ...], samples: int) -> list[int]:
     """Rows of each condition, which add up to `samples`."""
     rows = [c.rows for c in conditions if c.rows is not None]
     if len(rows) not in (0, len(conditions)):
-        raise UserError(_FIELD, [_name(c) for c in conditions], "are given by rows and by shares",
-                        "Use one of the two for all.")  # fmt: skip
+        raise UserError(
+            _FIELD,
+            [_name(c) for c in conditions],
+            "are given by rows and by shares",
+            "Use one of the two for all.",
+        )
     if rows and sum(rows) != samples:
         raise UserError(
-            _FIELD, rows, f"add up to {sum(rows)}; counts must give generate.samples={samples}",
+            _FIELD,
+            rows,
+            f"add up to {sum(rows)}; counts must give generate.samples={samples}",
             "Correct the numbers; {where: {}, rows: …} takes the rest.",
-        )  # fmt: skip
+        )
     return rows or shares_as_counts(_FIELD, [c.share or 0.0 for c in conditions], samples)
 
 

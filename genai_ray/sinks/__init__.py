@@ -60,12 +60,7 @@ SINKS: dict[str, dict[str, Callable[..., list[FileRecord]]]] = {
         "iceberg": write_parquet,
         "discard": discard,
     },
-    "table": {
-        "parquet": write_table,
-        "csv": write_csv,
-        "iceberg": write_table,
-        "discard": discard,
-    },
+    "table": {"parquet": write_table, "csv": write_csv, "iceberg": write_table, "discard": discard},
 }
 
 _RESERVED = frozenset({"id", "label", "image"})
@@ -100,9 +95,7 @@ def read(record: FileRecord | Mapping[str, Any], data: bytes, store: Store) -> R
     return Read(*read_parquet(data)) if table is None else Read(table[0], None, [], table[1])
 
 
-def objects(
-    record: FileRecord | Mapping[str, Any], data: bytes
-) -> Iterator[tuple[str, str, int]]:  # fmt: skip
+def objects(record: FileRecord | Mapping[str, Any], data: bytes) -> Iterator[tuple[str, str, int]]:
     """(path in the data set, SHA-256, bytes) of each object that a file lists beside itself."""
     path = _path(record)
     if path.endswith(f"/{TABLE}"):

@@ -123,8 +123,9 @@ def _png_labels(stamp: Stamp | None) -> tuple[bytes, Iterable[bytes]]:
     crc32, join = zlib.crc32, b"".join
     # The checksum of what all share is taken once.
     shared = crc32(body)
-    rests = ((own := join((name, middle, name, last))) + crc32(own, shared).to_bytes(4)
-             for name in stamp.names())  # fmt: skip
+    rests = (
+        (own := join((name, middle, name, last))) + crc32(own, shared).to_bytes(4) for name in stamp.names()
+    )
     return length.to_bytes(4) + body, rests
 
 
@@ -144,9 +145,7 @@ def _template(stamp: Stamp) -> list[bytes]:
     return xmp_packet(stamp.producer, hole).split(hole.encode())
 
 
-def encode_jpeg(
-    images: NDArray[np.uint8], quality: int = 90, stamp: Stamp | None = None
-) -> list[bytes]:
+def encode_jpeg(images: NDArray[np.uint8], quality: int = 90, stamp: Stamp | None = None) -> list[bytes]:
     """JPEG files of a batch (N, H, W, C), with the label in an APP1 segment after JFIF's APP0."""
     packet, length, rests = _packets(stamp)
     size = struct.pack(">H", 2 + len(JPEG_XMP) + len(packet) + length)
@@ -160,9 +159,7 @@ def encode_jpeg(
     return files
 
 
-def encode_webp(
-    images: NDArray[np.uint8], quality: int = 90, stamp: Stamp | None = None
-) -> list[bytes]:
+def encode_webp(images: NDArray[np.uint8], quality: int = 90, stamp: Stamp | None = None) -> list[bytes]:
     """WebP files of a batch (N, H, W, C): an extended header, the pixels, the label as XMP."""
     _, height, width, _ = images.shape
     # Flags with XMP alone, then the size less one in three bytes each (RFC 9649, section 2.7).

@@ -41,27 +41,43 @@ def check_iceberg(store_uri: str, catalog: str, table: str, schema: pa.Schema) -
     try:
         import pyiceberg  # noqa: F401
     except ImportError:
-        raise UserError("generate.sink", "iceberg", "needs pyiceberg, which is not installed",
-                        "pip install 'genai-ray[iceberg]'") from None  # fmt: skip
+        raise UserError(
+            "generate.sink",
+            "iceberg",
+            "needs pyiceberg, which is not installed",
+            "pip install 'genai-ray[iceberg]'",
+        ) from None
     if not store_uri.startswith("s3://"):
-        raise UserError("store", store_uri, "must be s3://… for generate.sink=iceberg, since the "
-                        "readers of a table find its files by their URI",
-                        "Set store=s3://bucket/prefix.")  # fmt: skip
+        raise UserError(
+            "store",
+            store_uri,
+            "must be s3://… for generate.sink=iceberg, since the "
+            "readers of a table find its files by their URI",
+            "Set store=s3://bucket/prefix.",
+        )
     columns = _columns(schema)
     found = _find(_load(catalog), catalog, table)
     if found is None:
         return
     if not found.spec().is_unpartitioned():
-        raise UserError("generate.table", table, "is partitioned, and the files of a data set are "
-                        "not", "Name another table, or none that exists.")  # fmt: skip
+        raise UserError(
+            "generate.table",
+            table,
+            "is partitioned, and the files of a data set are not",
+            "Name another table, or none that exists.",
+        )
     there = {field.name: _name(field.field_type) for field in found.schema().fields}
     if there != columns:
         names = sorted(n for n in there | columns if there.get(n) != columns.get(n))
         differences = "; ".join(
             f"{n}: {there.get(n, 'absent')} there, {columns.get(n, 'absent')} here" for n in names
         )
-        raise UserError("generate.table", table, f"exists with other columns ({differences})",
-                        "Name another table, or generate what this one holds.")  # fmt: skip
+        raise UserError(
+            "generate.table",
+            table,
+            f"exists with other columns ({differences})",
+            "Name another table, or generate what this one holds.",
+        )
 
 
 def commit_iceberg(manifest: Manifest, store: Store, catalog: str, table: str) -> None:
@@ -82,8 +98,7 @@ def commit_iceberg(manifest: Manifest, store: Store, catalog: str, table: str) -
     if target is None:
         first = pq.read_schema(pa.BufferReader(store.read(manifest.files[0]["path"])))
         target = _call(catalog, table, lambda: _create(opened, table, first))
-    if any(s.summary and s.summary[_FINGERPRINT] == manifest.fingerprint
-           for s in target.snapshots()):  # fmt: skip
+    if any(s.summary and s.summary[_FINGERPRINT] == manifest.fingerprint for s in target.snapshots()):
         return
     about = {
         _FINGERPRINT: manifest.fingerprint,
@@ -96,8 +111,7 @@ def commit_iceberg(manifest: Manifest, store: Store, catalog: str, table: str) -
         _call(catalog, table, lambda: target.add_files(paths, about))
     except CommitFailedException as error:
         raise IncompleteError(
-            f"generate.table: others write {table} all the time ({error}); the same command tries "
-            "again"
+            f"generate.table: others write {table} all the time ({error}); the same command tries again"
         ) from None
     except OSError as error:
         raise IncompleteError(
@@ -108,10 +122,11 @@ def commit_iceberg(manifest: Manifest, store: Store, catalog: str, table: str) -
         if "already referenced" not in str(error):
             raise
         raise UserError(
-            "generate.table", table, f"holds files of {store.uri} already, of another data set "
-            "that lay there", "Generate into another folder by generate.into, or remove those "
-            "files from the table.",
-        ) from None  # fmt: skip
+            "generate.table",
+            table,
+            f"holds files of {store.uri} already, of another data set that lay there",
+            "Generate into another folder by generate.into, or remove those files from the table.",
+        ) from None
 
 
 def _create(catalog: "Catalog", table: str, schema: pa.Schema) -> "Table":
@@ -131,8 +146,9 @@ def _load(name: str) -> "Catalog":
     # Read now: what pyiceberg keeps is of the time when it was imported.
     settings: dict[str, Any] = dict(Config().get_catalog_config(name) or {})
     if not settings:
-        raise UserError("generate.catalog", name, "is no catalog that pyiceberg's settings name",
-                        _remedy(name))  # fmt: skip
+        raise UserError(
+            "generate.catalog", name, "is no catalog that pyiceberg's settings name", _remedy(name)
+        )
     defaults = {
         "s3.endpoint": os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
         "s3.region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
@@ -143,8 +159,12 @@ def _load(name: str) -> "Catalog":
     except (ValueError, NotInstalledError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError("generate.catalog", name, "has settings that pyiceberg cannot use "
-                        f"({type(error).__name__})", _remedy(name)) from None  # fmt: skip
+        raise UserError(
+            "generate.catalog",
+            name,
+            f"has settings that pyiceberg cannot use ({type(error).__name__})",
+            _remedy(name),
+        ) from None
 
 
 def _find(opened: "Catalog", name: str, table: str) -> "Table | None":
@@ -169,19 +189,29 @@ def _call(catalog: str, table: str, work: Any) -> Any:
     from pyiceberg import exceptions as iceberg
     from requests.exceptions import RequestException
 
-    refused = (iceberg.UnauthorizedError, iceberg.ForbiddenError, iceberg.OAuthError,
-               iceberg.AuthorizationExpiredError)  # fmt: skip
+    refused = (
+        iceberg.UnauthorizedError,
+        iceberg.ForbiddenError,
+        iceberg.OAuthError,
+        iceberg.AuthorizationExpiredError,
+    )
     try:
         return work()
     except refused as error:
-        raise UserError("generate.catalog", catalog, f"refuses the credentials ({error})",
-                        _remedy(catalog)) from None  # fmt: skip
+        raise UserError(
+            "generate.catalog", catalog, f"refuses the credentials ({error})", _remedy(catalog)
+        ) from None
     except (iceberg.NoSuchNamespaceError, iceberg.BadRequestError) as error:
-        raise UserError("generate.catalog", catalog, f"does not have it ({error})",
-                        f"{_remedy(catalog)} generate.table is {table!r}.") from None  # fmt: skip
+        raise UserError(
+            "generate.catalog",
+            catalog,
+            f"does not have it ({error})",
+            f"{_remedy(catalog)} generate.table is {table!r}.",
+        ) from None
     except RequestException as error:
-        raise UserError("generate.catalog", catalog, "must be reachable "
-                        f"({type(error).__name__})", _remedy(catalog)) from None  # fmt: skip
+        raise UserError(
+            "generate.catalog", catalog, f"must be reachable ({type(error).__name__})", _remedy(catalog)
+        ) from None
     except iceberg.RESTError as error:
         # Also where it is not known whether a commit was done: the next try looks first.
         raise IncompleteError(
@@ -209,10 +239,12 @@ def _columns(schema: pa.Schema) -> dict[str, str]:
             one = Catalog._convert_schema_if_needed(pa.schema([pa.field(field.name, field.type)]))
         except UnsupportedPyArrowTypeException:
             raise UserError(
-                "generate.sink", "iceberg", f"cannot hold column {field.name!r}: Iceberg does not "
-                f"have {field.type}", "Save it in the source or the table of conditions as another "
+                "generate.sink",
+                "iceberg",
+                f"cannot hold column {field.name!r}: Iceberg does not have {field.type}",
+                "Save it in the source or the table of conditions as another "
                 "type, such as int64 or timestamp[us].",
-            ) from None  # fmt: skip
+            ) from None
         columns[field.name] = _name(one.fields[0].field_type)
     return columns
 

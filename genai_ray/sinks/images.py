@@ -15,13 +15,7 @@ from numpy.typing import NDArray
 
 from genai_ray.provenance import FileRecord
 from genai_ray.sinks.encoding import encode
-from genai_ray.sinks.parquet import (
-    labels_of,
-    plain_columns,
-    plain_fields,
-    schema_metadata,
-    with_label,
-)
+from genai_ray.sinks.parquet import labels_of, plain_columns, plain_fields, schema_metadata, with_label
 from genai_ray.sinks.rows import SUFFIXES, Rows, class_folders
 from genai_ray.storage import Store
 
@@ -35,9 +29,7 @@ def write_images(rows: Rows, store: Store) -> list[FileRecord]:
     folders = class_folders(rows.codec) if rows.labels is not None else ["all"]
     labels = rows.labels if rows.labels is not None else np.zeros(len(rows.images), np.int64)
     suffix, base = SUFFIXES[rows.encoding], f"data/part-{rows.index:06d}"
-    names = [
-        f"{folders[label]}/{key}.{suffix}" for key, label in zip(rows.keys, labels, strict=True)
-    ]
+    names = [f"{folders[label]}/{key}.{suffix}" for key, label in zip(rows.keys, labels, strict=True)]
     files = encode(rows)
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(lambda name, file: store.put(f"{base}/{name}", file), names, files))
@@ -89,8 +81,12 @@ def _table(rows: Rows, names: list[str], files: list[bytes]) -> bytes:
         "bytes": pa.array([len(file) for file in files], pa.int64()),
         "sha256": pa.array([hashlib.sha256(file).hexdigest() for file in files], pa.string()),
     }
-    fields = [pa.field("file_name", pa.string()), *fields, pa.field("bytes", pa.int64()),
-              pa.field("sha256", pa.string())]  # fmt: skip
+    fields = [
+        pa.field("file_name", pa.string()),
+        *fields,
+        pa.field("bytes", pa.int64()),
+        pa.field("sha256", pa.string()),
+    ]
     text, number = ({"dtype": kind, "_type": "Value"} for kind in ("string", "int64"))
     features = {"file_name": text, **features, "bytes": number, "sha256": text}
     schema = pa.schema(fields, metadata=schema_metadata(features, rows.provenance))

@@ -23,19 +23,16 @@ def write_parquet(rows: Rows, store: Store) -> list[FileRecord]:
     names = [name for name in columns if name != "id"]
     columns["image"] = _raw_column(rows) if rows.encoding == "raw" else _file_column(rows)
     extra = None if rows.extra is None else rows.extra.schema
-    schema = parquet_schema(
-        rows.codec, rows.encoding, rows.labels is not None, rows.provenance, extra
-    )
+    schema = parquet_schema(rows.codec, rows.encoding, rows.labels is not None, rows.provenance, extra)
     table = pa.Table.from_arrays(list(columns.values()), schema=with_label(schema, rows))
     options: Any = {
         # Pixels in a file format do not get smaller; statistics and dictionaries of blobs only
         # cost space.
         "compression": dict.fromkeys(["id", *names], "zstd")
-        | ({"image": "zstd"} if rows.encoding == "raw"
-           else {"image.bytes": "none", "image.path": "zstd"}),
+        | ({"image": "zstd"} if rows.encoding == "raw" else {"image.bytes": "none", "image.path": "zstd"}),
         "use_dictionary": names,
         "write_statistics": ["id", *names],
-    }  # fmt: skip
+    }
     count = len(rows.images)
     groups = max(1, _ROW_GROUP_BYTES * count // max(1, table.nbytes))
     sink = pa.BufferOutputStream()
@@ -60,9 +57,12 @@ def labels_of(table: pa.Table) -> NDArray[np.int64] | None:
 
 
 def parquet_schema(
-    codec: ImageCodec, encoding: str, labelled: bool, provenance: dict[str, Any],
+    codec: ImageCodec,
+    encoding: str,
+    labelled: bool,
+    provenance: dict[str, Any],
     extra: pa.Schema | None = None,
-) -> pa.Schema:  # fmt: skip
+) -> pa.Schema:
     """The columns of a data set, with what `datasets` and our own reader need to know of them."""
     fields, features = plain_fields(codec, labelled, extra)
     if encoding == "raw":
@@ -107,10 +107,7 @@ def plain_fields(
 
 def schema_metadata(features: dict[str, Any], provenance: dict[str, Any]) -> dict[str, str]:
     """Key-value metadata of a Parquet file; without features if one of them is not known."""
-    metadata = {
-        "genai_ray": json.dumps(provenance, sort_keys=True),
-        "DigitalSourceType": DIGITAL_SOURCE_TYPE,
-    }
+    metadata = {"genai_ray": json.dumps(provenance, sort_keys=True), "DigitalSourceType": DIGITAL_SOURCE_TYPE}
     if all(features.values()):
         # First, as in files of earlier versions.
         about = json.dumps({"info": {"features": features}})
@@ -128,10 +125,21 @@ def with_label(schema: pa.Schema, rows: Rows | TableRows) -> pa.Schema:
 
 def _feature(kind: pa.DataType) -> dict[str, str] | None:
     """A type as `datasets` writes it; None for those that are no plain values."""
-    short = {pa.float16(): "float16", pa.float32(): "float32", pa.float64(): "float64",
-             pa.date32(): "date32", pa.date64(): "date64"}  # fmt: skip
-    same = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string,
-            pa.types.is_timestamp, pa.types.is_time)  # fmt: skip
+    short = {
+        pa.float16(): "float16",
+        pa.float32(): "float32",
+        pa.float64(): "float64",
+        pa.date32(): "date32",
+        pa.date64(): "date64",
+    }
+    same = (
+        pa.types.is_integer,
+        pa.types.is_boolean,
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_timestamp,
+        pa.types.is_time,
+    )
     if kind in short:
         return {"dtype": short[kind], "_type": "Value"}
     return {"dtype": str(kind), "_type": "Value"} if any(f(kind) for f in same) else None

@@ -24,8 +24,10 @@ _ROWS = "rows"  # key in the provenance of a table's file, which has no column o
 
 def write_table(rows: TableRows, store: Store) -> list[FileRecord]:
     """One Parquet file with the types of the source; texts are dictionary-encoded."""
-    about = {_ABOUT: json.dumps(rows.provenance | {_ROWS: "table"}, sort_keys=True),
-             "DigitalSourceType": DIGITAL_SOURCE_TYPE}  # fmt: skip
+    about = {
+        _ABOUT: json.dumps(rows.provenance | {_ROWS: "table"}, sort_keys=True),
+        "DigitalSourceType": DIGITAL_SOURCE_TYPE,
+    }
     # Metadata of the source, such as pandas' index, would be wrong of other rows.
     schema = with_label(rows.table.schema.with_metadata(about), rows)
     sink = pa.BufferOutputStream()
@@ -62,8 +64,7 @@ def retyped(table: pa.Table, schema: pa.Schema) -> pa.Table:
         return table
     sink = pa.BufferOutputStream()
     pacsv.write_csv(_as_text(table), sink)
-    kinds = {f.name: f.type.value_type if pa.types.is_dictionary(f.type) else f.type
-             for f in schema}  # fmt: skip
+    kinds = {f.name: f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in schema}
     return _parsed(sink.getvalue().to_pybytes(), kinds).cast(schema)
 
 

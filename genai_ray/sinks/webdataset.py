@@ -46,9 +46,7 @@ def write_webdataset(rows: Rows, store: Store) -> list[FileRecord]:
     return [FileRecord.of(path, len(rows.images), data)]
 
 
-def read_webdataset(
-    data: bytes,
-) -> tuple[NDArray[np.int64], NDArray[np.int64] | None, list[bytes]]:
+def read_webdataset(data: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64] | None, list[bytes]]:
     """Ids, labels and images of a tar file."""
     ids, labels, cells = [], [], []
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
@@ -75,8 +73,7 @@ def _member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
 
 def _about(rows: Rows) -> list[bytes]:
     """The JSON of each sample."""
-    made_by = {k: rows.provenance[k] for k in ("model", "seed", "fingerprint")
-               if k in rows.provenance}  # fmt: skip
+    made_by = {k: rows.provenance[k] for k in ("model", "seed", "fingerprint") if k in rows.provenance}
     made_by["DigitalSourceType"] = DIGITAL_SOURCE_TYPE
     extra = [{}] * len(rows.images) if rows.extra is None else rows.extra.to_pylist()
     names = rows.codec.classes

@@ -143,9 +143,7 @@ class TableCodec:
         highs = dict.fromkeys(r.high for r in self.rules.less)
         return {h: self.rules.lows(h) for h in highs if _own_number(self._by_name[h])}
 
-    def _floor(
-        self, rules: list[Less], numbers: constraints.Numbers
-    ) -> tuple[NDArray[np.float64], int]:
+    def _floor(self, rules: list[Less], numbers: constraints.Numbers) -> tuple[NDArray[np.float64], int]:
         """What a column must not be less than (N,), and the unit of that in nanoseconds."""
         columns = [self._by_name[r.low] for r in rules]
         unit = min(c.unit for c in (*columns, self._by_name[rules[0].high]))
@@ -166,15 +164,17 @@ class TableCodec:
         numbers = [(i, p) for i, p in enumerate(self.parts) if not p.discrete]
         out = [modes.decode(p, codes[:, i], scalars[:, j]) for j, (i, p) in enumerate(numbers)]
         shape = (len(codes), len(out))
-        return (
-            codes[:, chosen].astype(np.int64),
-            np.stack(out, 1) if out else np.empty(shape, np.float64),
-        )
+        return (codes[:, chosen].astype(np.int64), np.stack(out, 1) if out else np.empty(shape, np.float64))
 
     def decode(
-        self, codes: NDArray[np.integer], numbers: NDArray[np.floating], rows: NDArray[np.int64],
-        seed: int, *, preview: bool = False,
-    ) -> pa.Table:  # fmt: skip
+        self,
+        codes: NDArray[np.integer],
+        numbers: NDArray[np.floating],
+        rows: NDArray[np.int64],
+        seed: int,
+        *,
+        preview: bool = False,
+    ) -> pa.Table:
         """Rows of the source's schema.
 
         Args:
@@ -205,9 +205,7 @@ class TableCodec:
                 at_number += 1
         for place, column in enumerate(self.columns):
             if column.kind == "constant":
-                done[column.name] = values.taken(
-                    (column.value,), np.zeros(len(rows), np.int64), column.type
-                )
+                done[column.name] = values.taken((column.value,), np.zeros(len(rows), np.int64), column.type)
             elif column.kind == "id":
                 pattern, which = self._patterns[column.name], np.asarray(rows, np.int64)
                 which = which % min(pattern.size, 2**62) if preview else which
@@ -233,8 +231,7 @@ class TableCodec:
             which = codes if missing is None else np.where(codes == missing, -1, codes)
             return {columns[0].name: values.taken(columns[0].categories, which, columns[0].type)}
         combos = np.array(self.combos[index])[codes]
-        return {c.name: values.taken(c.categories, combos[:, j], c.type)
-                for j, c in enumerate(columns)}  # fmt: skip
+        return {c.name: values.taken(c.categories, combos[:, j], c.type) for j, c in enumerate(columns)}
 
     def _raised(
         self, column: Column, distance: NDArray[np.float64], number: constraints.Numbers
@@ -249,16 +246,17 @@ class TableCodec:
         value = np.clip((floor + distance) / ratio, column.low, column.high)
         if column.decimals is not None:
             value = np.round(value, column.decimals)
-            below = (
-                value * ratio <= floor if any(r.strict for r in rules) else value * ratio < floor
-            )
+            below = value * ratio <= floor if any(r.strict for r in rules) else value * ratio < floor
             value = np.where(below, np.round(value + column.step, column.decimals), value)
         return value + 0.0
 
     @cached_property
     def _patterns(self) -> dict[str, ids.Pattern]:
-        return {c.name: ids.parse(c.pattern, f"data.table.columns.{c.name}.pattern")
-                for c in self.columns if c.kind == "id"}  # fmt: skip
+        return {
+            c.name: ids.parse(c.pattern, f"data.table.columns.{c.name}.pattern")
+            for c in self.columns
+            if c.kind == "id"
+        }
 
     def check_ids(self, samples: int) -> None:
         """That there are ids for so many rows.
@@ -269,10 +267,11 @@ class TableCodec:
         for name, pattern in self._patterns.items():
             if pattern.size < samples:
                 raise UserError(
-                    f"data.table.columns.{name}.pattern", pattern.text, f"has {pattern.size} ids, "
-                    f"and {samples} rows are asked for", "Set it to a longer one, such as "
-                    f"{pattern.wider(samples)}, or ask for fewer rows.",
-                )  # fmt: skip
+                    f"data.table.columns.{name}.pattern",
+                    pattern.text,
+                    f"has {pattern.size} ids, and {samples} rows are asked for",
+                    f"Set it to a longer one, such as {pattern.wider(samples)}, or ask for fewer rows.",
+                )
 
     def check(self, asked: GenerateSpec) -> None:
         """That a request names columns and categories that are there, and not more rows than ids.
@@ -305,8 +304,9 @@ class TableCodec:
             column = self._column(name, field)
             if column.kind == "constant":
                 if self._literal(column, value, field) != column.value:
-                    raise UserError(field, f"{name}={value}", "is a column of one other value",
-                                    "Drop the condition.")  # fmt: skip
+                    raise UserError(
+                        field, f"{name}={value}", "is a column of one other value", "Drop the condition."
+                    )
                 continue
             index = self._part_of.get(name)
             code = self._code(column, value, field)
@@ -320,11 +320,18 @@ class TableCodec:
             else:
                 out[index] = self._number_code(column, part, value, field)
         for index, wanted in grouped.items():
-            fits = [i for i, combo in enumerate(self.combos[index])
-                    if all(combo[m] == c for m, c in wanted.items())]  # fmt: skip
+            fits = [
+                i
+                for i, combo in enumerate(self.combos[index])
+                if all(combo[m] == c for m, c in wanted.items())
+            ]
             if not fits:
-                raise UserError(field, dict(where), "is a combination that the source does not "
-                                "have often enough", "Change one of the values.")  # fmt: skip
+                raise UserError(
+                    field,
+                    dict(where),
+                    "is a combination that the source does not have often enough",
+                    "Change one of the values.",
+                )
             if len(fits) == 1:
                 out[index] = fits[0]
         return out
@@ -358,8 +365,10 @@ class TableCodec:
             out &= kept
         for index, combos in enumerate(self.combos):
             if combos:
-                coded = [_coded(self.columns[m], table.column(self.columns[m].name), -2)
-                         for m in self.members[index]]  # fmt: skip
+                coded = [
+                    _coded(self.columns[m], table.column(self.columns[m].name), -2)
+                    for m in self.members[index]
+                ]
                 distinct, which = np.unique(np.stack(coded, 1), axis=0, return_inverse=True)
                 seen = np.array([c in set(combos) for c in map(tuple, distinct.tolist())], bool)
                 out &= seen[which.reshape(-1)]
@@ -398,8 +407,7 @@ class TableCodec:
 
     def _column(self, name: str, field: str) -> Column:
         if name not in self._by_name:
-            raise UserError(field, name, "is not a column of the table",
-                            nearest(name, self._by_name))  # fmt: skip
+            raise UserError(field, name, "is not a column of the table", nearest(name, self._by_name))
         column = self._by_name[name]
         if column.kind == "id":
             raise UserError(field, name, "is an id, which cannot be asked for", "Drop it.")
@@ -410,15 +418,20 @@ class TableCodec:
         try:
             return values.plain(_literal(column, value))[0].as_py()
         except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:
-            raise UserError(field, f"{column.name}={value}", f"must be a value of type "
-                            f"{column.type} ({error})", "Correct it.") from None  # fmt: skip
+            raise UserError(
+                field,
+                f"{column.name}={value}",
+                f"must be a value of type {column.type} ({error})",
+                "Correct it.",
+            ) from None
 
     def _code(self, column: Column, value: Any, field: str) -> int:
         """The number of a category, -1 for missing; 0 for numbers."""
         if value is None:
             if not column.missing:
-                raise UserError(field, f"{column.name}=null", "has no missing values in the source",
-                                "Ask for a value.")  # fmt: skip
+                raise UserError(
+                    field, f"{column.name}=null", "has no missing values in the source", "Ask for a value."
+                )
             return -1
         wanted = self._literal(column, value, field)
         if not column.categories:
@@ -426,9 +439,11 @@ class TableCodec:
         if wanted not in column.categories:
             shown = [str(v) for v in values.from_plain(column.categories, column.type).to_pylist()]
             raise UserError(
-                field, f"{column.name}={value}", "is a category that the source does not have, or "
-                "that is too rare there", nearest(str(value), shown),
-            )  # fmt: skip
+                field,
+                f"{column.name}={value}",
+                "is a category that the source does not have, or that is too rare there",
+                nearest(str(value), shown),
+            )
         return column.categories.index(wanted)
 
     def _number_code(self, column: Column, part: Part, value: Any, field: str) -> int:
@@ -438,8 +453,12 @@ class TableCodec:
         number = values.numbers(_literal(column, value), column.unit)
         if not part.low <= number[0] <= part.high:
             ends = [values.shown(e, column.type, column.unit) for e in (part.low, part.high)]
-            raise UserError(field, f"{column.name}={value}", f"must lie in {ends[0]} .. {ends[1]}",
-                            "Ask for a value that is generated.")  # fmt: skip
+            raise UserError(
+                field,
+                f"{column.name}={value}",
+                f"must lie in {ends[0]} .. {ends[1]}",
+                "Ask for a value that is generated.",
+            )
         middle = np.array([0.5])
         if not part.weights:
             return int(modes.encode(part, number, middle)[0][0])
@@ -528,29 +547,35 @@ def fit(
             continue
         if column.categories:
             size = len(column.categories)
-            part = Part(column.name, size + column.missing, (),
-                        missing=size if column.missing else None)  # fmt: skip
+            part = Part(column.name, size + column.missing, (), missing=size if column.missing else None)
         else:
             assert column.low is not None
             assert column.high is not None
-            part = Part(column.name, 0, (), (0.0,), low=column.low, high=column.high,
-                        decimals=column.decimals,
-                        missing=0 if column.missing else None)  # fmt: skip
+            part = Part(
+                column.name,
+                0,
+                (),
+                (0.0,),
+                low=column.low,
+                high=column.high,
+                decimals=column.decimals,
+                missing=0 if column.missing else None,
+            )
         parts.append(part)
         members.append((i,))
         combos.append(())
     if not any(p.size > 1 if p.discrete else p.low < p.high for p in parts):
         raise UserError(
-            "data", [c.name for c in columns][:4], "are columns of which none varies, so that "
-            "there is nothing to learn", "Check the file, data.table.columns and data.table.rare.",
-        )  # fmt: skip
+            "data",
+            [c.name for c in columns][:4],
+            "are columns of which none varies, so that there is nothing to learn",
+            "Check the file, data.table.columns and data.table.rare.",
+        )
     codec = TableCodec(columns, tuple(parts), tuple(members), tuple(combos), rules)
     numeric = [i for i, p in enumerate(parts) if not p.discrete]
     modelled = [codec._modelled(columns[members[i][0]], table) for i in numeric]
     ready = [_of_distance(codec, parts[i], x, spec) for i, x in zip(numeric, modelled, strict=True)]
-    for i, part in zip(
-        numeric, modes.fit_parts(ready, modelled, spec.numbers, spec.rare), strict=True
-    ):
+    for i, part in zip(numeric, modes.fit_parts(ready, modelled, spec.numbers, spec.rare), strict=True):
         parts[i] = part
     codec = replace(codec, parts=tuple(parts))
     codes, scalars = codec.encode(table)
@@ -610,9 +635,11 @@ def _completed(column: Column, table: pa.Table, spec: TableSpec, grouped: bool) 
         if column.kind == "formula":
             return column
         raise UserError(
-            f"data.table.columns.{column.name}", len(numbers), "is how many training rows have a "
-            f"value there, fewer than data.table.rare={spec.rare}", "Set it to drop.",
-        )  # fmt: skip
+            f"data.table.columns.{column.name}",
+            len(numbers),
+            f"is how many training rows have a value there, fewer than data.table.rare={spec.rare}",
+            "Set it to drop.",
+        )
     low, high = modes.span(numbers, spec.rare)
     low = column.min if column.min is not None else low
     high = column.max if column.max is not None else high
@@ -625,10 +652,12 @@ def _with_categories(column: Column, cells: pa.ChunkedArray, spec: TableSpec) ->
     kept = sorted(v for v, c in zip(found, counts, strict=True) if c >= spec.rare)
     if not kept:
         raise UserError(
-            f"data.table.columns.{column.name}", column.name, f"has {int((counts > 0).sum())} "
+            f"data.table.columns.{column.name}",
+            column.name,
+            f"has {int((counts > 0).sum())} "
             f"categories, all of them in fewer than data.table.rare={spec.rare} training rows",
             "Set it to drop, or choose a smaller data.table.rare.",
-        )  # fmt: skip
+        )
     rare_rows = int(counts[counts < spec.rare].sum())
     most = kept.index(found[int(counts.argmax())])
     if not values.is_text(column.type) or rare_rows < spec.rare:
@@ -638,25 +667,22 @@ def _with_categories(column: Column, cells: pa.ChunkedArray, spec: TableSpec) ->
     return replace(column, categories=tuple(kept), other=kept.index(spec.rare_label))
 
 
-def _combinations(
-    columns: list[Column], table: pa.Table, spec: TableSpec
-) -> tuple[tuple[int, ...], ...]:
+def _combinations(columns: list[Column], table: pa.Table, spec: TableSpec) -> tuple[tuple[int, ...], ...]:
     """Codes of columns kept together that enough rows have."""
     coded = np.stack([_coded(c, table.column(c.name), c.other) for c in columns], 1)
     distinct, counts = np.unique(coded, axis=0, return_counts=True)
     kept = distinct[counts >= spec.rare]
     if not len(kept):
         raise UserError(
-            constraints.FIELD, [c.name for c in columns], f"have {len(distinct)} combinations, all "
-            f"of them in fewer than data.table.rare={spec.rare} rows",
+            constraints.FIELD,
+            [c.name for c in columns],
+            f"have {len(distinct)} combinations, all of them in fewer than data.table.rare={spec.rare} rows",
             "Drop the constraint, or choose a smaller data.table.rare.",
-        )  # fmt: skip
+        )
     return tuple(map(tuple, kept.tolist()))
 
 
-def _of_distance(
-    codec: TableCodec, part: Part, modelled: NDArray[np.float64], spec: TableSpec
-) -> Part:
+def _of_distance(codec: TableCodec, part: Part, modelled: NDArray[np.float64], spec: TableSpec) -> Part:
     """The part with the range and decimals of the distance, if that is what it models."""
     rules = codec._differences.get(part.name)
     if not rules:

@@ -56,8 +56,13 @@ class Column:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Column":
-        return cls(**{**values, "type": type_from_text(values["type"]),
-                      "categories": tuple(values.get("categories", ()))})  # fmt: skip
+        return cls(
+            **{
+                **values,
+                "type": type_from_text(values["type"]),
+                "categories": tuple(values.get("categories", ())),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,5 @@ class Part:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Part":
-        given: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**given)

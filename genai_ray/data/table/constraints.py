@@ -23,8 +23,11 @@ from genai_ray.errors import UserError, nearest
 FIELD = "data.table.constraints"
 Numbers = Callable[[str], NDArray[np.float64]]
 _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.divide,
-}  # fmt: skip
+    ast.Add: np.add,
+    ast.Sub: np.subtract,
+    ast.Mult: np.multiply,
+    ast.Div: np.divide,
+}
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,12 @@ class Formula:
         return names.get(target, target), tree, names
 
     def _wrong(self, rule: str) -> UserError:
-        return UserError(FIELD, self.text, rule, "Use + - * /, numbers, parentheses and columns; "
-                         "put a name such as `net price` in backquotes.")  # fmt: skip
+        return UserError(
+            FIELD,
+            self.text,
+            rule,
+            "Use + - * /, numbers, parentheses and columns; put a name such as `net price` in backquotes.",
+        )
 
     @property
     def column(self) -> str:
@@ -148,8 +155,9 @@ def rules_of(constraints: Iterable[Constraint], names: Iterable[str]) -> Rules:
             raise UserError(FIELD, name, "is not a column of the table", nearest(name, names))
     for group in together:
         if len(set(group)) < 2 or len(set(group)) < len(group):
-            raise UserError(FIELD, list(group), "must be two or more columns, each once",
-                            "Correct the names.")  # fmt: skip
+            raise UserError(
+                FIELD, list(group), "must be two or more columns, each once", "Correct the names."
+            )
     computed = [f.column for f in formulas]
     grouped = [n for t in together for n in t]
     compared = {n for r in less for n in (r.low, r.high)}
@@ -164,8 +172,9 @@ def rules_of(constraints: Iterable[Constraint], names: Iterable[str]) -> Rules:
     ]
     for columns, what in contradictions:
         if columns:
-            raise UserError(FIELD, min(columns), f"{what}, which cannot both be promised",
-                            "Keep one of the constraints.")  # fmt: skip
+            raise UserError(
+                FIELD, min(columns), f"{what}, which cannot both be promised", "Keep one of the constraints."
+            )
     order = _sorted({r.high: [x.low for x in less if x.high == r.high] for r in less}, "less")
     computing = _sorted({f.column: f.inputs for f in formulas}, "formula")
     return Rules(
@@ -188,9 +197,11 @@ def check_kinds(rules: Rules, columns: Mapping[str, Column]) -> None:
         kind = _domain(column)
         if kind not in allowed:
             raise UserError(
-                FIELD, name, f"is {column.kind} and cannot be in {rule}",
+                FIELD,
+                name,
+                f"is {column.kind} and cannot be in {rule}",
                 "Correct the constraint, or the type by data.table.columns.",
-            )  # fmt: skip
+            )
 
     for formula in rules.formulas:
         for name in (formula.column, *formula.inputs):
@@ -206,9 +217,10 @@ def _domain(column: Column) -> str:
     if column.kind == "id":
         return "id"
     if column.kind in ("numerical", "formula") or (
-        column.kind == "constant" and type(column.value) in (int, float)
+        column.kind == "constant"
+        and type(column.value) in (int, float)
         and not pa.types.is_temporal(value_type(column.type))
-    ):  # fmt: skip
+    ):
         return "number"
     if column.kind in ("datetime", "constant"):
         kind = value_type(column.type)
@@ -251,9 +263,7 @@ def checks(
         yield formula.text, (formula.column, *formula.inputs), right
 
 
-def compared(
-    low: Column, high: Column, numbers: Numbers
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def compared(low: Column, high: Column, numbers: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The numbers of two columns in the finer unit of the two."""
     unit = min(low.unit, high.unit)
     return numbers(low.name) * (low.unit // unit), numbers(high.name) * (high.unit // unit)
@@ -274,8 +284,12 @@ def _sorted(needs: Mapping[str, Iterable[str]], what: str) -> list[str]:
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
             circle = [*path[path.index(name) :], name]
-            raise UserError(FIELD, " -> ".join(circle), f"go round in a circle by {what}",
-                            "Drop one of these constraints.")  # fmt: skip
+            raise UserError(
+                FIELD,
+                " -> ".join(circle),
+                f"go round in a circle by {what}",
+                "Drop one of these constraints.",
+            )
         if name not in order:
             for other in needs.get(name, ()):
                 visit(other, (*path, name))

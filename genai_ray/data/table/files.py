@@ -84,9 +84,11 @@ def read(spec: TableSpec, root: str, holdout_root: str | None) -> Files:
         joined = pa.concat_tables(tables, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise UserError(
-            "data.root", root, f"must hold files whose columns are of one type ({error})",
+            "data.root",
+            root,
+            f"must hold files whose columns are of one type ({error})",
             "Write them with one schema.",
-        ) from None  # fmt: skip
+        ) from None
     return Files(spec, joined, not _is_parquet(parts[0].key), tuple(parts), held)
 
 
@@ -113,18 +115,18 @@ def _keys(field: str, uri: str) -> tuple[Store, list[str]]:
     keys = [k for k in seen if k.lower().endswith(SUFFIXES)]
     if not keys:
         raise UserError(
-            field, uri, f"must hold files ({', '.join(SUFFIXES)}), and holds none",
+            field,
+            uri,
+            f"must hold files ({', '.join(SUFFIXES)}), and holds none",
             "Check the path, or name a file of another suffix, which is read as CSV.",
-        )  # fmt: skip
+        )
     kinds = {_is_parquet(k) for k in keys}
     if len(kinds) > 1:
         raise UserError(field, uri, "holds both CSV and Parquet", "Name the files of one kind.")
     return store, keys
 
 
-def _same_columns(
-    field: str, key: str, table: pa.Table, parts: list[File], tables: list[pa.Table]
-) -> None:
+def _same_columns(field: str, key: str, table: pa.Table, parts: list[File], tables: list[pa.Table]) -> None:
     if not tables:
         return
     first, names = parts[0].key, tables[0].column_names
@@ -134,16 +136,17 @@ def _same_columns(
         odd = sorted(set(names) ^ set(table.column_names))
         what = f"column {odd[0]!r} is in one of them" if odd else "their order differs"
         raise UserError(
-            field, key, f"must have the columns of {first}; {what}",
+            field,
+            key,
+            f"must have the columns of {first}; {what}",
             "Write all files with the same columns in the same order.",
-        )  # fmt: skip
+        )
 
 
 def _read(spec: TableSpec, field: str, store: Store, key: str) -> pa.Table:
     if _is_parquet(key):
         if spec.names is not None:
-            raise UserError("data.table.names", spec.names, f"is for CSV, and {key} is Parquet",
-                            "Drop it.")  # fmt: skip
+            raise UserError("data.table.names", spec.names, f"is for CSV, and {key} is Parquet", "Drop it.")
         table = _parquet(field, store, key)
     else:
         table = _csv(spec, field, key, _content(store, key, field, spec))
@@ -153,9 +156,8 @@ def _read(spec: TableSpec, field: str, store: Store, key: str) -> pa.Table:
             rule = f"has {names.count(name)} columns" if name else "has a column without a name"
             shown = f" named {name!r}" if name else ""
             raise UserError(
-                field, key, f"{rule}{shown}", "Rename one; for CSV without a header give "
-                "data.table.names.",
-            )  # fmt: skip
+                field, key, f"{rule}{shown}", "Rename one; for CSV without a header give data.table.names."
+            )
     if not table.num_rows:
         raise UserError(field, key, "must have rows, and has none", "Remove the file or fill it.")
     return table
@@ -165,24 +167,25 @@ def _parquet(field: str, store: Store, key: str) -> pa.Table:
     try:
         table = pq.read_table(io.BytesIO(store.read(key))).replace_schema_metadata(None)
     except (FileNotFoundError, pa.ArrowInvalid, OSError) as error:
-        raise UserError(
-            field, key, f"must be readable Parquet ({error})", "Check the file."
-        ) from None
+        raise UserError(field, key, f"must be readable Parquet ({error})", "Check the file.") from None
     for i, column in enumerate(table.schema):
         if pa.types.is_duration(column.type):
             raise UserError(
-                field, f"{key}: {column.name}", f"is a column of type {column.type}, for which CSV "
-                "has no text", "Store it as a number, such as of seconds.",
-            )  # fmt: skip
+                field,
+                f"{key}: {column.name}",
+                f"is a column of type {column.type}, for which CSV has no text",
+                "Store it as a number, such as of seconds.",
+            )
         if pa.types.is_string_view(column.type):  # texts all the same
             table = table.set_column(i, column.name, table.column(i).cast(pa.string()))
             continue
         if not (supported(column.type) or pa.types.is_null(column.type)):
             raise UserError(
-                field, f"{key}: {column.name}", f"is a column of type {column.type}, which no "
-                f"model here makes", f"Flatten it, or set data.table.columns.{column.name}=drop "
-                "and leave it out of the file.",
-            )  # fmt: skip
+                field,
+                f"{key}: {column.name}",
+                f"is a column of type {column.type}, which no model here makes",
+                f"Flatten it, or set data.table.columns.{column.name}=drop and leave it out of the file.",
+            )
     return table
 
 
@@ -205,15 +208,19 @@ def _content(store: Store, key: str, field: str, spec: TableSpec) -> bytes:
         text = content.decode(codec)
     except LookupError:
         raise UserError(
-            "data.table.encoding", spec.encoding, "must be an encoding that Python knows",
+            "data.table.encoding",
+            spec.encoding,
+            "must be an encoding that Python knows",
             "Try utf8, latin-1, cp1252 or utf-16.",
-        ) from None  # fmt: skip
+        ) from None
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(
-            field, key, f"must be {spec.encoding}, and line {line} is not ({error.reason})",
+            field,
+            key,
+            f"must be {spec.encoding}, and line {line} is not ({error.reason})",
             "Set data.table.encoding, such as latin-1, cp1252 or utf-16.",
-        ) from None  # fmt: skip
+        ) from None
     if codec != "utf-8":
         content = text.encode()
     del text
@@ -261,17 +268,21 @@ def _check_header(spec: TableSpec, field: str, key: str, table: pa.Table) -> Non
         first = [str(c[0]).strip() for c in table.columns]
         if first == names:
             raise UserError(
-                "data.table.names", names, f"is also the first line of {key}",
+                "data.table.names",
+                names,
+                f"is also the first line of {key}",
                 "Leave data.table.names out: the file has a header.",
-            )  # fmt: skip
+            )
     elif all(re.fullmatch(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", n, re.IGNORECASE) for n in names):
         # Columns that were numbered are called 0, 1, 2 or 1, 2, 3.
         counted = [[str(i + s) for i in range(len(names))] for s in (0, 1)]
         if names not in counted:
             raise UserError(
-                field, key, f"has a first line of numbers ({', '.join(names[:4])}), not of names",
+                field,
+                key,
+                f"has a first line of numbers ({', '.join(names[:4])}), not of names",
                 "Give data.table.names for files without a header.",
-            )  # fmt: skip
+            )
 
 
 def _cells(column: pa.ChunkedArray, nulls: pa.Array) -> pa.Array:
@@ -299,14 +310,10 @@ def _line(content: bytes, spec: TableSpec, row: int) -> int:
     """The line on which a row ends."""
     wanted = row + (spec.names is None)
     # Arrow and `csv` may see other rows where quotes are not closed.
-    return next(
-        (line for i, (line, _) in enumerate(_rows(spec, content)) if i == wanted), wanted + 1
-    )
+    return next((line for i, (line, _) in enumerate(_rows(spec, content)) if i == wanted), wanted + 1)
 
 
-def _unreadable(
-    spec: TableSpec, field: str, key: str, content: bytes, error: pa.ArrowInvalid
-) -> UserError:
+def _unreadable(spec: TableSpec, field: str, key: str, content: bytes, error: pa.ArrowInvalid) -> UserError:
     """What is wrong with a file that Arrow does not read."""
     if not content.strip():
         return UserError(field, key, "must have rows, and is empty", "Check the file.")
@@ -319,10 +326,12 @@ def _unreadable(
                 what = "there are names" if spec.names and number == 0 else "columns are expected"
                 row = number + (spec.names is not None)
                 return UserError(
-                    field, f"{key}, row {row} (line {line})", f"has {len(cells)} cells where "
-                    f"{expected} {what}", "Mend the line; check data.table.delimiter "
+                    field,
+                    f"{key}, row {row} (line {line})",
+                    f"has {len(cells)} cells where {expected} {what}",
+                    "Mend the line; check data.table.delimiter "
                     f"({spec.delimiter!r}), data.table.names and the quotes.",
-                )  # fmt: skip
+                )
     except csv.Error as reason:
         error = pa.ArrowInvalid(str(reason))
     return UserError(field, key, f"must be readable CSV ({error})", "Check the file.")

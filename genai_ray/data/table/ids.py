@@ -111,8 +111,9 @@ def parse(text: str, field: str) -> Pattern:
     """
 
     def wrong(rule: str) -> UserError:
-        return UserError(field, text, rule, "Use literals, classes such as [A-Z0-9], \\d and fixed "
-                         "counts: INV-[0-9]{6}.")  # fmt: skip
+        return UserError(
+            field, text, rule, "Use literals, classes such as [A-Z0-9], \\d and fixed counts: INV-[0-9]{6}."
+        )
 
     places: list[str] = []
     rest = text.removeprefix("^")

@@ -31,8 +31,17 @@ _INFINITE = r"^(?i:[+-]?inf(inity)?)$"
 #: 007 and 01234 are codes, such as of places, whose zeros would be lost.
 _CODE = r"^[+-]?0\d"
 _TRUTH = {"true": True, "false": False}
-_MORE_TRUTH = {**_TRUTH, "yes": True, "no": False, "y": True, "n": False, "t": True, "f": False,
-               "1": True, "0": False}  # fmt: skip
+_MORE_TRUTH = {
+    **_TRUTH,
+    "yes": True,
+    "no": False,
+    "y": True,
+    "n": False,
+    "t": True,
+    "f": False,
+    "1": True,
+    "0": False,
+}
 #: Shapes of dates that are not ISO 8601, and how each may be meant.
 _DATES = (
     (r"^\d{1,2}/\d{1,2}/\d{4}$", ("%d/%m/%Y", "%m/%d/%Y")),
@@ -52,9 +61,11 @@ _ID_NAME = re.compile(r"(^|[^A-Za-z])(?i:id|uuid|guid|key|no|nr|number)$|[a-z](I
 
 
 def infer(
-    files: Files, specs: Mapping[str, ColumnSpec], unique: Collection[str] = (),
+    files: Files,
+    specs: Mapping[str, ColumnSpec],
+    unique: Collection[str] = (),
     computed: Collection[str] = (),
-) -> tuple[pa.Table, tuple[Column, ...]]:  # fmt: skip
+) -> tuple[pa.Table, tuple[Column, ...]]:
     """The table with cells of their types, without dropped columns, and what its columns are.
 
     Args:
@@ -67,16 +78,19 @@ def infer(
     names = files.table.column_names
     for name in specs:
         if name not in names:
-            raise UserError("data.table.columns", name, "is not a column of the files",
-                            nearest(name, names))  # fmt: skip
+            raise UserError("data.table.columns", name, "is not a column of the files", nearest(name, names))
     arrays, columns = {}, []
     for name in names:
         spec = specs.get(name, ColumnSpec())
         if spec.type == "drop":
             continue
         if name in unique and spec.type not in (None, "id"):
-            raise UserError(f"data.table.columns.{name}", spec.type, "is unique by a constraint, "
-                            "and so an id", "Drop the type or the constraint.")  # fmt: skip
+            raise UserError(
+                f"data.table.columns.{name}",
+                spec.type,
+                "is unique by a constraint, and so an id",
+                "Drop the type or the constraint.",
+            )
         if name in unique or (spec.type is None and spec.pattern):
             spec = spec.model_copy(update={"type": "id"})
         elif name in computed or (spec.type is None and spec.decimals is not None):
@@ -115,8 +129,9 @@ class _Reader:
 
     def read(self) -> tuple[pa.Array, Column]:
         if self.cells.null_count == len(self.cells):
-            raise self.wrong("is a column that is all missing",
-                             f"Leave it out: data.table.columns.{self.name}=drop.")  # fmt: skip
+            raise self.wrong(
+                "is a column that is all missing", f"Leave it out: data.table.columns.{self.name}=drop."
+            )
         if values.is_text(self.cells.type):
             array, column = self._text(texts(self.cells))
         else:
@@ -137,8 +152,11 @@ class _Reader:
         if wanted == "datetime":
             dates = self._dates(cells, distinct, self.spec.datetime_format)
             if dates is None:
-                raise self.wrong("does not read as dates", "Give datetime_format, such as "
-                                 "%d/%m/%Y.", *self._first(cells, None))  # fmt: skip
+                raise self.wrong(
+                    "does not read as dates",
+                    "Give datetime_format, such as %d/%m/%Y.",
+                    *self._first(cells, None),
+                )
             return self._typed(dates, "as the spec says", None)
         if wanted == "boolean":
             return self._typed(self._truth(cells, distinct, _MORE_TRUTH), "as the spec says", None)
@@ -153,9 +171,7 @@ class _Reader:
         array = cells.dictionary_decode() if self.files.text else values.whole(self.cells)
         return array, self._words(cells, distinct, kind)
 
-    def _read_as_values(
-        self, cells: pa.DictionaryArray, distinct: Any
-    ) -> tuple[pa.Array, Column] | None:
+    def _read_as_values(self, cells: pa.DictionaryArray, distinct: Any) -> tuple[pa.Array, Column] | None:
         """The column as numbers, truth values or dates, if all its texts read so."""
         number = self._like(distinct, _NUMBER) & ~self._like(distinct, _CODE)
         number |= self._like(distinct, _INFINITE)
@@ -180,15 +196,18 @@ class _Reader:
         raise self.wrong(
             f"mixes numbers and text; this is the first of {odd} cells that are no number",
             "Mend the cell, add it to data.table.nulls if it means a missing value, or set "
-            f"data.table.columns.{self.name}=categorical.", *self._first(cells, ~number),
-        )  # fmt: skip
+            f"data.table.columns.{self.name}=categorical.",
+            *self._first(cells, ~number),
+        )
 
     def _numbers(self, cells: Any, distinct: Any) -> tuple[pa.Array, str, int | None]:
         number = self._like(distinct, _NUMBER) | self._like(distinct, _INFINITE)
         if not number.all():
-            raise self.wrong("is not a number, as data.table.columns demands",
-                             "Mend the cell, or change the type.",
-                             *self._first(cells, ~number))  # fmt: skip
+            raise self.wrong(
+                "is not a number, as data.table.columns demands",
+                "Mend the cell, or change the type.",
+                *self._first(cells, ~number),
+            )
         plain = pc.replace_substring_regex(distinct, r"^\+", "")
         if self._all(plain, _WHOLE):
             return plain.cast(pa.int64()).take(cells.indices), "all cells are whole numbers", 0
@@ -203,8 +222,9 @@ class _Reader:
         truth = [words.get(t.lower()) for t in distinct.to_pylist()]
         odd = np.array([t is None for t in truth])
         if odd.any():
-            raise self.wrong("is not true or false", f"Use {', '.join(words)}, or another type.",
-                             *self._first(cells, odd))  # fmt: skip
+            raise self.wrong(
+                "is not true or false", f"Use {', '.join(words)}, or another type.", *self._first(cells, odd)
+            )
         return pa.array(truth, pa.bool_()).take(cells.indices)
 
     def _dates(self, cells: Any, distinct: Any, form: str | None) -> pa.Array | None:
@@ -213,10 +233,10 @@ class _Reader:
             parsed = _strptime(distinct, form)
             if parsed.null_count:
                 raise self.wrong(
-                    f"does not fit datetime_format={form}", "Correct the format or the cell; what "
-                    "means a missing value belongs in data.table.nulls.",
+                    f"does not fit datetime_format={form}",
+                    "Correct the format or the cell; what means a missing value belongs in data.table.nulls.",
                     *self._first(cells, _isnull(parsed)),
-                )  # fmt: skip
+                )
             return _compact(parsed, form).take(cells.indices)
         try:
             if self._all(distinct, _ISO_DAY):
@@ -235,10 +255,10 @@ class _Reader:
             parsed = {f: p for f in forms if not (p := _strptime(distinct, f)).null_count}
             if len(parsed) > 1:
                 raise self.wrong(
-                    f"may be meant as {' or '.join(parsed)}", "Say which: "
-                    f"data.table.columns.{self.name}.datetime_format={next(iter(parsed))}.",
+                    f"may be meant as {' or '.join(parsed)}",
+                    f"Say which: data.table.columns.{self.name}.datetime_format={next(iter(parsed))}.",
                     *self._first(cells, None),
-                )  # fmt: skip
+                )
             if parsed:
                 ((form, array),) = parsed.items()
                 return _compact(array, form).take(cells.indices)
@@ -254,10 +274,11 @@ class _Reader:
         many = wanted is None and len(distinct) > MANY
         if many and self._dates(cells, distinct, None) is not None:
             raise self.wrong(
-                f"is of type {kind} and reads as dates or times", "Set data.table.columns."
+                f"is of type {kind} and reads as dates or times",
+                "Set data.table.columns."
                 f"{self.name}=datetime, to have them as such, or =categorical, =id or =drop.",
                 *self._first(cells, None),
-            )  # fmt: skip
+            )
         if wanted == "id" or (wanted is None and complete and len(distinct) == rows > 1):
             pattern = self.spec.pattern or (
                 ids.infer(distinct.to_pylist()) if len(distinct) == rows else None
@@ -267,18 +288,21 @@ class _Reader:
             if pattern:
                 return self._id(pattern, cells, distinct, kind)
             if wanted == "id":
-                raise self.wrong("is an id whose pattern is not seen in the cells",
-                                 f"Give data.table.columns.{self.name}.pattern, such as "
-                                 "[A-Z]{3}-[0-9]{6}.", *self._first(cells, None))  # fmt: skip
+                raise self.wrong(
+                    "is an id whose pattern is not seen in the cells",
+                    f"Give data.table.columns.{self.name}.pattern, such as [A-Z]{{3}}-[0-9]{{6}}.",
+                    *self._first(cells, None),
+                )
         common = int(counts[counts >= self.rare].sum())
         if wanted is None and len(distinct) > MANY and common < rows / 2:
             raise self.wrong(
                 f"is free text: {len(distinct)} different texts in {rows} rows, most of them in "
-                f"fewer than data.table.rare={self.rare}", f"Set data.table.columns.{self.name} to "
+                f"fewer than data.table.rare={self.rare}",
+                f"Set data.table.columns.{self.name} to "
                 "drop, to categorical (rare texts become one category), to id with a pattern, or "
                 "to datetime with its format.",
                 *self._first(cells, None),
-            )  # fmt: skip
+            )
         self._check_common(counts)
         why = "as the spec says" if wanted else f"{len(distinct)} different texts"
         return Column(self.name, "categorical", kind, why=why)
@@ -299,11 +323,13 @@ class _Reader:
         kind = array.type
         temporal, truth = values.is_temporal(kind), pa.types.is_boolean(values.value_type(kind))
         which = "datetime" if temporal else "boolean" if truth else "numerical"
-        fits = {"datetime": ("datetime",), "boolean": ("boolean",),
-                "numerical": ("numerical", "id", "boolean")}[which]  # fmt: skip
+        fits = {
+            "datetime": ("datetime",),
+            "boolean": ("boolean",),
+            "numerical": ("numerical", "id", "boolean"),
+        }[which]
         if wanted not in (None, "categorical", "constant", *fits):
-            raise self.wrong(f"holds cells of type {kind}, which are not {wanted}",
-                             "Correct the type.")  # fmt: skip
+            raise self.wrong(f"holds cells of type {kind}, which are not {wanted}", "Correct the type.")
         if which == "numerical":
             self._check_finite(array)
         if wanted == "boolean" and which == "numerical":
@@ -353,10 +379,12 @@ class _Reader:
         row = first_true(np.abs(found) > _LARGEST)
         if row is not None:
             raise self.wrong(
-                "is infinite, or so large that it cannot be meant", "Put a number there, or leave "
+                "is infinite, or so large that it cannot be meant",
+                "Put a number there, or leave "
                 "the cell empty; what means a missing value in CSV belongs in data.table.nulls.",
-                row, array[row].as_py(),
-            )  # fmt: skip
+                row,
+                array[row].as_py(),
+            )
         row = first_true(np.abs(found) > values.EXACT)
         if (
             row is not None
@@ -364,10 +392,11 @@ class _Reader:
             and not pa.types.is_floating(values.value_type(array.type))
         ):
             raise self.wrong(
-                "is a whole number beyond 2**53, which float64 does not hold", "Set "
-                f"data.table.columns.{self.name} to id or categorical, or store it as float.",
-                row, array[row].as_py(),
-            )  # fmt: skip
+                "is a whole number beyond 2**53, which float64 does not hold",
+                f"Set data.table.columns.{self.name} to id or categorical, or store it as float.",
+                row,
+                array[row].as_py(),
+            )
 
     def _looks_like_id(self, array: Any, distinct: int, complete: bool) -> str:
         """Why whole numbers are ids; empty if they are not."""
@@ -385,9 +414,8 @@ class _Reader:
         """An id of whole numbers: of the pattern, or of as many digits as there are."""
         if not pa.types.is_integer(array.type) or not complete:
             raise self.wrong(
-                "cannot be an id: ids are texts or whole numbers, and none is missing",
-                "Set another type.",
-            )  # fmt: skip
+                "cannot be an id: ids are texts or whole numbers, and none is missing", "Set another type."
+            )
         if distinct < len(array):
             encoded = array.dictionary_encode()
             self._check_unique(encoded, _counts(encoded))
@@ -396,14 +424,20 @@ class _Reader:
         pattern = ids.parse(text, f"{self.field}.pattern")
         largest = "".join(max(p) for p in pattern.places)
         if not all(c.isdigit() for p in pattern.places for c in p):
-            raise self.wrong("is a column of whole numbers, and its pattern has other characters",
-                             "Use digits, such as [0-9]{6}.", value=text)  # fmt: skip
+            raise self.wrong(
+                "is a column of whole numbers, and its pattern has other characters",
+                "Use digits, such as [0-9]{6}.",
+                value=text,
+            )
         limit = 2 ** (array.type.bit_width - pa.types.is_signed_integer(array.type)) - 1
         if int(largest) > min(limit, 2**62):
             if self.spec.type is None:
                 return None  # ids of as many digits do not fit the type, so these are numbers
-            raise self.wrong(f"has ids up to {largest}, which {array.type} does not hold",
-                             "Use a shorter pattern.", value=text)  # fmt: skip
+            raise self.wrong(
+                f"has ids up to {largest}, which {array.type} does not hold",
+                "Use a shorter pattern.",
+                value=text,
+            )
         return Column(self.name, "id", kind, pattern=text, why=why)
 
     # --- what both have ----------------------------------------------------------------------
@@ -412,8 +446,9 @@ class _Reader:
         if distinct != 1 or not complete:
             raise self.wrong(
                 f"is not constant: it has {distinct} different values"
-                f"{'' if complete else ' and missing ones'}", "Set another type.",
-            )  # fmt: skip
+                f"{'' if complete else ' and missing ones'}",
+                "Set another type.",
+            )
         return Column(self.name, "constant", kind, value=value, why="one value in all rows")
 
     def _id(self, text: str, cells: Any, distinct: Any, kind: pa.DataType) -> Column:
@@ -421,11 +456,17 @@ class _Reader:
         if self.spec.pattern:
             odd = np.array([not pattern.fits(t) for t in distinct.to_pylist()])
             if odd.any():
-                raise self.wrong(f"does not fit the pattern {pattern.text}",
-                                 "Correct the pattern.", *self._first(cells, odd))  # fmt: skip
+                raise self.wrong(
+                    f"does not fit the pattern {pattern.text}",
+                    "Correct the pattern.",
+                    *self._first(cells, odd),
+                )
         if cells.null_count:
-            raise self.wrong("is an id, and missing in some rows", "Set another type, or drop it.",
-                             *self._first_missing(cells))  # fmt: skip
+            raise self.wrong(
+                "is an id, and missing in some rows",
+                "Set another type, or drop it.",
+                *self._first_missing(cells),
+            )
         why = "as the spec says" if self.spec.type else "no text twice, all of one pattern"
         return Column(self.name, "id", kind, pattern=pattern.text, why=why)
 
@@ -436,17 +477,18 @@ class _Reader:
         rows = np.flatnonzero(repeated == np.flatnonzero(counts > 1)[0])
         raise self.wrong(
             f"is an id, and also stands in {self.files.place(int(rows[0]))}",
-            "Remove the repeated row, or set data.table.columns."
-            f"{self.name}=categorical.", int(rows[1]), cells[int(rows[1])].as_py(),
-        )  # fmt: skip
+            f"Remove the repeated row, or set data.table.columns.{self.name}=categorical.",
+            int(rows[1]),
+            cells[int(rows[1])].as_py(),
+        )
 
     def _check_common(self, counts: NDArray[np.int64]) -> None:
         if counts.max(initial=0) < self.rare:
             raise self.wrong(
-                f"has {len(counts)} categories, all of them in fewer than "
-                f"data.table.rare={self.rare} rows", f"Set data.table.columns.{self.name}=drop, "
+                f"has {len(counts)} categories, all of them in fewer than data.table.rare={self.rare} rows",
+                f"Set data.table.columns.{self.name}=drop, "
                 "an id with a pattern, or a smaller data.table.rare.",
-            )  # fmt: skip
+            )
 
     def _range(self, column: Column, array: pa.Array) -> Column:
         """The column with `min` and `max` of the spec in its own numbers."""
@@ -456,12 +498,13 @@ class _Reader:
             if bound is None:
                 continue
             if column.kind not in ("numerical", "datetime"):
-                raise self.wrong(f"is {column.kind} and has no {end}",
-                                 f"Drop {end}.", value=bound)  # fmt: skip
+                raise self.wrong(f"is {column.kind} and has no {end}", f"Drop {end}.", value=bound)
             if isinstance(bound, str) != (column.kind == "datetime"):
-                raise self.wrong(f"is {column.kind}, and its {end} is of another kind",
-                                 "Give a number, or a date as in 2024-12-31.",
-                                 value=bound)  # fmt: skip
+                raise self.wrong(
+                    f"is {column.kind}, and its {end} is of another kind",
+                    "Give a number, or a date as in 2024-12-31.",
+                    value=bound,
+                )
             if isinstance(bound, str):
                 bounds[end] = self._moment(bound, column)
             elif pa.types.is_floating(values.value_type(column.type)):
@@ -476,9 +519,11 @@ class _Reader:
         try:
             array = values.literal(text, column.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
-            raise self.wrong(f"does not read as {column.type} ({error})",
-                             "Write it as 2024-12-31 or 2024-12-31T23:59:00.",
-                             value=text) from None  # fmt: skip
+            raise self.wrong(
+                f"does not read as {column.type} ({error})",
+                "Write it as 2024-12-31 or 2024-12-31T23:59:00.",
+                value=text,
+            ) from None
         return float(values.numbers(array, column.unit)[0])
 
     def _first(self, cells: Any, which: NDArray[np.bool_] | None) -> tuple[int, Any]:

@@ -30,8 +30,9 @@ def read(uri: str, columns: Collection[str], decided: Collection[str]) -> dict[s
     found: dict[str, ColumnSpec] = {}
     for name, what in table["columns"].items():
         if name not in columns:
-            raise UserError(FIELD, name, "is a column of the metadata and not of the table",
-                            nearest(name, columns))  # fmt: skip
+            raise UserError(
+                FIELD, name, "is a column of the metadata and not of the table", nearest(name, columns)
+            )
         if name not in decided:
             found[name] = _column(name, what)
     keys, more = (table.get(k) or [] for k in ("primary_key", "alternate_keys"))
@@ -40,13 +41,16 @@ def read(uri: str, columns: Collection[str], decided: Collection[str]) -> dict[s
             raise UserError(FIELD, what, "is a key that is no name of a column", "Correct it.")
     for key in [*([keys] if isinstance(keys, str) else keys), *more]:
         if not isinstance(key, str):
-            raise UserError(FIELD, key, "is a key of several columns, which is not supported",
-                            "Leave the key out of the metadata.")  # fmt: skip
+            raise UserError(
+                FIELD,
+                key,
+                "is a key of several columns, which is not supported",
+                "Leave the key out of the metadata.",
+            )
         if isinstance(keys, list) and len(keys) > 1 and key in keys:
             continue  # unique together, so none of them need be
         if key not in columns:
-            raise UserError(FIELD, key, "is a key and not a column of the table",
-                            nearest(key, columns))  # fmt: skip
+            raise UserError(FIELD, key, "is a key and not a column of the table", nearest(key, columns))
         if key not in decided:
             pattern = found[key].pattern if key in found else None
             found[key] = ColumnSpec(type="id", pattern=pattern)
@@ -64,14 +68,17 @@ def _table(uri: str) -> dict[str, Any]:
     tables = content.get("tables") if isinstance(content, dict) else None
     if isinstance(tables, dict):
         if len(tables) != 1:
-            raise UserError(FIELD, sorted(tables), "must describe one table",
-                            "Keep the table that is learnt.")  # fmt: skip
+            raise UserError(
+                FIELD, sorted(tables), "must describe one table", "Keep the table that is learnt."
+            )
         content = next(iter(tables.values()))
     if not isinstance(content, dict) or not isinstance(content.get("columns"), dict):
         raise UserError(
-            FIELD, uri, "must have `columns`, or `tables` with one table that has them",
+            FIELD,
+            uri,
+            "must have `columns`, or `tables` with one table that has them",
             "Save it by `metadata.save_to_json` of SDV 1.x.",
-        )  # fmt: skip
+        )
     return content
 
 
@@ -79,9 +86,11 @@ def _column(name: str, what: Any) -> ColumnSpec:
     texts = ("sdtype", "datetime_format", "regex_format", "computer_representation")
     if not isinstance(what, dict) or not all(isinstance(what.get(k) or "", str) for k in texts):
         raise UserError(
-            FIELD, f"{name}: {what}", "must be a mapping of texts that describes a column",
+            FIELD,
+            f"{name}: {what}",
+            "must be a mapping of texts that describes a column",
             'Write it as {"sdtype": "numerical"}.',
-        )  # fmt: skip
+        )
     kind = what.get("sdtype")
     if kind in _PLAIN:
         whole = what.get("computer_representation") in _WHOLE
@@ -94,7 +103,9 @@ def _column(name: str, what: Any) -> ColumnSpec:
         return ColumnSpec()
     personal = "personal data" if kind and kind != "unknown" else "of unknown type and personal"
     raise UserError(
-        FIELD, f"{name}: {kind}", f"is {personal}, which is not learnt and not invented here",
+        FIELD,
+        f"{name}: {kind}",
+        f"is {personal}, which is not learnt and not invented here",
         f"Set data.table.columns.{name}=drop; or =id with a pattern, if it is one; or "
         "=categorical, if its frequent values may be shown.",
-    )  # fmt: skip
+    )

@@ -65,9 +65,7 @@ def _fit(part: Part, values: NDArray[np.float64], rest_of: Rest, rare: int) -> P
     common = often if all_atoms else common
     rest = np.clip(present[~common[np.searchsorted(distinct, present)]], part.low, part.high)
     atoms: list[float] = distinct[common].tolist()
-    enough = len(rest) >= rare and not (
-        len(distinct) <= FEW and len(rest) <= FEW_REST * len(present)
-    )
+    enough = len(rest) >= rare and not (len(distinct) <= FEW and len(rest) <= FEW_REST * len(present))
     offset, scale, weights = [], [], []
     if not atoms or (len(rest) and enough):
         # The atoms may lie outside of it, and so the column's own range is no bound for it.
@@ -84,9 +82,13 @@ def _fit(part: Part, values: NDArray[np.float64], rest_of: Rest, rare: int) -> P
         offset, scale = [*offset, 0.0], [*scale, 0.0]
         weights = [*weights, 0.0] if weights else []
     return replace(
-        part, size=len(offset), offset=tuple(offset), scale=tuple(scale), missing=missing,
+        part,
+        size=len(offset),
+        offset=tuple(offset),
+        scale=tuple(scale),
+        missing=missing,
         weights=tuple(weights) if any(weights) else (),
-    )  # fmt: skip
+    )
 
 
 def span(ascending: NDArray[np.float64], rare: int) -> tuple[float, float]:
@@ -206,9 +208,7 @@ def _encode(
         left = clipped[open_]
         if part.weights:
             weights = np.array(part.weights)[spans]
-            codes[open_] = spans[
-                _drawn(left, offset[spans], scale[spans] / 4, weights, draws[open_])
-            ]
+            codes[open_] = spans[_drawn(left, offset[spans], scale[spans] / 4, weights, draws[open_])]
         else:
             edges = np.append(offset[spans] - scale[spans], offset[spans[-1]] + scale[spans[-1]])
             codes[open_] = spans[_bin_of(edges, left)]
@@ -222,9 +222,12 @@ def _encode(
 
 
 def _drawn(
-    values: NDArray[np.float64], means: NDArray[np.float64], deviations: NDArray[np.float64],
-    weights: NDArray[np.float64], draws: NDArray[np.float64],
-) -> NDArray[np.int64]:  # fmt: skip
+    values: NDArray[np.float64],
+    means: NDArray[np.float64],
+    deviations: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    draws: NDArray[np.float64],
+) -> NDArray[np.int64]:
     """Which mode (N,) each value comes from, drawn from the posterior."""
     logits = np.log(weights / deviations) - 0.5 * ((values[:, None] - means) / deviations) ** 2
     shares = np.exp(logits - logits.max(1, keepdims=True)).cumsum(1)
@@ -232,9 +235,7 @@ def _drawn(
     return np.minimum(drawn, len(means) - 1)
 
 
-def decode(
-    part: Part, codes: NDArray[np.integer], scalars: NDArray[np.floating]
-) -> NDArray[np.float64]:
+def decode(part: Part, codes: NDArray[np.integer], scalars: NDArray[np.floating]) -> NDArray[np.float64]:
     """Numbers (N,), NaN for missing: what the end of the ONNX graph computes."""
     offset, scale = np.array(part.offset), np.array(part.scale)
     values = np.clip(offset[codes] + scale[codes] * scalars.astype(np.float64), part.low, part.high)

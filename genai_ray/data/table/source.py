@@ -58,9 +58,7 @@ class TableData:
         digest.update(json.dumps(self.codec.to_json(), sort_keys=True).encode())
         return digest.hexdigest()
 
-    def at(
-        self, seed: int, start: int, stop: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+    def at(self, seed: int, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
         """Rows (N, parts + numeric parts) at places of the line, codes and then scalars, and what
         they were drawn by: labels (N, parts), a code and -1 elsewhere; see `Data.at`.
 
@@ -160,9 +158,11 @@ def load_table(spec: DataSpec, *, conditional: bool = False) -> TableData:
     codec, codes, scalars = fit(train, columns, rules, spec.table)
     if conditional and not codec.discrete:
         raise UserError(
-            "model.conditional", True, "needs columns of categories, and the table has none",
+            "model.conditional",
+            True,
+            "needs columns of categories, and the table has none",
             "Set model.conditional=false, or data.table.columns.NAME=categorical.",
-        )  # fmt: skip
+        )
     return TableData(codec, train, holdout, codes, scalars, conditional)
 
 
@@ -209,9 +209,7 @@ def _seen(column: Column, cells: pa.ChunkedArray, rare: int) -> dict[str, Any]:
     order = np.argsort(-counts, kind="stable")[:5]
     kept = [i for i in order if counts[i] >= rare]
     shown = values.from_plain([found[i] for i in kept], column.type).to_pylist()
-    return out | {
-        "most frequent": {str(v): int(counts[i]) for v, i in zip(shown, kept, strict=True)}
-    }
+    return out | {"most frequent": {str(v): int(counts[i]) for v, i in zip(shown, kept, strict=True)}}
 
 
 # --- steps ---------------------------------------------------------------------------------------
@@ -268,10 +266,11 @@ def _check_rows(rules: Rules, columns: tuple[Column, ...], table: pa.Table, foun
         if row is not None:
             cells = {n: table.column(n)[row].as_py() for n in by_name if n in used}
             raise UserError(
-                constraints.FIELD, f"{found.place(row)}: {cells}", f"breaks {rule}, as "
-                f"{int((~kept).sum())} of {len(kept)} rows do",
+                constraints.FIELD,
+                f"{found.place(row)}: {cells}",
+                f"breaks {rule}, as {int((~kept).sum())} of {len(kept)} rows do",
                 "Mend the rows, or drop the constraint.",
-            )  # fmt: skip
+            )
 
 
 def _bundled(spec: DataSpec) -> Files:

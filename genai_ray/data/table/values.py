@@ -26,12 +26,29 @@ _STEPS = (DAY_NS, 3600 * 10**9, 60 * 10**9, 10**9, 10**6, 10**3, 1)
 _SIMPLE = {
     str(t): t
     for t in (
-        pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(),
-        pa.uint64(), pa.float16(), pa.float32(), pa.float64(), pa.bool_(), pa.string(),
-        pa.large_string(), pa.date32(), pa.date64(), *(pa.timestamp(u) for u in _TICKS),
-        pa.time32("s"), pa.time32("ms"), pa.time64("us"), pa.time64("ns"),
+        pa.int8(),
+        pa.int16(),
+        pa.int32(),
+        pa.int64(),
+        pa.uint8(),
+        pa.uint16(),
+        pa.uint32(),
+        pa.uint64(),
+        pa.float16(),
+        pa.float32(),
+        pa.float64(),
+        pa.bool_(),
+        pa.string(),
+        pa.large_string(),
+        pa.date32(),
+        pa.date64(),
+        *(pa.timestamp(u) for u in _TICKS),
+        pa.time32("s"),
+        pa.time32("ms"),
+        pa.time64("us"),
+        pa.time64("ns"),
     )
-}  # fmt: skip
+}
 
 
 # --- types ---------------------------------------------------------------------------------------
@@ -233,9 +250,7 @@ def taken(values: tuple[Any, ...], index: NDArray[np.integer], kind: pa.DataType
     if not pa.types.is_dictionary(kind):
         return from_plain(values, kind).take(indices)
     narrow = indices.cast(kind.index_type)
-    return pa.DictionaryArray.from_arrays(
-        narrow, from_plain(values, kind.value_type), ordered=kind.ordered
-    )
+    return pa.DictionaryArray.from_arrays(narrow, from_plain(values, kind.value_type), ordered=kind.ordered)
 
 
 def plain_dictionary(column: pa.ChunkedArray | pa.Array) -> tuple[NDArray[np.int64], list[Any]]:
