@@ -106,9 +106,9 @@ def loaded_by(module: str) -> set[str]:
 @pytest.mark.parametrize(
     ("module", "without"),
     [
-        ("genai_ray.generate", {"ray", "torch", "torchvision", "sklearn"}),
-        ("genai_ray.verify", {"ray", "torch", "torchvision", "sklearn"}),
-        ("genai_ray.train", {"ray"}),
+        ("genai_ray.dataset.generate", {"ray", "torch", "torchvision", "sklearn"}),
+        ("genai_ray.dataset.verify", {"ray", "torch", "torchvision", "sklearn"}),
+        ("genai_ray.training.train", {"ray"}),
         ("genai_ray.local", {"ray", "torch"}),
         ("genai_ray.config", {"ray", "torch", "numpy", "boto3", "pyarrow"}),
         ("genai_ray.storage", {"ray", "torch", "numpy", "boto3"}),

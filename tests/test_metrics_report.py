@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from genai_ray.metrics.charts import line_chart, ticks
-from genai_ray.metrics.report import Report, Score, image_grid, pair_grid, png_bytes, render_html
+from genai_ray.report.charts import line_chart, ticks
+from genai_ray.report.page import Report, Score, image_grid, pair_grid, png_bytes, render_html
 
 PNG = png_bytes(np.zeros((4, 4), np.uint8))
 HOSTILE = "\"><script src='https://evil.example/x.js'></script>&"

@@ -10,10 +10,9 @@ from PIL import Image
 from test_metrics_report import HOSTILE, Tags
 from test_metrics_table import HOLDOUT, HOW, TRAIN, people
 
-from genai_ray.metrics.charts import bar_chart, cut, heat_map, histogram
-from genai_ray.metrics.report import Score
-from genai_ray.metrics.table import METRICS, table_scores
-from genai_ray.metrics.table_panels import (
+from genai_ray.report.charts import bar_chart, cut, heat_map, histogram
+from genai_ray.report.page import Score
+from genai_ray.table.panels import (
     MISSING_LABEL,
     OTHERS_LABEL,
     RARE_LABEL,
@@ -23,7 +22,8 @@ from genai_ray.metrics.table_panels import (
     sample_rows,
     table_preview_png,
 )
-from genai_ray.metrics.table_report import TableReport, render_table_html
+from genai_ray.table.report import TableReport, render_table_html
+from genai_ray.table.scores import METRICS, table_scores
 
 
 def hostile(table: pa.Table) -> pa.Table:
