@@ -12,6 +12,7 @@ from test_metrics_table import HOLDOUT, HOW, TRAIN, people
 
 from genai_ray.report.charts import bar_chart, cut, heat_map, histogram
 from genai_ray.report.page import Score
+from genai_ray.table.metrics import METRICS
 from genai_ray.table.panels import (
     MISSING_LABEL,
     OTHERS_LABEL,
@@ -23,7 +24,7 @@ from genai_ray.table.panels import (
     table_preview_png,
 )
 from genai_ray.table.report import TableReport, render_table_html
-from genai_ray.table.scores import METRICS, table_scores
+from genai_ray.table.scores import table_scores
 
 
 def hostile(table: pa.Table) -> pa.Table:
@@ -47,8 +48,8 @@ def report() -> TableReport:
                 name=name,
                 fake=value,
                 real=found.real[name],
-                explanation=METRICS[name][1],
-                better="lower" if METRICS[name][0] == "lower" else "higher",
+                explanation=METRICS[name].about,
+                better="lower" if METRICS[name].better == "lower" else "higher",
                 gate="at least 0.9" if name == "column_shapes" else None,
                 passed=True if name == "column_shapes" else None,
             )
