@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: says the field, the value, the rule and the way out."""
+    """A mistake that the user can correct: names the field, the value, the rule and the remedy."""
 
     exit_code = 2
 
@@ -19,9 +19,15 @@ class UserError(ValueError):
 
 
 class IncompleteError(RuntimeError):
-    """The work stopped before its end; the same command goes on from there."""
+    """The work stopped before its end; the same command resumes it."""
 
     exit_code = 3
+
+
+class ParityError(RuntimeError):
+    """ONNX Runtime and torch give different outputs for the same inputs; nothing was published."""
+
+    exit_code = 1
 
 
 class GateError(RuntimeError):

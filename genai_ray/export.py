@@ -22,7 +22,7 @@ from torch import nn
 from genai_ray import checkpoint, config, rng
 from genai_ray.config import Spec
 from genai_ray.data import codec_from_json
-from genai_ray.errors import IncompleteError, UserError
+from genai_ray.errors import IncompleteError, ParityError, UserError
 from genai_ray.models.image import fold_spectral
 from genai_ray.provenance import BLANK, CARD_KEY, DIGEST_KEY, MODEL_KEY, ModelCard, seal
 from genai_ray.runs import versions
@@ -58,10 +58,6 @@ class ExportResult:
     difference: float | None
 
 
-class ParityError(RuntimeError):
-    """ONNX Runtime and torch disagree on the same inputs; nothing was published."""
-
-
 def export(spec: Spec) -> ExportResult:
     """Export the averaged model of a trained run (`train.keep`) in `export.precision`, unless that
     was done before.
@@ -71,8 +67,8 @@ def export(spec: Spec) -> ExportResult:
 
     Raises:
         IncompleteError: if the run is not trained to its end.
-        ParityError: if the exported graph does not give what torch gives, or the lower precision
-            differs from it by more than `export.difference_max`.
+        UserError: if the lower precision differs from fp32 by more than `export.difference_max`.
+        ParityError: if the exported graph does not give what torch gives.
     """
     store = Store(spec.run_uri)
     if finished(store, spec) is None:
@@ -120,10 +116,12 @@ def export(spec: Spec) -> ExportResult:
     if lowered is not whole:
         difference = mean_difference(whole, lowered, card)
         if difference > spec.export.difference_max:
-            raise ParityError(
-                f"export.precision={precision} differs from fp32 by {difference:.2f} grey levels "
-                f"on average; export.difference_max is {spec.export.difference_max:g}. Use another "
-                "precision, or raise the limit if that is good enough"
+            raise UserError(
+                "export.precision",
+                precision,
+                f"differs from fp32 by {difference:.2g} grey levels on average, more than "
+                f"export.difference_max={spec.export.difference_max:g}",
+                "Use another precision, or raise export.difference_max if that is good enough.",
             )
     model, digest = seal(lowered)
     store.put(MODEL_KEY, model)

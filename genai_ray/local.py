@@ -4,10 +4,12 @@ Both listen on 127.0.0.1 and want generated keys. `up` starts them, `down` ends 
 `up` started and no others; what is in the object store stays in the folder for the next time.
 """
 
+import asyncio
 import contextlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -19,12 +21,15 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psutil
 
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.storage import Store
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 BUCKET = "genai"
 #: The bucket of the Iceberg catalog: its tables refer to files in any other.
@@ -36,6 +41,7 @@ _RAY_HOST = "127.0.0.2" if sys.platform == "linux" else HOST
 DEFAULT_FOLDER = Path(".genai-ray")
 _START_DEADLINE_S = 90.0
 _STOP_DEADLINE_S = 5.0
+_SILENCE_DEADLINE_S = 60.0  # of a job's log, until the jobs API is asked whether the job still runs
 _REPORTS = ("report.html", "preview.png", "quality.json")
 
 
@@ -179,31 +185,15 @@ def run_job(
     spec = config.load(spec_path, overrides)
     # A stack that is still up belongs to a call that was killed, and may still work on this run.
     down(folder)
-    with running(folder) as stack:
-        variables = {**os.environ, **stack.environment, "PATH": _path()}
-        command = [
-            "ray",
-            "job",
-            "submit",
-            "--working-dir",
-            ".",
-            "--",
-            "python",
-            "jobs/pipeline.py",
-            spec_path,
-            *overrides,
-        ]
-        sys.stderr.write(f"$ {' '.join(command)}\n")
-        subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, check=False)
-        code = _job_exit_code(stack)
-        with environment(stack.environment):
-            report = Store(spec.run_uri).at(spec.report)
-            output.mkdir(parents=True, exist_ok=True)
-            for name in _REPORTS:
-                if report.exists(name):
-                    (output / name).write_bytes(report.read(name))
-            if code == 0:
-                then(spec.run_uri)
+    with running(folder) as stack, environment(stack.environment):
+        code = run_command(stack, ["python", "jobs/pipeline.py", spec_path, *overrides])
+        report = Store(spec.run_uri).at(spec.report)
+        output.mkdir(parents=True, exist_ok=True)
+        for name in _REPORTS:
+            if report.exists(name):
+                (output / name).write_bytes(report.read(name))
+        if code == 0:
+            then(spec.run_uri)
     return code
 
 
@@ -216,6 +206,58 @@ def running(folder: Path = DEFAULT_FOLDER, *, with_ray: bool = True) -> Iterator
         down(folder)
 
 
+# --- a job ---------------------------------------------------------------------------------------
+
+
+def run_command(stack: Stack, command: Sequence[str]) -> int:
+    """Run a command as a job in a copy of the current folder and print its log until it ends.
+
+    The environment must be that of the stack. Returns the exit code of the command; 3 if it was killed
+    or never started.
+
+    Raises:
+        IncompleteError: if the jobs API fails or does not answer any more.
+    """
+    from aiohttp import ClientError
+    from ray.job_submission import JobSubmissionClient
+
+    entrypoint = shlex.join(command)
+    sys.stderr.write(f"$ ray job submit --working-dir . -- {entrypoint}\n")
+    try:
+        client = JobSubmissionClient(stack.environment["RAY_API_SERVER_ADDRESS"])
+        job = client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": "."})
+        asyncio.run(_print_log(stack, client, job))
+        details = client.get_job_info(job)
+    except (RuntimeError, OSError, ClientError) as error:
+        log = Path(stack.folder) / "ray.log"
+        raise IncompleteError(f"the jobs API of the stack failed ({error}); see {log}") from error
+    code = details.driver_exit_code
+    if code is None or code < 0:
+        sys.stderr.write(f"job {job}: {details.message}\n")
+        return IncompleteError.exit_code
+    return code
+
+
+async def _print_log(stack: Stack, client: "JobSubmissionClient", job: str) -> None:
+    """Copy the log of a job to stdout until the job ends. It may be silent as long as it runs.
+
+    Raises:
+        TimeoutError: if log and jobs API are both silent.
+    """
+    log = client.tail_job_logs(job)
+    while True:
+        lines = asyncio.ensure_future(anext(log, None))
+        while not (await asyncio.wait([lines], timeout=_SILENCE_DEADLINE_S))[0]:
+            if not _ray_answers(stack):
+                raise TimeoutError(f"no answer and no line of the log for {_SILENCE_DEADLINE_S:g} s")
+            if client.get_job_status(job).is_terminal():
+                return
+        if (text := lines.result()) is None:
+            return
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
 # --- the two servers -----------------------------------------------------------------------------
 
 
@@ -223,20 +265,8 @@ def _s3_command(stack: Stack) -> list[str]:
     data = Path(stack.folder) / "s3"
     data.mkdir(exist_ok=True)
     # Every port is named: the defaults are fixed, and two stacks would meet on them.
-    ports = {
-        name: _free_port()
-        for name in (
-            "master.port",
-            "master.port.grpc",
-            "volume.port",
-            "volume.port.grpc",
-            "filer.port",
-            "filer.port.grpc",
-            "s3.port.grpc",
-            "admin.port",
-            "admin.port.grpc",
-        )
-    }
+    servers = ("master", "volume", "filer", "admin")
+    ports = ["s3.port.grpc", *(f"{name}.port{kind}" for name in servers for kind in ("", ".grpc"))]
     return [
         _executable("weed"),
         "mini",
@@ -251,7 +281,7 @@ def _s3_command(stack: Stack) -> list[str]:
         "-webdav=false",
         "-admin.ui=false",
         "-master.telemetry=false",
-        *(f"-{name}={port}" for name, port in ports.items()),
+        *(f"-{port}={_free_port()}" for port in ports),
     ]
 
 
@@ -278,7 +308,7 @@ def _start(stack: Stack, name: str, command: list[str], answers: Callable[[], bo
     log = Path(stack.folder) / f"{name}.log"
     # Inherited by every job and actor, so no key has to stand in a job's description.
     variables = {**os.environ, **stack.environment, "PATH": _path()}
-    # A head that is told to stop would first wait for its node to be drained.
+    # Else a head that is stopped first waits for its node to be drained.
     variables["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
     variables["RAY_JOB_STOP_WAIT_TIME_S"] = "30"
     for unwanted in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
@@ -306,13 +336,8 @@ def _start(stack: Stack, name: str, command: list[str], answers: Callable[[], bo
 
 def answers(stack: Stack) -> bool:
     """Whether the S3 server is up and has its bucket."""
-    request = urllib.request.Request(f"http://{HOST}:{stack.s3_port}/{BUCKET}")
-    try:
-        urllib.request.urlopen(request, timeout=2)
-    except urllib.error.HTTPError as error:
-        if error.code != 403:  # it is up, knows of keys, and wants one
-            return False
-    except OSError:
+    # 403: it is up, knows of keys, and wants one.
+    if _http_status(f"http://{HOST}:{stack.s3_port}/{BUCKET}") not in (200, 403):
         return False
     with environment(stack.environment):
         try:
@@ -324,31 +349,23 @@ def answers(stack: Stack) -> bool:
 
 def _ray_answers(stack: Stack) -> bool:
     """Whether the jobs API and the agent that starts jobs are up: the API waits 10 s for it."""
-    for url in (
+    urls = (
         f"http://{HOST}:{stack.dashboard_port}/api/jobs/",
         f"http://{_RAY_HOST}:{stack.agent_port}/api/local_raylet_healthz",
-    ):
-        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {stack.token}"})
-        try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
-                if answer.status != 200:
-                    return False
-        except OSError:
-            return False
-    return True
-
-
-def _job_exit_code(stack: Stack) -> int:
-    """The exit code of the newest job; 3 if it did not run to an end of its own."""
-    request = urllib.request.Request(
-        f"http://{HOST}:{stack.dashboard_port}/api/jobs/", headers={"Authorization": f"Bearer {stack.token}"}
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        jobs: list[dict[str, Any]] = json.load(answer)
-    submitted = [j for j in jobs if j["type"] == "SUBMISSION"]
-    newest = max(submitted, key=lambda j: j["start_time"] or 0, default={})
-    code = newest.get("driver_exit_code")
-    return IncompleteError.exit_code if code is None else code
+    return all(_http_status(url, stack.token) == 200 for url in urls)
+
+
+def _http_status(url: str, token: str = "") -> int | None:
+    """Status of a GET; None without an answer within 5 s."""
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
 
 
 # --- processes, ports, files ---------------------------------------------------------------------
@@ -356,15 +373,15 @@ def _job_exit_code(stack: Stack) -> int:
 
 def _ours(processes: Mapping[str, float]) -> list[psutil.Process | None]:
     """The processes that still are the ones that were started; None for each that is gone."""
-    found: list[psutil.Process | None] = []
+    ours: list[psutil.Process | None] = []
     for pid, created in processes.items():
         try:
             process = psutil.Process(int(pid))
             same = abs(process.create_time() - created) < 0.01
-            found.append(process if same and process.status() != psutil.STATUS_ZOMBIE else None)
+            ours.append(process if same and process.status() != psutil.STATUS_ZOMBIE else None)
         except psutil.NoSuchProcess:
-            found.append(None)
-    return found
+            ours.append(None)
+    return ours
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
@@ -403,10 +420,10 @@ def _path() -> str:
 
 
 def _executable(name: str) -> str:
-    found = shutil.which(name, path=_path())
-    if found is None:
+    path = shutil.which(name, path=_path())
+    if path is None:
         raise UserError("environment", name, "must be on the PATH", "pip install genai-ray brings it.")
-    return found
+    return path
 
 
 def _save(stack: Stack) -> None:

@@ -17,7 +17,7 @@ from genai_ray import local, storage
 from genai_ray.config import Spec
 from genai_ray.dataset import Plan, Shard, fields_of, plan, read_manifest
 from genai_ray.errors import IncompleteError, UserError
-from genai_ray.export import ParityError, export
+from genai_ray.export import check_parity, export
 from genai_ray.generate import AttemptCounter, ShardWorker, generate
 from genai_ray.provenance import MODEL_KEY
 from genai_ray.sampler import open_session

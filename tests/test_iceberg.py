@@ -11,7 +11,8 @@ import pytest
 from genai_ray import local
 from genai_ray.data.image import ImageCodec
 from genai_ray.errors import UserError
-from genai_ray.provenance import DIGITAL_SOURCE_TYPE, Manifest
+from genai_ray.labels import DIGITAL_SOURCE_TYPE
+from genai_ray.provenance import Manifest
 from genai_ray.sinks import SINKS, Rows, TableRows, check_iceberg, commit_iceberg, decode, parquet_schema
 from genai_ray.storage import Store
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from genai_ray.data.image import ImageCodec
-from genai_ray.provenance import AIGC_KEYS, DIGITAL_SOURCE_TYPE, read_label
+from genai_ray.labels import AIGC_KEYS, DIGITAL_SOURCE_TYPE, read_label
 from genai_ray.sinks import (
     SINKS,
     SUFFIXES,

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from genai_ray.data.image import ImageCodec
-from genai_ray.provenance import JPEG_XMP, PNG_XMP, produce_id, xmp_packet
-from genai_ray.sinks.rows import ID_DIGITS, Rows
+from genai_ray.labels import ID_DIGITS, JPEG_XMP, PNG_XMP, produce_id, xmp_packet
+from genai_ray.sinks.rows import Rows
 
 _DEFLATE_LEVEL = 1
 _JFIF = b"\xff\xd8\xff\xe0\0\x10JFIF"

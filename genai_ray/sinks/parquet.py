@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from genai_ray.data.image import ImageCodec
-from genai_ray.provenance import DIGITAL_SOURCE_TYPE, FileRecord, aigc_label
+from genai_ray.labels import DIGITAL_SOURCE_TYPE, aigc_label
+from genai_ray.provenance import FileRecord
 from genai_ray.sinks.encoding import encode
 from genai_ray.sinks.rows import SUFFIXES, Rows, TableRows
 from genai_ray.storage import Store

@@ -9,13 +9,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from genai_ray.data.image import ImageCodec
-from genai_ray.provenance import produce_id
+from genai_ray.labels import ID_DIGITS, produce_id
 
 #: encoding -> suffix of its files; `raw` is no file format.
 SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp"}
-
-#: Of the number of a sample in names of files and in labels.
-ID_DIGITS = 12
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from genai_ray.provenance import DIGITAL_SOURCE_TYPE, FileRecord
+from genai_ray.labels import DIGITAL_SOURCE_TYPE
+from genai_ray.provenance import FileRecord
 from genai_ray.sinks.parquet import with_label
 from genai_ray.sinks.rows import TableRows
 from genai_ray.storage import Store

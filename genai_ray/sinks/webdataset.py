@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genai_ray.provenance import DIGITAL_SOURCE_TYPE, FileRecord, produce_id
+from genai_ray.labels import DIGITAL_SOURCE_TYPE, produce_id
+from genai_ray.provenance import FileRecord
 from genai_ray.sinks.encoding import encode
 from genai_ray.sinks.rows import SUFFIXES, Rows
 from genai_ray.storage import Store
