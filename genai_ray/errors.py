@@ -1,4 +1,4 @@
-"""The ways a run can end other than well, each with its exit code."""
+"""The ways in which a run can fail, each with its exit code."""
 
 import difflib
 from collections.abc import Iterable
@@ -37,7 +37,7 @@ class GateError(RuntimeError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest known word, or all of them when none is near."""
+    """A hint that names the nearest known word, or all known words when none is near."""
     known = sorted(known)
     match = difflib.get_close_matches(word, known, n=1)
     return f"Did you mean {match[0]!r}?" if match else f"Known: {', '.join(known)}."

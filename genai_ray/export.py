@@ -111,22 +111,33 @@ def export(spec: Spec) -> ExportResult:
     sampler = family.sampler().eval()
     fold_spectral(sampler)
     whole = to_onnx(sampler, card)
-    parity, difference = check_parity(sampler, whole, card), 0.0
-    lowered = LOWER[precision](whole, card)
-    if lowered is not whole:
-        difference = mean_difference(whole, lowered, card)
-        if difference > spec.export.difference_max:
-            raise UserError(
-                "export.precision",
-                precision,
-                f"differs from fp32 by {difference:.2g} grey levels on average, more than "
-                f"export.difference_max={spec.export.difference_max:g}",
-                "Use another precision, or raise export.difference_max if that is good enough.",
-            )
+    parity = check_parity(sampler, whole, card)
+    lowered, difference = _lowered(whole, card, spec.export.difference_max)
     model, digest = seal(lowered)
     store.put(MODEL_KEY, model)
     store.put("model/card.json", json.dumps(json.loads(card.to_json()), indent=2).encode())
     return ExportResult(f"{spec.run_uri}/{MODEL_KEY}", digest, len(model), parity, difference)
+
+
+def _lowered(model: bytes, card: ModelCard, difference_max: float) -> tuple[bytes, float]:
+    """The graph in the precision of its card, and its mean difference from fp32 in grey levels.
+
+    Raises:
+        UserError: if the difference exceeds its limit.
+    """
+    if card.precision == "fp32":
+        return model, 0.0
+    lowered = LOWER[card.precision](model, card)
+    difference = mean_difference(model, lowered, card)
+    if difference > difference_max:
+        raise UserError(
+            "export.precision",
+            card.precision,
+            f"differs from fp32 by {difference:.2g} grey levels on average, more than "
+            f"export.difference_max={difference_max:g}",
+            "Use another precision, or raise export.difference_max if that is good enough.",
+        )
+    return lowered, difference
 
 
 def _exported(store: Store, training: dict[str, Any], precision: str) -> ExportResult | None:
@@ -237,11 +248,7 @@ def to_int8(model: bytes, card: ModelCard) -> bytes:
     return _with_card(proto, card)
 
 
-LOWER: dict[str, Callable[[bytes, ModelCard], bytes]] = {
-    "fp32": lambda model, card: model,
-    "fp16": to_fp16,
-    "int8": to_int8,
-}
+LOWER: dict[str, Callable[[bytes, ModelCard], bytes]] = {"fp16": to_fp16, "int8": to_int8}
 
 
 def mean_difference(one: bytes, other: bytes, card: ModelCard) -> float:

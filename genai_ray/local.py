@@ -1,7 +1,7 @@
 """The embedded stack for one machine: a Ray head with its jobs API, and a SeaweedFS S3 server.
 
-Both listen on 127.0.0.1 and want generated keys. `up` starts them, `down` ends the processes that
-`up` started and no others; what is in the object store stays in the folder for the next time.
+Both listen on 127.0.0.1 and require generated keys. `up` starts them, `down` ends the processes that
+`up` started and no others; the objects stay in the folder and are back after the next `up`.
 """
 
 import asyncio
@@ -35,8 +35,8 @@ BUCKET = "genai"
 #: The bucket of the Iceberg catalog: its tables refer to files in any other.
 WAREHOUSE = "warehouse"
 HOST = "127.0.0.1"
-# Ray replaces 127.0.0.1 by the machine's outside address; of the rest of the loopback net it does
-# not know, and only Linux has it without set-up.
+# Ray replaces 127.0.0.1 by the machine's outside address but keeps other loopback addresses, which
+# only Linux has without set-up.
 _RAY_HOST = "127.0.0.2" if sys.platform == "linux" else HOST
 DEFAULT_FOLDER = Path(".genai-ray")
 _START_DEADLINE_S = 90.0
@@ -47,7 +47,7 @@ _REPORTS = ("report.html", "preview.png", "quality.json")
 
 @dataclass(frozen=True)
 class Stack:
-    """A running stack. processes: pid -> creation time, since pids are used again."""
+    """A running stack. processes: pid -> creation time, since the system reuses pids."""
 
     folder: str
     s3_port: int
@@ -98,7 +98,7 @@ def up(
     gcs_port: int | None = None,
     with_ray: bool = True,
 ) -> Stack:
-    """Start what is not running; ports that are not given are chosen among the free ones.
+    """Start the servers unless they run; ports that are not given are chosen among the free ones.
 
     Raises:
         UserError: for a port in use.
@@ -115,11 +115,11 @@ def up(
         s3_port=_port("--s3-port", s3_port),
         dashboard_port=_port("--dashboard-port", dashboard_port),
         gcs_port=_port("--gcs-port", gcs_port),
-        # The same keys as before, since the object store remembers them.
+        # The object store keeps its keys.
         access_key=before.access_key if before else secrets.token_hex(10).upper(),
         secret_key=before.secret_key if before else secrets.token_urlsafe(30),
         token=secrets.token_hex(32),
-        # Sockets live here, and their paths must be short.
+        # Holds sockets, whose paths must be short.
         scratch=tempfile.mkdtemp(prefix="genai-ray-"),
         iceberg_port=_free_port(),
         agent_port=_free_port(),
@@ -137,7 +137,7 @@ def up(
 
 
 def down(folder: Path = DEFAULT_FOLDER) -> bool:
-    """End the stack's processes with all their children; says whether there was one."""
+    """End the stack's processes with all their children; returns whether any was running."""
     folder = folder.resolve()
     stack = find(folder)
     if stack is None:
@@ -183,7 +183,7 @@ def run_job(
     from genai_ray import config
 
     spec = config.load(spec_path, overrides)
-    # A stack that is still up belongs to a call that was killed, and may still work on this run.
+    # A stack that is still up is of a call that was killed, and its job may still write to this run.
     down(folder)
     with running(folder) as stack, environment(stack.environment):
         code = run_command(stack, ["python", "jobs/pipeline.py", spec_path, *overrides])
@@ -336,12 +336,12 @@ def _start(stack: Stack, name: str, command: list[str], answers: Callable[[], bo
 
 def answers(stack: Stack) -> bool:
     """Whether the S3 server is up and has its bucket."""
-    # 403: it is up, knows of keys, and wants one.
+    # 403: it is up and requires a key.
     if _http_status(f"http://{HOST}:{stack.s3_port}/{BUCKET}") not in (200, 403):
         return False
     with environment(stack.environment):
         try:
-            Store(f"s3://{BUCKET}").check()  # the bucket is made a moment after the first answer
+            Store(f"s3://{BUCKET}").check()  # the bucket is created after the first answer
         except UserError:
             return False
     return True
@@ -394,7 +394,7 @@ def _port(option: str, wanted: int | None) -> int:
     if wanted is None:
         return _free_port()
     with socket.socket() as probe:
-        # As servers do, so that a port that is only waiting to be forgotten counts as free.
+        # As servers do, so that a port in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, wanted))

@@ -1,6 +1,6 @@
 """ModelCard, FileRecord, ShardReceipt and Manifest: what is written beside the data.
 
-All are frozen values that turn into JSON and back. A reader trusts the manifest only; a resumed job
+All are frozen values with a JSON form. A reader trusts the manifest only; a resumed job
 trusts receipts only.
 """
 
@@ -120,18 +120,18 @@ class Manifest(_Json):
 
 # --- the model file ------------------------------------------------------------------------------
 
-#: Where the model lies in a run.
+#: Key of the model in a run.
 MODEL_KEY = "model/generator.onnx"
 CARD_KEY = "genai_ray.card"
 DIGEST_KEY = "genai_ray.digest"
-#: What the exporter writes where the digest will stand.
+#: What the exporter writes in place of the digest.
 BLANK = "0" * 64
 
 
 def seal(model: bytes) -> tuple[bytes, str]:
-    """Write the digest of a model file into the place that was left blank for it.
+    """Write the digest of a model file over the blank that was left for it.
 
-    The digest is the SHA-256 of the file with 64 zeros in that place, so the file can carry it.
+    The digest is the SHA-256 of the file with 64 zeros as the blank, so the file can carry it.
     """
     assert model.count(BLANK.encode()) == 1, "the exporter leaves exactly one blank digest"
     digest = hashlib.sha256(model).hexdigest()
