@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from .distances import blocks, squared_distances
+from genai_ray.metrics.distances import blocks, squared_distances
 
 
 @dataclass(frozen=True)

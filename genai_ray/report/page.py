@@ -10,7 +10,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from .charts import Points, line_chart
+from genai_ray.report.charts import Points, line_chart
 
 
 @dataclass(frozen=True, kw_only=True)

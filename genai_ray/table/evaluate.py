@@ -125,7 +125,7 @@ def _kinds(data: TableData) -> dict[str, Any]:
 
 
 def _target(spec: TableRun, data: TableData) -> str | None:
-    """The column that classifiers or regressors predict; the last one that means something if none is named."""
+    """The column that is predicted; the last one that means something if none is named."""
     names = [n for n in data.train.column_names if n not in data.codec.without_meaning]
     wanted = spec.evaluate.target
     if wanted is not None and wanted not in names:
