@@ -36,6 +36,9 @@ class Less:
     high: str
     strict: bool
 
+    def __str__(self) -> str:
+        return f"{self.low} {'<' if self.strict else '<='} {self.high}"
+
 
 @dataclass(frozen=True)
 class Formula:
@@ -118,6 +121,10 @@ class Rules:
 
     def lows(self, high: str) -> list[Less]:
         return [rule for rule in self.less if rule.high == high]
+
+    def described(self) -> list[str]:
+        together, unique = map(" + ".join, self.together), (f"{u} unique" for u in self.unique)
+        return [*map(str, self.less), *together, *(f.text for f in self.formulas), *unique]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -247,8 +254,7 @@ def checks(
     for rule in rules.less:
         low, high = compared(columns[rule.low], columns[rule.high], numbers)
         broken = (low >= high) if rule.strict else (low > high)
-        said = f"{rule.low} {'<' if rule.strict else '<='} {rule.high}"
-        yield said, (rule.low, rule.high), ~broken
+        yield str(rule), (rule.low, rule.high), ~broken
     for formula in rules.formulas:
         value = numbers(formula.column)
         computed = formula.compute(numbers, rows)

@@ -233,15 +233,3 @@ def _drawn(
     shares = np.exp(logits - logits.max(1, keepdims=True)).cumsum(1)
     drawn = (shares <= draws[:, None] * shares[:, -1:]).sum(1)
     return np.minimum(drawn, len(means) - 1)
-
-
-def decode(part: Part, codes: NDArray[np.integer], scalars: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Numbers (N,), NaN for missing: what the end of the ONNX graph computes."""
-    offset, scale = np.array(part.offset), np.array(part.scale)
-    values = np.clip(offset[codes] + scale[codes] * scalars.astype(np.float64), part.low, part.high)
-    if part.decimals is not None:
-        values = np.round(values, part.decimals)
-    values += 0.0  # no negative zero
-    if part.missing is not None:
-        values[codes == part.missing] = np.nan
-    return values

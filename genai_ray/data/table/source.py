@@ -18,10 +18,11 @@ from genai_ray import rng
 from genai_ray.config import ColumnSpec, DataSpec
 from genai_ray.data.order import rows_at, split
 from genai_ray.data.table import constraints, files, metadata, values
-from genai_ray.data.table.codec import TableCodec, fit
+from genai_ray.data.table.codec import TableCodec
 from genai_ray.data.table.columns import Column
 from genai_ray.data.table.constraints import Rules
 from genai_ray.data.table.files import Files
+from genai_ray.data.table.fit import fit
 from genai_ray.data.table.infer import infer
 from genai_ray.errors import UserError
 

@@ -8,6 +8,7 @@ import datetime
 import decimal
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -231,7 +232,7 @@ def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return array.cast(pa.uint64() if pa.types.is_uint64(kind) else pa.int64())
 
 
-def from_plain(values: list[Any] | tuple[Any, ...], kind: pa.DataType) -> pa.Array:
+def from_plain(values: Sequence[Any] | NDArray[Any], kind: pa.DataType) -> pa.Array:
     """Plain values as a column of a type; None is a missing cell."""
     cells = value_type(kind)
     if pa.types.is_temporal(cells):
