@@ -125,14 +125,14 @@ def test_times_of_day_are_what_parquet_gives_back(tmp_path: Path):
 @pytest.mark.parametrize(
     ("pattern", "says"),
     [
-        ("AB\\", "backslash"),
+        ("AB\\", "bad escape"),
         (r"[!-\d]x", "range"),
-        (r"[\t]", "not supported"),
+        (r"\s", "not supported"),
         (r"[\d-z]", "range"),
         ("[0-9]{999999999}", "256 characters"),
     ],
 )
-def test_patterns_that_mean_another_thing_to_re_are_refused(tmp_path: Path, pattern: str, says: str):
+def test_patterns_beyond_the_small_language_are_refused(tmp_path: Path, pattern: str, says: str):
     text = csv_of({"x": [f"a{i:02}" for i in range(N)], **OTHER})
     with pytest.raises(UserError, match=f"columns.x.pattern.*{says}"):
         load_csv(tmp_path / "t.csv", text, columns={"x": {"pattern": pattern}})

@@ -17,7 +17,8 @@ from genai_ray import rng
 from genai_ray.config import GenerateSpec
 from genai_ray.data.table import conditions, constraints, ids, modes, values
 from genai_ray.data.table.columns import Column, Part, combinations
-from genai_ray.data.table.constraints import Less, Rules
+from genai_ray.data.table.constraints import Rules
+from genai_ray.data.table.distances import Distance
 from genai_ray.data.table.values import pc
 from genai_ray.errors import UserError
 
@@ -34,8 +35,7 @@ class TableCodec:
     of its columns that each of its own codes means, -1 for missing; empty for one column alone.
     rules: the constraints.
 
-    A column that `less` puts above others is modelled as its distance from the greatest of them (or
-    from the least value they can have, where they are all missing).
+    A column that `less` puts above others is modelled as its distance from the greatest of them.
     """
 
     columns: tuple[Column, ...]
@@ -79,11 +79,15 @@ class TableCodec:
         return {c.name: c for c in self.columns}
 
     @cached_property
-    def distances(self) -> dict[str, list[Less]]:
-        """Columns that are modelled as a distance from others, and the rules that say so."""
-        numbers = {c.name for c in self.columns if c.kind in ("numerical", "datetime") and not c.categories}
-        highs = dict.fromkeys(r.high for r in self.rules.less)
-        return {h: self.rules.lows(h) for h in highs if h in numbers}
+    def distances(self) -> dict[str, Distance]:
+        """Of the columns that are modelled as a distance from others."""
+        out = {}
+        for name in dict.fromkeys(r.high for r in self.rules.less):
+            column, rules = self.by_name[name], self.rules.lows(name)
+            if column.kind in ("numerical", "datetime") and not column.categories:
+                lows = tuple(self.by_name[r.low] for r in rules)
+                out[name] = Distance(column, lows, any(r.strict for r in rules))
+        return out
 
     def columns_of(self, part: int) -> list[Column]:
         return [self.columns[i] for i in self.members[part]]
@@ -127,24 +131,12 @@ class TableCodec:
 
     def modelled(self, column: Column, table: pa.Table) -> NDArray[np.float64]:
         """The numbers of a column (N,), or their distance from what they must not be less than."""
-        number = self._numbers_of(table)
-        if column.name not in self.distances:
-            return number(column.name)
-        floor, unit = self._floor(column.name, number)
-        return np.maximum(number(column.name) * (column.unit // unit) - floor, 0)
+        number, distance = self._numbers_of(table), self.distances.get(column.name)
+        return distance.of(number) if distance else number(column.name)
 
     def _numbers_of(self, cells: pa.Table | Mapping[str, pa.Array]) -> constraints.Numbers:
         """The numbers of a column by name, read from its cells once."""
         return cache(lambda name: values.numbers(cells[name], self.by_name[name].unit))
-
-    def _floor(self, name: str, number: constraints.Numbers) -> tuple[NDArray[np.float64], int]:
-        """What a column must not be less than (N,), and the unit of that in nanoseconds."""
-        columns = [self.by_name[r.low] for r in self.distances[name]]
-        unit = min(c.unit for c in (*columns, self.by_name[name]))
-        lows = np.stack([number(c.name) * (c.unit // unit) for c in columns])
-        least = max((c.low or 0.0) * (c.unit // unit) for c in columns)
-        filled = np.where(np.isnan(lows), -np.inf, lows).max(0)
-        return np.where(np.isinf(filled), least, filled), unit
 
     # --- from codes --------------------------------------------------------------------------
 
@@ -180,7 +172,7 @@ class TableCodec:
         for name in (*(n for n in amounts if n not in self.distances), *self.distances):
             column, amount = self.by_name[name], amounts[name]
             if name in self.distances:
-                amount = self._above_floor(column, amount, number)
+                amount = self.distances[name].undone(amount, number)
             cells[name] = values.from_numbers(amount, column.type, column.unit)
         for formula in self.rules.formulas:
             column = self.by_name[formula.column]
@@ -197,23 +189,6 @@ class TableCodec:
         else:
             each = [codes if missing is None else np.where(codes == missing, -1, codes)]
         return {c.name: values.taken(c.categories, of, c.type) for c, of in zip(columns, each, strict=True)}
-
-    def _above_floor(
-        self, column: Column, distance: NDArray[np.float64], number: constraints.Numbers
-    ) -> NDArray[np.float64]:
-        """A column from its distance from what it must not be less than."""
-        floor, unit = self._floor(column.name, number)
-        strict = any(r.strict for r in self.distances[column.name])
-        ratio = column.unit // unit
-        assert column.low is not None
-        assert column.high is not None
-        # Rounded up where rounding would go below; what the range takes away again, `valid` finds.
-        value = np.clip((floor + distance) / ratio, column.low, column.high)
-        if column.decimals is not None:
-            value = np.round(value, column.decimals)
-            below = value * ratio <= floor if strict else value * ratio < floor
-            value = np.where(below, np.round(value + column.step, column.decimals), value)
-        return value + 0.0
 
     @cached_property
     def _patterns(self) -> dict[str, ids.Pattern]:
@@ -320,17 +295,7 @@ class TableCodec:
 
         uniforms: (N, 2) in 0..1, for which part and which category.
         """
-        out = np.full((len(uniforms), len(self.parts)), -1, np.int64)
-        discrete = np.array([i for i, p in enumerate(self.parts) if p.discrete], np.int64)
-        if not len(discrete):
-            return out
-        ends = np.full((len(discrete), max(self.parts[i].size for i in discrete)), np.inf)
-        for row, i in enumerate(discrete):
-            # The last takes what rounding leaves below 1.
-            ends[row, : self.parts[i].size - 1] = np.cumsum(self.parts[i].shares)[:-1]
-        chosen = np.minimum((uniforms[:, 0] * len(discrete)).astype(np.int64), len(discrete) - 1)
-        out[np.arange(len(uniforms)), discrete[chosen]] = (uniforms[:, 1:] >= ends[chosen]).sum(1)
-        return out
+        return conditions.drawn(self.parts, uniforms)
 
     # --- files and people --------------------------------------------------------------------
 

@@ -128,4 +128,5 @@ class Part:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Part":
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        return cls(**fields)

@@ -1,10 +1,11 @@
 """What a person asks of a column, as a code of its part; or an error that says what can be had."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from genai_ray.data.table import modes, values
 from genai_ray.data.table.columns import Column, Part
@@ -90,3 +91,18 @@ def literal(column: Column, value: Any) -> pa.Array:
     elif isinstance(value, bool) and column.categories and set(column.categories) <= {0, 1}:
         value = int(value)
     return values.literal(value, column.type)
+
+
+def drawn(parts: Sequence[Part], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
+    """See `TableCodec.draw_labels`."""
+    out = np.full((len(uniforms), len(parts)), -1, np.int64)
+    discrete = np.array([i for i, p in enumerate(parts) if p.discrete], np.int64)
+    if not len(discrete):
+        return out
+    ends = np.full((len(discrete), max(parts[i].size for i in discrete)), np.inf)
+    for row, i in enumerate(discrete):
+        # The last takes what rounding leaves below 1.
+        ends[row, : parts[i].size - 1] = np.cumsum(parts[i].shares)[:-1]
+    chosen = np.minimum((uniforms[:, 0] * len(discrete)).astype(np.int64), len(discrete) - 1)
+    out[np.arange(len(uniforms)), discrete[chosen]] = (uniforms[:, 1:] >= ends[chosen]).sum(1)
+    return out

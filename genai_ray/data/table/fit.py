@@ -68,10 +68,10 @@ def _pieces(
         else:
             assert column.low is not None
             assert column.high is not None
-            missing = 0 if column.missing else None
-            ends = {"low": column.low, "high": column.high}
-            part = Part(column.name, 0, (), (0.0,), **ends, decimals=column.decimals, missing=missing)
-            yield part, (i,), ()
+            part = Part(
+                column.name, 0, (), (0.0,), decimals=column.decimals, low=column.low, high=column.high
+            )
+            yield replace(part, missing=0 if column.missing else None), (i,), ()
 
 
 def _with_modes(codec: TableCodec, table: pa.Table, spec: TableSpec) -> TableCodec:
@@ -87,13 +87,12 @@ def _with_modes(codec: TableCodec, table: pa.Table, spec: TableSpec) -> TableCod
 
 def _of_distance(codec: TableCodec, part: Part, amounts: NDArray[np.float64], spec: TableSpec) -> Part:
     """The part with the range and decimals of the distance, if that is what it models."""
-    rules = codec.distances.get(part.name)
-    if not rules:
+    distance = codec.distances.get(part.name)
+    if not distance:
         return part
-    each = [codec.by_name[n].decimals for n in (part.name, *(r.low for r in rules))]
-    decimals = None if None in each else max(d for d in each if d is not None)
+    decimals = distance.decimals
     low, high = modes.span(np.sort(amounts[~np.isnan(amounts)]), spec.rare)
-    least = 0.0 if decimals is None or not any(r.strict for r in rules) else 10.0**-decimals
+    least = 0.0 if decimals is None or not distance.strict else 10.0**-decimals
     return replace(part, low=max(low, least), high=max(high, low, least), decimals=decimals)
 
 
