@@ -134,7 +134,7 @@ def test_a_pattern_is_found_again_in_its_ids(pattern: str):
     texts = ids.parse(pattern, "field").ids(rows(800 if "{2}_" in pattern else 2000), 3, 0)
     found = ids.infer(sorted(set(texts.tolist())))
     assert found is not None
-    assert ids.parse(found, "field").places == ids.parse(pattern, "field").places
+    assert ids.parse(found, "field").letters == ids.parse(pattern, "field").letters
 
 
 def test_numbers_behind_a_prefix_are_of_the_longest_length():
