@@ -19,6 +19,7 @@ from .table_columns import MISSING, Columns, encode, sample
 
 #: Bins of a number that is paired with a category.
 BINS = 10
+_PAIRED_ROWS = 50_000
 #: Contingency tables of more cells than this are counted by sorting.
 _CELLS = 4_000_000
 
@@ -47,7 +48,6 @@ def pair_trends(
     categorical: Collection[str] = (),
     skip: Collection[str] = (),
     seed: int = 0,
-    rows: int = 50_000,
 ) -> dict[tuple[str, str], float]:
     """How alike each pair of columns hangs together in both tables: (name, name) -> 0..1.
 
@@ -59,11 +59,11 @@ def pair_trends(
 
     A pair of numbers whose correlation is undefined in the real table (one is constant) is left
     out; one that is undefined only in the other counts as correlation 0 there, where SDMetrics
-    would leave it out too. Tables of more than `rows` rows are sampled. Scores are high for pairs
+    would leave it out too. Of larger tables 50,000 rows are sampled. Scores are high for pairs
     that have nothing to do with each other, as in SDMetrics.
     """
     a, b = encode((real, table), categorical=categorical, skip=skip)
-    a, b = a.take(sample(len(a), rows, seed)), b.take(sample(len(b), rows, seed))
+    a, b = (side.take(sample(len(side), _PAIRED_ROWS, seed)) for side in (a, b))
     scores: dict[tuple[str, str], float] = {}
     correlations = correlation(a.numbers), correlation(b.numbers)
     for i, j in combinations(range(len(a.number_names)), 2):
@@ -79,9 +79,8 @@ def pair_trends(
             cells = sizes[i] * sizes[j]
             both = (c[:, i] * sizes[j] + c[:, j] for c in codes)
             scores[names[i], names[j]] = 1 - total_variation(*both, cells=cells)
-    order = {name: place for place, name in enumerate(real.column_names)}
-    sided = {_sided(pair, order): score for pair, score in scores.items()}
-    return dict(sorted(sided.items(), key=lambda item: [order[name] for name in item[0]]))
+    pairs = ((pair, pair[::-1]) for pair in combinations(real.column_names, 2))
+    return {pair: scores[key] for pair, other in pairs for key in (pair, other) if key in scores}
 
 
 def category_coverage(
@@ -99,12 +98,11 @@ def category_coverage(
     """
     a, b = encode((real, table), categorical=categorical, skip=skip)
     scores = {}
-    for j, (name, size) in enumerate(zip(a.category_names, a.sizes, strict=True)):
-        wanted = np.bincount(a.categories[:, j], minlength=size) >= max(rare, 1)
+    for j, name in enumerate(a.category_names):
+        wanted = a.counts(j) >= max(rare, 1)
         wanted[MISSING] = False
-        there = np.bincount(b.categories[:, j], minlength=size) > 0
         if wanted.any():
-            scores[name] = float(there[wanted].mean())
+            scores[name] = float((b.counts(j)[wanted] > 0).mean())
     return scores
 
 
@@ -121,16 +119,16 @@ def range_coverage(
     a, b = encode((real, table), categorical=categorical, skip=skip)
     scores = {}
     for j, name in enumerate(a.number_names):
-        there, made = _present(a.numbers[:, j]), _present(b.numbers[:, j])
-        if not len(there):
+        known, reached = _present(a.numbers[:, j]), _present(b.numbers[:, j])
+        if not len(known):
             continue
-        low, high = there.min(), there.max()
-        if not len(made):
+        low, high = known.min(), known.max()
+        if not len(reached):
             scores[name] = 0.0
         elif low == high:
-            scores[name] = float(made.min() <= low <= made.max())
+            scores[name] = float(reached.min() <= low <= reached.max())
         else:
-            short = max(made.min() - low, 0) + max(high - made.max(), 0)
+            short = max(reached.min() - low, 0) + max(high - reached.max(), 0)
             scores[name] = max(0.0, float(1 - short / (high - low)))
     return scores
 
@@ -200,8 +198,3 @@ def _as_codes(real: Columns, columns: Columns) -> NDArray[np.int64]:
         cut = np.searchsorted(edges, values, side="right")
         binned[:, j] = np.where(np.isnan(values), BINS, cut)
     return np.concatenate([columns.categories, binned], axis=1)
-
-
-def _sided(pair: tuple[str, str], order: dict[str, int]) -> tuple[str, str]:
-    a, b = pair
-    return (a, b) if order[a] < order[b] else (b, a)
