@@ -4,7 +4,7 @@ The parts are in `table_fidelity` (columns, pairs, coverage), `table_learners` (
 and `table_copies` (copies, duplicates, distances); they can be had one by one.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -116,7 +116,7 @@ def _add_columns(
     rare: int,
 ) -> None:
     """Scores of columns and of pairs of them: the mean, and each in the details."""
-    per_column = (
+    per_column: tuple[tuple[str, Callable[..., dict[Any, float]], dict[str, Any]], ...] = (
         ("column_shapes", column_shapes, {}),
         ("pair_trends", pair_trends, {"seed": seed}),
         ("category_coverage", category_coverage, {"rare": rare}),

@@ -186,7 +186,7 @@ def _boosted(model: Any, x: Matrix, numbers: int, seed: int) -> Any:
     )
 
 
-def _classified(x: Matrix, y: NDArray[np.int64], x_test: Matrix, model: Any) -> Matrix:
+def _classified(x: Matrix, y: NDArray[Any], x_test: Matrix, model: Any) -> Matrix:
     """Probabilities (test rows, classes) after training; none where there is nothing to learn from."""
     p = np.zeros((len(x_test), CLASSES + 1))
     if len(np.unique(y)) < 2:
@@ -200,7 +200,7 @@ def _classified(x: Matrix, y: NDArray[np.int64], x_test: Matrix, model: Any) -> 
     return p
 
 
-def _classification(y: NDArray[np.int64], p: Matrix, rarer: int | None) -> dict[str, float]:
+def _classification(y: NDArray[Any], p: Matrix, rarer: int | None) -> dict[str, float]:
     """Scores of probabilities (N, classes); rarer: the class of two that F1 is of."""
     said = np.where(p.any(axis=1), p.argmax(axis=1), -1)
     labels, ranked = ([rarer], [1]) if rarer is not None else (np.unique(y), np.unique(y))
@@ -209,7 +209,7 @@ def _classification(y: NDArray[np.int64], p: Matrix, rarer: int | None) -> dict[
     return {"f1": float(f1), "auc": float(np.mean(areas))}
 
 
-def _r2(model: Any, x: Matrix, y: Matrix, x_test: Matrix, y_test: Matrix) -> float:
+def _r2(model: Any, x: Matrix, y: NDArray[Any], x_test: Matrix, y_test: NDArray[Any]) -> float:
     said = np.zeros(len(y_test))
     if len(y) > 1:
         # In units of the spread: the square of a date in nanoseconds would overflow the loss.

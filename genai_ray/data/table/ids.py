@@ -32,6 +32,7 @@ _NAMED_CLASSES = {
     op.CATEGORY_DIGIT: "0123456789",
     op.CATEGORY_WORD: "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_",
 }
+_REPEATS = (op.MAX_REPEAT, op.MIN_REPEAT, op.POSSESSIVE_REPEAT)
 _REFUSED = {
     op.ANY: "'.', any character",
     op.AT: "a boundary other than ^ at the start and $ at the end",
@@ -39,7 +40,7 @@ _REFUSED = {
     op.SUBPATTERN: "a group",
     op.IN: "a class that excludes characters, or a named one other than \\d and \\w",
     op.NOT_LITERAL: "a class that excludes characters",
-    **dict.fromkeys((op.MAX_REPEAT, op.MIN_REPEAT), "a repeat of no fixed count ('+', '*', '?' or {2,3})"),
+    **dict.fromkeys(_REPEATS, "a repeat of no fixed count ('+', '*', '?' or {2,3})"),
 }
 
 
