@@ -4,8 +4,9 @@ The parts are in `table_fidelity` (columns, pairs, coverage), `table_learners` (
 and `table_copies` (copies, duplicates, distances); they can be had one by one.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -116,18 +117,18 @@ def _add_columns(
     rare: int,
 ) -> None:
     """Scores of columns and of pairs of them: the mean, and each in the details."""
-    per_column: tuple[tuple[str, Callable[..., dict[Any, float]], dict[str, Any]], ...] = (
-        ("column_shapes", column_shapes, {}),
-        ("pair_trends", pair_trends, {"seed": seed}),
-        ("category_coverage", category_coverage, {"rare": rare}),
-        ("range_coverage", range_coverage, {}),
-    )
-    for name, measure, more in per_column:
-        of_fake, of_real = (measure(train, side, **how, **more) for side in (fake, real))
+    measures = {
+        "column_shapes": partial(column_shapes, train, **how),
+        "pair_trends": partial(pair_trends, train, seed=seed, **how),
+        "category_coverage": partial(category_coverage, train, rare=rare, **how),
+        "range_coverage": partial(range_coverage, train, **how),
+    }
+    for name, measure in measures.items():
+        of_fake: Any = measure(fake)
+        of_real: Any = measure(real)
         if of_fake:
             scores.add(name, float(np.mean([*of_fake.values()])), float(np.mean([*of_real.values()])))
-            each = [{"of": of, "fake": score, "real": of_real[of]} for of, score in of_fake.items()]
-            scores.details[name] = each
+            scores.details[name] = [{"of": of, "fake": s, "real": of_real[of]} for of, s in of_fake.items()]
 
 
 def _add_efficacy(

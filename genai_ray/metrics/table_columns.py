@@ -1,6 +1,6 @@
 """Columns of tables as arrays: numbers as floats, categories as codes shared by several tables.
 
-What every score of a table stands on. Whole numbers, floats, decimals and dates count as numbers,
+The basis of every score of a table. Whole numbers, floats, decimals and dates count as numbers,
 strings, dictionaries and booleans as categories; a caller who knows better names the `categorical`
 columns. Columns named in `skip`, such as ids, take no part. Null and NaN are both missing.
 """

@@ -93,7 +93,7 @@ def category_coverage(
 ) -> dict[str, float]:
     """Share of the real categories of each column that occur in `table`: name -> 0..1.
 
-    Missing is no category here. Categories with fewer than `rare` real rows are not asked for, as
+    Missing is no category here. Categories with fewer than `rare` real rows do not count, as
     a model is not to make those; a column without any other is left out.
     """
     a, b = encode((real, table), categorical=categorical, skip=skip)
@@ -163,8 +163,8 @@ def correlation(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
 
     NaN where there are fewer than two such rows or one column is constant in them.
     """
-    there = ~np.isnan(numbers)
-    x, mask = np.where(there, numbers, 0), there.astype(np.float64)
+    known = ~np.isnan(numbers)
+    x, mask = np.where(known, numbers, 0), known.astype(np.float64)
     counts = np.maximum(mask.sum(axis=0), 1)
     # Centred and scaled first: products of dates in nanoseconds would drown the differences.
     x = (x - x.sum(axis=0) / counts) * mask
@@ -179,9 +179,9 @@ def correlation(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.clip(covariance / np.sqrt(variance * variance.T), -1, 1)
 
 
-def _number_shape(real: NDArray[np.float64], made: NDArray[np.float64]) -> float:
-    missing = abs(np.isnan(real).mean() - np.isnan(made).mean())
-    return float(min(1 - ks_statistic(_present(real), _present(made)), 1 - missing))
+def _number_shape(real: NDArray[np.float64], fake: NDArray[np.float64]) -> float:
+    missing = abs(np.isnan(real).mean() - np.isnan(fake).mean())
+    return float(min(1 - ks_statistic(_present(real), _present(fake)), 1 - missing))
 
 
 def _present(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -192,9 +192,9 @@ def _as_codes(real: Columns, columns: Columns) -> NDArray[np.int64]:
     """Categories, then numbers cut into bins: (N, C + M) codes."""
     binned = np.full(columns.numbers.shape, BINS, np.int64)
     for j in range(columns.numbers.shape[1]):
-        there = _present(real.numbers[:, j])
+        known = _present(real.numbers[:, j])
         values = columns.numbers[:, j]
-        edges = np.linspace(there.min(), there.max(), BINS + 1)[1:-1] if len(there) else []
+        edges = np.linspace(known.min(), known.max(), BINS + 1)[1:-1] if len(known) else []
         cut = np.searchsorted(edges, values, side="right")
         binned[:, j] = np.where(np.isnan(values), BINS, cut)
     return np.concatenate([columns.categories, binned], axis=1)

@@ -1,4 +1,4 @@
-"""What models make of a synthetic table: can they learn from it, and can they tell it from real rows?
+"""What models make of a synthetic table: can they learn from it, and tell it from real rows?
 
 The models are scikit-learn's histogram gradient boosting with its default settings (but for the
 early stopping, whose random split a class of one row would break) and a linear model on one-hot

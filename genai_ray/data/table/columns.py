@@ -72,13 +72,13 @@ class Column:
 
     def to_json(self) -> dict[str, Any]:
         out = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "why"}
-        out |= {"type": values.type_to_text(self.type), "categories": list(self.categories)}
+        out |= {"type": values.type_name(self.type), "categories": list(self.categories)}
         defaults = {f.name: f.default for f in fields(self)}
         return {k: v for k, v in out.items() if v not in (defaults[k], [])}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Column":
-        kind, categories = values.type_from_text(stored["type"]), stored.get("categories", ())
+        kind, categories = values.type_from_name(stored["type"]), stored.get("categories", ())
         return cls(**{**stored, "type": kind, "categories": tuple(categories)})
 
 
@@ -99,7 +99,7 @@ class Part:
     """What a network models of a column: a code, and of numbers also a scalar in -1..1.
 
     A number is offset[code] + scale[code] * scalar in float64, clipped to low..high and rounded to
-    `decimals` (None: not rounded); a scale of 0 is an atom, a value that stands for itself. `code
+    `decimals` (None: not rounded); a scale of 0 is an atom, one exact value. `code
     == missing` is a missing value. A category has no offset and scale.
 
     size: number of codes. shares: of each code in the training rows. weights: of the modes of a

@@ -50,8 +50,8 @@ class Formula:
     def _parsed(self) -> tuple[str, ast.expr, dict[str, str]]:
         names: dict[str, str] = {}
 
-        def placeholder(found: re.Match[str]) -> str:
-            names[f"column_{len(names)}_"] = found[1]
+        def placeholder(quoted: re.Match[str]) -> str:
+            names[f"column_{len(names)}_"] = quoted[1]
             return f"column_{len(names) - 1}_"
 
         target, equals, expression = re.sub(r"`([^`]+)`", placeholder, self.text).partition("=")
@@ -84,8 +84,8 @@ class Formula:
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         _, tree, names = self._parsed
-        found = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name)]
-        return tuple(dict.fromkeys(names.get(n, n) for n in found))
+        used = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name)]
+        return tuple(dict.fromkeys(names.get(n, n) for n in used))
 
     def compute(self, numbers: Numbers, rows: int) -> NDArray[np.float64]:
         """The expression's value in each row (N,); NaN where it has none."""

@@ -121,9 +121,9 @@ def _kind_of_strings(source: Source, reading: Reading) -> Column:
             )
     if wanted is None and len(distinct) > MANY and counts[counts >= source.rare].sum() < rows / 2:
         raise source.wrong_cell(
-            f"is free text: {len(distinct)} different texts in {rows} rows, most of them in "
+            f"is free text: {len(distinct)} different strings in {rows} rows, most of them in "
             f"fewer than data.table.rare={source.rare}",
-            f"Set {source.field} to drop, to categorical (rare texts become one category), to id with "
+            f"Set {source.field} to drop, to categorical (rare strings become one category), to id with "
             "a pattern, or to datetime with its format.",
         )
     _check_common(source, counts)
@@ -140,7 +140,7 @@ def _id_of_strings(source: Source, text: str, kind: pa.DataType) -> Column:
     missing = first_true(source.strings.is_null())
     if missing is not None:
         raise source.wrong("is an id, and missing in some rows", "Set another type, or drop it.", missing)
-    why = _SAID if source.spec.type else "no text twice, all of one pattern"
+    why = _SAID if source.spec.type else "no string twice, all of one pattern"
     return Column(source.name, "id", kind, pattern=pattern.text, why=why)
 
 
@@ -237,7 +237,7 @@ def _id_of_numbers(source: Source, dense: Any, distinct: int, complete: bool) ->
     if not why:
         return None
     if not whole or not complete:
-        rule = "cannot be an id: ids are texts or whole numbers, and none is missing"
+        rule = "cannot be an id: ids are strings or whole numbers, and none is missing"
         raise source.wrong(rule, "Set another type.")
     _check_unique(source, dense.dictionary_encode())
     digits = len(str(pc.max(pc.abs(dense.cast(pa.int64(), safe=False))).as_py()))
@@ -285,7 +285,7 @@ def _check_unique(source: Source, cells: Any) -> None:
     if repeated.size:
         first, second = (int(row) for row in np.flatnonzero(index == repeated[0])[:2])
         raise source.wrong(
-            f"is an id, and also stands in {source.files.place(first)}",
+            f"is an id, and is also in {source.files.location(first)}",
             f"Remove the repeated row, or set {source.field}=categorical.",
             second,
             cells[second].as_py(),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from genai_ray.config import ColumnSpec
 from genai_ray.data.table import values
-from genai_ray.data.table.files import Files, texts
+from genai_ray.data.table.files import Files, strings
 from genai_ray.data.table.values import first_true, pc
 from genai_ray.errors import UserError
 
@@ -77,7 +77,7 @@ class Source:
     @cached_property
     def strings(self) -> Any:
         """Its cells as dictionary<int32, string>, each string once."""
-        return texts(self.cells)
+        return strings(self.cells)
 
     @property
     def distinct(self) -> Any:
@@ -97,7 +97,7 @@ class Source:
         return meaning.take(self.strings.indices)
 
     def wrong(self, rule: str, remedy: str, row: int | None = None, value: Any = None) -> UserError:
-        where = f"{self.files.place(row)}: {value}" if row is not None else value
+        where = f"{self.files.location(row)}: {value}" if row is not None else value
         return UserError(self.field, where, rule, remedy)
 
     def wrong_cell(self, rule: str, remedy: str, odd: NDArray[np.bool_] | None = None) -> UserError:
@@ -134,7 +134,7 @@ def _untyped(source: Source) -> bool:
 
 def _strings(source: Source) -> Reading:
     array = source.strings.dictionary_decode() if source.files.text else values.whole(source.cells)
-    return Reading(array, f"{len(source.distinct)} different texts")
+    return Reading(array, f"{len(source.distinct)} different strings")
 
 
 def _numbers(source: Source) -> Reading | None:
