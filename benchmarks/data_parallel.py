@@ -22,9 +22,11 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from genai_ray import config
-from genai_ray.data.image import ImageCodec
-from genai_ray.models.families import Batch, Draws, Moment
+from genai_ray import modalities
+from genai_ray.image.codec import ImageCodec
+from genai_ray.models.families import Batch
+from genai_ray.models.families import Draws
+from genai_ray.models.families import Moment
 from genai_ray.state import State
 from genai_ray.train import _Reduction
 
@@ -42,7 +44,7 @@ BATCH = 128
 
 
 def made(values: dict[str, Any]) -> State:
-    spec = config.parse({"name": "x", "model": values, "train": {"global_batch": BATCH}})
+    spec = modalities.parse({"name": "x", "model": values, "train": {"global_batch": BATCH}})
     codec = ImageCodec(28, 1, tuple(str(i) for i in range(10)))
     return State(spec, codec, "", torch.device("cpu"))
 

@@ -45,11 +45,12 @@ def worker(
     results: "Queue[tuple[str, int, float]]",
 ) -> None:
     """Run one kind in its turns; the barrier keeps the kinds from running at the same time."""
-    from genai_ray import config, rng
-    from genai_ray.dataset import ShardMaker, plan
+    from genai_ray import rng
+    from genai_ray.dataset.shards import ShardMaker
+    from genai_ray.dataset.plan import open_plan
 
-    spec = config.parse(values)
-    maker = ShardMaker(plan(spec))
+    spec = modalities.parse(values)
+    maker = ShardMaker(open_plan(spec))
     samples: Any = maker.samples
     sampler, made, rows = samples.sampler, maker.plan, spec.generate.shard_rows
     batch = sampler.batch
@@ -109,16 +110,17 @@ def prepare(store: str, size: int, channels: int, model: dict[str, Any], **gener
     """A run with a model of random weights: speed does not depend on what it learnt."""
     import torch
 
-    from genai_ray import config
-    from genai_ray.data.image import ImageCodec
+        from genai_ray.image.codec import ImageCodec
     from genai_ray.export import to_onnx
-    from genai_ray.models import build
-    from genai_ray.provenance import MODEL_KEY, ModelCard, seal
+    from genai_ray.families import build
+    from genai_ray.provenance import MODEL_KEY
+    from genai_ray.provenance import ModelCard
+    from genai_ray.provenance import seal
     from genai_ray.storage import Store
 
     if size > 32 and "shard_bytes" not in generate:
         generate.setdefault("shard_rows", 2_048)  # a shard takes seconds as it is
-    spec = config.parse(
+    spec = modalities.parse(
         {
             "name": f"r{time.monotonic_ns()}",
             "store": store,
@@ -140,7 +142,7 @@ def prepare(store: str, size: int, channels: int, model: dict[str, Any], **gener
         versions={},
     )
     Store(spec.run_uri).put(MODEL_KEY, seal(to_onnx(sampler, card))[0])
-    return config.dump(spec)
+    return specs.dump(spec)
 
 
 CASES: dict[str, tuple[int, int, dict[str, Any]]] = {
@@ -200,10 +202,9 @@ class UserPipeline:
 def user_ray(values: dict[str, Any], out: str) -> None:
     import ray.data
 
-    from genai_ray import config
-    from genai_ray.dataset import plan
+        from genai_ray.dataset.plan import open_plan
 
-    made = plan(config.parse(values))
+    made = plan(modalities.parse(values))
     data = ray.data.range(made.spec.samples).map_batches(
         UserPipeline,
         fn_constructor_args=(made.model, made.card.latent),
@@ -218,12 +219,11 @@ def user_torch(values: dict[str, Any], size: int, channels: int, model: dict[str
     import torch
     from PIL import Image
 
-    from genai_ray import config
-    from genai_ray.data.image import ImageCodec
-    from genai_ray.models import build
+        from genai_ray.image.codec import ImageCodec
+    from genai_ray.families import build
 
     torch.set_num_threads(WORKERS)
-    spec = config.parse(values)
+    spec = modalities.parse(values)
     sampler = build(spec.model, ImageCodec(size, channels, None), 0).sampler().eval()
     with torch.no_grad():
         for _ in range(0, spec.generate.samples, 256):
@@ -234,8 +234,7 @@ def user_torch(values: dict[str, Any], size: int, channels: int, model: dict[str
 def user(folder: str, samples: int) -> None:
     import ray
 
-    from genai_ray import config
-    from genai_ray.generate import generate
+        from genai_ray.generate import generate
 
     ray.init(address="local", num_cpus=WORKERS, include_dashboard=True, log_to_driver=False)
     size, channels, model = CASES["dcgan 32, 32x32x3"]
@@ -247,7 +246,7 @@ def user(folder: str, samples: int) -> None:
             call()
         return samples / (time.perf_counter() - started)
 
-    ours = rate(lambda: generate(config.parse(values)))
+    ours = rate(lambda: generate(modalities.parse(values)))
     by_ray = rate(lambda: user_ray(values, f"{folder}/user"))
     few = values | {"generate": values["generate"] | {"samples": samples // 4}}
     by_torch = rate(lambda: user_torch(few, size, channels, model)) / 4
@@ -266,11 +265,11 @@ def user(folder: str, samples: int) -> None:
 def memory(folder: str) -> None:
     import psutil
 
-    from genai_ray import config
-    from genai_ray.dataset import ShardMaker, plan
+        from genai_ray.dataset.shards import ShardMaker
+    from genai_ray.dataset.plan import open_plan
 
     size, channels, model = CASES["mlp_gan, 28x28x1"]
-    maker = ShardMaker(plan(config.parse(prepare(folder, size, channels, model))))
+    maker = ShardMaker(plan(modalities.parse(prepare(folder, size, channels, model))))
     rows, found = maker.plan.spec.shard_rows, {}
     for index in range(maker.plan.shard_count):
         maker.make(maker.plan.shard(index))
@@ -287,9 +286,10 @@ def memory(folder: str) -> None:
 DRIVER = """
 import json, os, resource, sys, time
 import psutil, ray
-from genai_ray import config
+from genai_ray import modalities
+from genai_ray import spec as specs
 from genai_ray.generate import generate
-spec = config.parse(json.loads(sys.argv[1]))
+spec = modalities.parse(json.loads(sys.argv[1]))
 ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
 started = time.perf_counter()
 generate(spec)
@@ -320,15 +320,14 @@ def driver(folder: str) -> None:
 
 
 def page(folder: str) -> None:
-    from genai_ray import config
-    from genai_ray.pipeline import plan
+        from genai_ray.dataset.plan import open_plan
 
     size, channels, model = CASES["dcgan 32, 64x64x3"]
     for encoding in ("png", "jpeg"):
         values = prepare(
             folder, size, channels, model, encoding=encoding, samples=10**9, shard_bytes=256_000_000
         )
-        print(f"page    {encoding}", json.dumps(plan(config.parse(values))), flush=True)
+        print(f"page    {encoding}", json.dumps(plan(modalities.parse(values))), flush=True)
 
 
 def main() -> None:

@@ -15,12 +15,16 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from genai_ray import config
-from genai_ray.config import Spec
-from genai_ray.data.image import ImageCodec, ImageData
-from genai_ray.models.families import Batch, Draws, Moment
+from genai_ray import modalities
+from genai_ray.spec import Spec
+from genai_ray.image.codec import ImageCodec
+from genai_ray.data.image import ImageData
+from genai_ray.models.families import Batch
+from genai_ray.models.families import Draws
+from genai_ray.models.families import Moment
 from genai_ray.state import State
-from genai_ray.train import compile_networks, steps
+from genai_ray.training.loop import compile_networks
+from genai_ray.training.loop import steps
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "fp32": {"precision": "fp32"},
@@ -43,7 +47,7 @@ def made(model: str, options: argparse.Namespace, **train: Any) -> Spec:
     values: dict[str, Any] = {"preset": model, "conditional": True}
     if options.width:
         values["width"] = options.width
-    return config.parse(
+    return modalities.parse(
         {
             "name": "x",
             "model": values,

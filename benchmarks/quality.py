@@ -12,9 +12,10 @@ import io
 import tempfile
 from collections.abc import Iterator
 
-from genai_ray import config
-from genai_ray.config import Spec
-from genai_ray.pipeline import PipelineResult, run
+from genai_ray import modalities
+from genai_ray.spec import Spec
+from genai_ray.pipeline import PipelineResult
+from genai_ray.pipeline import run
 from genai_ray.presets import PRESETS
 
 
@@ -51,7 +52,7 @@ def runs(options: argparse.Namespace, store: str) -> Iterator[tuple[str, Spec]]:
                 f"seed={seed}",
                 f"store={store}",
             ]
-            yield (f"`{preset}`" if preset else name), config.load(options.spec, chosen)
+            yield (f"`{preset}`" if preset else name), modalities.load(options.spec, chosen)
 
 
 def main() -> None:

@@ -32,10 +32,9 @@ def bare(folder: str) -> float:
 
 
 def ours(folder: str, number: int) -> float:
-    from genai_ray import config
-    from genai_ray.train import train
+        from genai_ray.training.train import train
 
-    spec = config.parse(
+    spec = modalities.parse(
         {
             "name": f"r{number}",
             "store": folder,
@@ -73,3 +72,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+from genai_ray import modalities

@@ -46,8 +46,9 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from genai_ray import config
-from genai_ray.config import Spec
+from genai_ray import modalities
+from genai_ray import spec as specs
+from genai_ray.spec import Spec
 
 KINDS = ("ctgan", "tvae", "sample", "recipe", "memory", "prepare")
 CORES = 2
@@ -110,7 +111,7 @@ def score(made: pa.Table, train: pa.Table, test: pa.Table, seed: int) -> Scores:
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.metrics import f1_score, roc_auc_score
 
-    from genai_ray.metrics.table_columns import encode
+    from genai_ray.image.encoding import encode
     from genai_ray.metrics.table_fidelity import column_shapes
 
     sides = []
@@ -228,12 +229,12 @@ class Bench:
         }
         file = self.folder / "spec.yaml"
         file.write_text(json.dumps(values))
-        return config.load(file, [*chosen, *self.overrides])
+        return modalities.load(file, [*chosen, *self.overrides])
 
     def fit(self, spec: Spec) -> float:
         """Seconds from the CSV file to a model that can be sampled from."""
         from genai_ray.export import export
-        from genai_ray.train import train
+        from genai_ray.training.train import train
 
         started = time.perf_counter()
         with contextlib.redirect_stderr(io.StringIO()):
@@ -352,9 +353,10 @@ def make_shards(values: dict[str, Any]) -> dict[int, float]:
     """Rows made so far to megabytes of this process."""
     import psutil
 
-    from genai_ray.dataset import ShardMaker, plan
+    from genai_ray.dataset.shards import ShardMaker
+    from genai_ray.dataset.plan import open_plan
 
-    maker, found = ShardMaker(plan(config.parse(values))), {}
+    maker, found = ShardMaker(plan(modalities.parse(values))), {}
     rows, last = maker.plan.spec.shard_rows, maker.plan.shard_count - 1
     for index in range(last + 1):
         maker.make(maker.plan.shard(index))
@@ -370,7 +372,7 @@ def memory(bench: Bench) -> None:
         bench.fit(spec)
         started = time.perf_counter()
         with mp.get_context("spawn").Pool(1) as pool:
-            found = pool.apply(make_shards, (config.dump(spec),))
+            found = pool.apply(make_shards, (specs.dump(spec),))
         took = time.perf_counter() - started
         before, after = found.values()
         print(
@@ -384,9 +386,9 @@ def load_once(values: dict[str, Any]) -> tuple[float, float]:
     """Seconds, and the most gigabytes this process had."""
     import resource
 
-    from genai_ray.data import load
+    from genai_ray.modalities import LOAD
 
-    spec = config.parse(values)
+    spec = modalities.parse(values)
     started = time.perf_counter()
     load(spec.data, conditional=spec.model.trains_on_labels)
     took = time.perf_counter() - started
@@ -405,7 +407,7 @@ def prepare(bench: Bench) -> None:
     file = bench.folder / "million.csv"
     pacsv.write_csv(table, file)
     for preset in RECIPES:
-        values = config.dump(bench.spec(preset, f"data.root={file}"))
+        values = specs.dump(bench.spec(preset, f"data.root={file}"))
         with mp.get_context("spawn").Pool(1) as pool:
             took, most = pool.apply(load_once, (values,))
         print(f"prepare  {preset}: {rows:,} rows in {took:.0f} s, at most {most:.2f} GB", flush=True)

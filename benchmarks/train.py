@@ -26,9 +26,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from genai_ray import config
-from genai_ray.config import Spec
-from genai_ray.data.image import ImageCodec, ImageData
+from genai_ray import modalities
+from genai_ray.spec import Spec
+from genai_ray.image.codec import ImageCodec
+from genai_ray.data.image import ImageData
 
 KINDS = ("worker", "workers", "saves", "article", "settings", "quality")
 WARM = 10  # steps before the clock runs
@@ -44,7 +45,7 @@ def data(size: int, channels: int, n: int = 8_192) -> ImageData:
 
 def spec(folder: str, steps: int, model: dict[str, Any], **train: Any) -> Spec:
     batch = train.pop("global_batch", 128)
-    return config.parse(
+    return modalities.parse(
         {
             "name": f"r{time.monotonic_ns()}",
             "store": folder,
@@ -62,7 +63,9 @@ def spec(folder: str, steps: int, model: dict[str, Any], **train: Any) -> Spec:
 
 def bare(run: Spec, images: ImageData, threads: int) -> float:
     """samples/s of the same networks, losses and steps in one loop that keeps nothing."""
-    from genai_ray.models.families import Batch, Draws, Moment
+    from genai_ray.models.families import Batch
+    from genai_ray.models.families import Draws
+    from genai_ray.models.families import Moment
     from genai_ray.state import State
 
     torch.set_num_threads(threads)
@@ -94,7 +97,8 @@ def bare(run: Spec, images: ImageData, threads: int) -> float:
 def stepping(run: Spec, images: ImageData) -> float:
     """samples/s of train.steps() on one thread, without Ray and without a store."""
     from genai_ray.state import State
-    from genai_ray.train import compile_networks, steps
+    from genai_ray.training.loop import compile_networks
+    from genai_ray.training.loop import steps
 
     torch.set_num_threads(1)
     state = State(run, images.codec, "", torch.device("cpu"))
@@ -110,7 +114,7 @@ def stepping(run: Spec, images: ImageData) -> float:
 def ours(run: Spec, images: ImageData, warm: int = WARM) -> float:
     """samples/s of train(), between its first row of metrics after so many steps and its last."""
     from genai_ray.storage import Store
-    from genai_ray.train import train
+    from genai_ray.training.train import train
     from genai_ray.watch import read_metrics
 
     train(run, images)
@@ -168,15 +172,16 @@ def article(images: ImageData, steps: int, batch: int) -> tuple[float, nn.Module
 def quality(root: str, steps: int, batch: int) -> None:
     """Both on MNIST with one thread, judged by one extractor beside the test images."""
     from genai_ray import rng
-    from genai_ray.config import DataSpec
+    from genai_ray.image.spec import ImageDataSpec
     from genai_ray.data.image import load_images
     from genai_ray.metrics.extractor import kept_extractor
-    from genai_ray.metrics.fidelity import frechet_distance, prdc
+    from genai_ray.metrics.fidelity import frechet_distance
+    from genai_ray.metrics.fidelity import prdc
     from genai_ray.state import State
     from genai_ray.storage import Store
-    from genai_ray.train import steps as take_steps
+    from genai_ray.training.loop import steps as take_steps
 
-    images = load_images(DataSpec(source="mnist", root=root, download=False))
+    images = load_images(ImageDataSpec(source="mnist", root=root, download=False))
     assert isinstance(images, ImageData)
     judged = 5_000
     with tempfile.TemporaryDirectory() as folder:
@@ -225,7 +230,9 @@ def flops(model: dict[str, Any], images: ImageData, folder: str) -> float:
     """FLOP of one step for each real sample, counted by torch."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from genai_ray.models.families import Batch, Draws, Moment
+    from genai_ray.models.families import Batch
+    from genai_ray.models.families import Draws
+    from genai_ray.models.families import Moment
     from genai_ray.state import State
 
     run = spec(folder, 1, model)

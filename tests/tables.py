@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
 
 from genai_ray.table.codec import TableCodec
+from genai_ray.table.nets import BusinessValues, Layout
 from genai_ray.table.source import TableData, load_table
 from genai_ray.table.spec import TableDataSpec
 
@@ -52,8 +55,19 @@ def back(data: TableData, seed: int = 0) -> pa.Table:
     """Training rows encoded and decoded, by a codec that was JSON in between."""
     codec = TableCodec.from_json(json.loads(json.dumps(data.codec.to_json())))
     assert codec == data.codec
-    codes, values = codec.business(data.codes, data.scalars)
-    return codec.decode(codes, values, np.arange(data.n), seed)
+    return decoded(codec, data.codes, data.scalars, seed)
+
+
+def decoded(
+    codec: TableCodec, codes: NDArray[np.integer], scalars: NDArray[np.floating], seed: int
+) -> pa.Table:
+    """Rows of codes (N, parts) and scalars (N, numeric parts), by the end of the graph that ships."""
+    layout = Layout(codec)
+    numbers = np.empty(scalars.shape)
+    if layout.numeric:
+        numeric = torch.from_numpy(codes[:, layout.numeric].astype(np.int64))
+        numbers = BusinessValues(layout)(numeric, torch.from_numpy(scalars)).numpy()
+    return codec.decode(codes[:, layout.discrete], numbers, np.arange(len(codes)), seed)
 
 
 def invented(data: TableData, rows: int, seed: int = 0) -> pa.Table:
@@ -61,4 +75,4 @@ def invented(data: TableData, rows: int, seed: int = 0) -> pa.Table:
     rng = np.random.Generator(np.random.Philox(seed))
     codes = np.stack([rng.integers(0, p.size, rows) for p in data.codec.parts], 1)
     scalars = rng.uniform(-1, 1, (rows, len(data.codec.numeric)))
-    return data.codec.decode(*data.codec.business(codes, scalars), np.arange(rows), seed)
+    return decoded(data.codec, codes, scalars, seed)

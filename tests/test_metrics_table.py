@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from genai_ray.table.copies import closest_share, duplicate_rate, exact_copy_rate
 from genai_ray.table.matrix import encode, row_keys, sample
 from genai_ray.table.metrics import METRICS
-from genai_ray.table.scores import TableScores, constraint_validity, table_scores
+from genai_ray.table.scores import TableScores, table_scores
 from genai_ray.table.shapes import (
     category_coverage,
     column_shapes,
@@ -133,12 +133,6 @@ def test_columns_that_are_skipped_have_no_part(scores):
     assert "id" not in {each["of"] for each in details["column_shapes"]}
     assert not any("id" in each["of"] for each in details["pair_trends"])
     assert "id" not in details["detection"]
-
-
-def test_constraints_are_shares_of_rows():
-    assert constraint_validity(np.array([True, True, False, True])) == 0.75
-    with pytest.raises(ValueError, match="no rows"):
-        constraint_validity(np.zeros(0, bool))
 
 
 # --- columns alone -------------------------------------------------------------------------------
@@ -320,7 +314,7 @@ def test_distances_by_hand():
     assert medians["train"] == pytest.approx(np.sqrt(1 / 64 + 3 / 4))
 
 
-# --- learners ------------------------------------------------------------------------------------
+# --- models --------------------------------------------------------------------------------------
 
 
 def test_a_number_as_target_makes_a_regression():
@@ -336,9 +330,9 @@ def test_many_classes_and_a_class_that_the_synthetic_rows_lack():
     found = efficacy(TRAIN, HOLDOUT, lacking, target="job", **HOW)
     assert found is not None
     assert found.task == "classification"
-    for learner, score in found.fake.items():
-        assert 0.2 < score["f1"] < found.real[learner]["f1"] - 0.2
-        assert 0.5 < score["auc"] < found.real[learner]["auc"]
+    for model, score in found.fake.items():
+        assert 0.2 < score["f1"] < found.real[model]["f1"] - 0.2
+        assert 0.5 < score["auc"] < found.real[model]["auc"]
 
 
 @pytest.mark.parametrize("target", ["member", "job", "pay"])
@@ -355,7 +349,7 @@ def test_a_synthetic_target_that_is_constant_or_missing_scores_as_nothing_learnt
             assert score.get("r2", 0) <= 0
 
 
-def test_strange_categories_and_rare_classes_do_not_break_learners():
+def test_strange_categories_and_rare_classes_do_not_break_models():
     odd = TRAIN.set_column(4, "job", pa.array([f"job {i}" for i in range(len(TRAIN))]))
     assert efficacy(TRAIN, HOLDOUT, odd, target="member", **HOW) is not None
     found = efficacy(odd, HOLDOUT, odd, target="job", **HOW)
@@ -371,8 +365,6 @@ def test_without_anything_to_predict_there_is_no_efficacy():
     assert efficacy(flat, HOLDOUT, TRAIN, target="member", **HOW) is None
     alone = TRAIN.select(["member"])
     assert efficacy(alone, HOLDOUT.select(["member"]), alone, target="member") is None
-    with pytest.raises(ValueError, match="target 'id'"):
-        efficacy(TRAIN, HOLDOUT, TRAIN, target="id", **HOW)
 
 
 def test_detection_names_the_column_that_gives_the_rows_away():
@@ -382,8 +374,6 @@ def test_detection_names_the_column_that_gives_the_rows_away():
     assert area > 0.8
     assert next(iter(columns)) == "pay"
     assert len(columns) == 5
-    with pytest.raises(ValueError, match="need 6 rows"):
-        detection(TRAIN.slice(0, 5), made)
 
 
 # --- tables as they come -------------------------------------------------------------------------
@@ -458,24 +448,9 @@ def test_a_sample_is_distinct_rows_in_an_order_of_the_seed():
     assert sample(1000, 50, 3).tolist() != sample(1000, 50, 4).tolist()
 
 
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda: column_shapes(TRAIN, TRAIN.slice(0, 0)), "no rows"),
-        (lambda: column_shapes(TRAIN, TRAIN.drop_columns(["age"])), "lacks the columns"),
-        (lambda: column_shapes(TRAIN, TRAIN, skip=["agee"]), "skip names"),
-        (lambda: pair_trends(TRAIN, TRAIN, categorical=["agee"]), "categorical names"),
-        (lambda: encode([pa.table({"l": [[1], [2]]})]), "column 'l' is list"),
-    ],
-)
-def test_tables_that_do_not_fit_are_refused(call, words):
-    with pytest.raises(ValueError, match=words):
-        call()
-
-
 @needs_shared("adult")
 def test_adult_scores_as_is_known_of_it():
-    """The figures are those that others find; 4,000 rows for the learners, to be quick."""
+    """The figures are those that others find; 4,000 rows for the models, to be quick."""
     folder = SHARED_DATA / "adult"
     names = (
         "age workclass fnlwgt education education-num marital-status occupation relationship race "

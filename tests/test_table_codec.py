@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tables import back, invented, load
 
 from genai_ray.errors import UserError
+from genai_ray.spec import GenerateSpec
 from genai_ray.table import modes, values
 from genai_ray.table.codec import TableCodec
 from genai_ray.table.source import TableData
@@ -190,15 +191,12 @@ def test_no_zero_is_negative(kind: pa.DataType):
         assert not any(np.signbit(made[n].to_numpy()).any() for n in table.column_names)
 
 
-def test_a_preview_does_not_run_out_of_ids():
+def test_no_id_comes_twice():
     data = load(pa.table({"key": [f"K{i:02}" for i in range(60)], "o": ["a", "b"] * 30}))
-    codes, numbers = np.zeros((500, 1), np.int64), np.empty((500, 0))
+    codes, numbers = np.zeros((100, 1), np.int64), np.empty((100, 0))
+    assert len(set(data.codec.decode(codes, numbers, np.arange(100), 0)["key"].to_pylist())) == 100
     with pytest.raises(ValueError, match="indices must lie in"):
-        data.codec.decode(codes, numbers, np.arange(500), 0)
-    made = data.codec.decode(codes, numbers, np.arange(500), 0, preview=True)
-    assert len(set(made["key"].to_pylist())) == 100
-    few = data.codec.decode(codes[:100], numbers[:100], np.arange(100), 0)
-    assert made.slice(0, 100).equals(few)
+        data.codec.decode(codes, numbers, np.arange(1, 101), 0)
 
 
 def test_constants_and_ids_come_back_as_they_were():
@@ -223,9 +221,9 @@ def test_constants_and_ids_come_back_as_they_were():
     assert len(set(ids)) == data.n
     assert all(len(i) == 6 and i.startswith("A-") for i in ids)
     assert all(100 <= i < 1000 for i in made["number_id"].to_pylist())
-    data.codec.check_ids(900)  # the texts have 10,000
+    data.codec.check(GenerateSpec(samples=900))  # the strings have 10,000
     with pytest.raises(UserError, match=r"number_id\.pattern.*has 900 ids.*901 rows"):
-        data.codec.check_ids(901)
+        data.codec.check(GenerateSpec(samples=901))
 
 
 def test_a_column_of_whole_days_stays_one():
@@ -394,26 +392,16 @@ def test_bins_hold_about_equal_counts_and_none_few(rare: int):
     assert np.allclose(made, np.clip(data.train["x"].to_numpy(), low, high), rtol=1e-4, atol=1e-4)
 
 
-@FEW
-@given(start=st.integers(0, 180), rows=st.integers(1, 100))
-def test_a_piece_is_encoded_as_in_the_whole(start: int, rows: int):
-    data = _PIECES
-    stop = min(start + rows, data.n)
-    codes, scalars = data.codec.encode(data.train.slice(start, stop - start), start)
-    assert (codes == data.codes[start:stop]).all()
-    assert (scalars == data.scalars[start:stop]).all()
-
-
-_PIECES = column(seeded(6).normal(0, 1, 300) + np.repeat([0, 3], 150))
+_NUMBERS = column(seeded(6).normal(0, 1, 300) + np.repeat([0, 3], 150))
 
 
 def test_a_codec_is_json_and_back():
-    codec = _PIECES.codec
+    codec = _NUMBERS.codec
     again = TableCodec.from_json(json.loads(json.dumps(codec.to_json())))
     assert again == codec
-    codes, scalars = again.encode(_PIECES.train)
-    assert (codes == _PIECES.codes).all()
-    assert (scalars == _PIECES.scalars).all()
+    codes, scalars = again.encode(_NUMBERS.train)
+    assert (codes == _NUMBERS.codes).all()
+    assert (scalars == _NUMBERS.scalars).all()
     assert codec.to_json()["modality"] == "table"
 
 

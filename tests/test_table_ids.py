@@ -1,6 +1,7 @@
 """Ids are of their pattern, no two alike, and a function of the row's number and the seed."""
 
 import re
+from re import _parser  # pyright: ignore[reportAttributeAccessIssue]
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ def rows(n: int) -> np.ndarray:
         (r"\w", 63),
         (r"[A-Fa-f\d]{2}", 22 * 22),
         ("Größe[0-9]", 10),
+        (r"[\t ]\x41", 2),
+        ("a|b", 2),
     ],
 )
 def test_patterns_mean_what_they_mean_to_re(pattern: str, size: int):
@@ -48,18 +51,31 @@ def test_patterns_mean_what_they_mean_to_re(pattern: str, size: int):
         "[z-a]",
         r"\s",
         "[a",
-        "a{",
+        "a{2}+",
+        r"a\b",
+        "(?i)a",
         ".",
         "AB\\",
         r"[!-\d]",
         r"[\d-z]",
-        r"[\t]",
         r"[a\x]",
     ],
 )
 def test_other_regular_expressions_are_refused(pattern: str):
     with pytest.raises(UserError, match="field"):
         ids.parse(pattern, "field")
+
+
+def test_the_trees_of_the_private_parser_are_as_they_were():
+    """`re._parser` may change with any version of Python; this says what of it is relied on."""
+    tree = _parser.parse(r"^a[b-d\d]{2}(x)[^y]$")
+    assert str(list(tree)) == (
+        "[(AT, AT_BEGINNING), (LITERAL, 97), "
+        "(MAX_REPEAT, (2, 2, [(IN, [(RANGE, (98, 100)), (CATEGORY, CATEGORY_DIGIT)])])), "
+        "(SUBPATTERN, (1, 0, 0, [(LITERAL, 120)])), (NOT_LITERAL, 121), (AT, AT_END)]"
+    )
+    assert tree.state.flags == re.UNICODE
+    assert _parser.parse("(?i)a").state.flags & re.IGNORECASE
 
 
 def test_a_text_fits_its_pattern_and_a_wider_one():
@@ -118,7 +134,7 @@ def test_a_pattern_is_found_again_in_its_ids(pattern: str):
     texts = ids.parse(pattern, "field").ids(rows(800 if "{2}_" in pattern else 2000), 3, 0)
     found = ids.infer(sorted(set(texts.tolist())))
     assert found is not None
-    assert ids.parse(found, "field").places == ids.parse(pattern, "field").places
+    assert ids.parse(found, "field").letters == ids.parse(pattern, "field").letters
 
 
 def test_numbers_behind_a_prefix_are_of_the_longest_length():

@@ -109,15 +109,18 @@ def test_codes_are_drawn_as_often_as_the_softmax_says() -> None:
 
 
 def test_values_are_in_business_units(shop: TableData) -> None:
-    """Against the codec, which says in numpy what the end of the graph is to give."""
+    """Against what `Part` says a code and a scalar mean."""
     layout = Layout(shop.codec)
-    codes, scalars = shop.codes[:200], shop.scalars[:200]
-    _, expected = shop.codec.business(codes, scalars)
-    numeric = torch.from_numpy(codes[:, layout.numeric]).long()
-    made = BusinessValues(layout)(numeric, torch.from_numpy(scalars))
-    assert made.dtype == torch.float64
-    np.testing.assert_allclose(made.numpy(), expected, rtol=1e-6)
-    assert np.isnan(expected).any(), "the table has missing numbers"
+    codes, scalars = shop.codes[:200, layout.numeric].astype(np.int64), shop.scalars[:200]
+    values = BusinessValues(layout)(torch.from_numpy(codes), torch.from_numpy(scalars))
+    assert values.dtype == torch.float64
+    for j, part in enumerate(shop.codec.numeric):
+        offset, scale = np.array(part.offset)[codes[:, j]], np.array(part.scale)[codes[:, j]]
+        expected = np.clip(offset + scale * scalars[:, j], part.low, part.high)
+        expected = np.where(codes[:, j] == part.missing, np.nan, expected)
+        assert part.decimals is not None
+        np.testing.assert_allclose(values[:, j], np.round(expected, part.decimals), rtol=1e-6)
+    assert values.isnan().any(), "the table has missing numbers"
 
 
 # --- training ------------------------------------------------------------------------------------

@@ -1,11 +1,14 @@
 """What is known of a column, and the parts that a network models of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from genai_ray.table.values import type_from_text, type_to_text
+from genai_ray.table import values
 
 Kind = Literal["numerical", "categorical", "boolean", "datetime", "id", "constant", "formula"]
 
@@ -48,21 +51,47 @@ class Column:
             return 1.0
         return 0.0 if self.decimals is None else 10.0**-self.decimals
 
+    def codes(self, cells: pa.ChunkedArray, unknown: int) -> NDArray[np.int64]:
+        """The index of each cell's category (N,), -1 for missing, `unknown` for one it has not."""
+        which, distinct = values.plain_dictionary(cells)
+        known = {v: i for i, v in enumerate(self.categories)}
+        return np.array([*(known.get(v, unknown) for v in distinct), -1], np.int64)[which]
+
+    def shown(self, number: float) -> Any:
+        """One of its numbers as people write it."""
+        return values.shown(number, self.type, self.unit)
+
+    def described(self) -> str:
+        if self.kind in ("categorical", "boolean"):
+            return f"{self.name} ({len(self.categories)})"
+        if self.kind == "id":
+            return f"{self.name} ({self.pattern})"
+        if self.low is None or self.high is None:
+            return self.name
+        return f"{self.name} ({self.shown(self.low)} .. {self.shown(self.high)})"
+
     def to_json(self) -> dict[str, Any]:
         out = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "why"}
-        out |= {"type": type_to_text(self.type), "categories": list(self.categories)}
+        out |= {"type": values.type_name(self.type), "categories": list(self.categories)}
         defaults = {f.name: f.default for f in fields(self)}
         return {k: v for k, v in out.items() if v not in (defaults[k], [])}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Column":
-        return cls(
-            **{
-                **values,
-                "type": type_from_text(values["type"]),
-                "categories": tuple(values.get("categories", ())),
-            }
-        )
+    def from_json(cls, stored: dict[str, Any]) -> "Column":
+        kind, categories = values.type_from_name(stored["type"]), stored.get("categories", ())
+        return cls(**{**stored, "type": kind, "categories": tuple(categories)})
+
+
+def combinations(
+    columns: Sequence[Column], table: pa.Table, unknown: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The different combinations of category codes (K, columns), and which one (N,) each row has.
+
+    unknown: the code of a category that a column has not; None: its `other`.
+    """
+    codes = [c.codes(table.column(c.name), c.other if unknown is None else unknown) for c in columns]
+    distinct, which = np.unique(np.stack(codes, 1), axis=0, return_inverse=True)
+    return distinct, which.reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -70,7 +99,7 @@ class Part:
     """What a network models of a column: a code, and of numbers also a scalar in -1..1.
 
     A number is offset[code] + scale[code] * scalar in float64, clipped to low..high and rounded to
-    `decimals` (None: not rounded); a scale of 0 is an atom, a value that stands for itself. `code
+    `decimals` (None: not rounded); a scale of 0 is an atom, one exact value. `code
     == missing` is a missing value. A category has no offset and scale.
 
     size: number of codes. shares: of each code in the training rows. weights: of the modes of a
@@ -98,6 +127,6 @@ class Part:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in out.items()}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Part":
-        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**given)
+    def from_json(cls, stored: dict[str, Any]) -> "Part":
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        return cls(**fields)

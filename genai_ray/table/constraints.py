@@ -36,6 +36,9 @@ class Less:
     high: str
     strict: bool
 
+    def __str__(self) -> str:
+        return f"{self.low} {'<' if self.strict else '<='} {self.high}"
+
 
 @dataclass(frozen=True)
 class Formula:
@@ -47,8 +50,8 @@ class Formula:
     def _parsed(self) -> tuple[str, ast.expr, dict[str, str]]:
         names: dict[str, str] = {}
 
-        def placeholder(found: re.Match[str]) -> str:
-            names[f"column_{len(names)}_"] = found[1]
+        def placeholder(quoted: re.Match[str]) -> str:
+            names[f"column_{len(names)}_"] = quoted[1]
             return f"column_{len(names) - 1}_"
 
         target, equals, expression = re.sub(r"`([^`]+)`", placeholder, self.text).partition("=")
@@ -81,8 +84,8 @@ class Formula:
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         _, tree, names = self._parsed
-        found = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name)]
-        return tuple(dict.fromkeys(names.get(n, n) for n in found))
+        used = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name)]
+        return tuple(dict.fromkeys(names.get(n, n) for n in used))
 
     def compute(self, numbers: Numbers, rows: int) -> NDArray[np.float64]:
         """The expression's value in each row (N,); NaN where it has none."""
@@ -118,6 +121,10 @@ class Rules:
 
     def lows(self, high: str) -> list[Less]:
         return [rule for rule in self.less if rule.high == high]
+
+    def described(self) -> list[str]:
+        together, unique = map(" + ".join, self.together), (f"{u} unique" for u in self.unique)
+        return [*map(str, self.less), *together, *(f.text for f in self.formulas), *unique]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -247,8 +254,7 @@ def checks(
     for rule in rules.less:
         low, high = compared(columns[rule.low], columns[rule.high], numbers)
         broken = (low >= high) if rule.strict else (low > high)
-        said = f"{rule.low} {'<' if rule.strict else '<='} {rule.high}"
-        yield said, (rule.low, rule.high), ~broken
+        yield str(rule), (rule.low, rule.high), ~broken
     for formula in rules.formulas:
         value = numbers(formula.column)
         computed = formula.compute(numbers, rows)

@@ -12,10 +12,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from genai_ray.metrics.memorisation import nearest
-from genai_ray.table.matrix import MISSING, Columns, encode, row_keys, sample
+from genai_ray.table.matrix import MISSING, Columns, encode, ranked, row_keys, sample
 
 #: Categories of a column that the distance tells apart; the others count as one.
 _TOLD_APART = 64
+#: Synthetic rows whose nearest neighbours are looked for, at most.
+_QUERIES = 5_000
 
 
 def exact_copy_rate(train: pa.Table, table: pa.Table, *, skip: Collection[str] = ()) -> float:
@@ -23,8 +25,8 @@ def exact_copy_rate(train: pa.Table, table: pa.Table, *, skip: Collection[str] =
 
     Tables of few or coarse columns hold equal rows without any copying: compare with a holdout.
     """
-    known, made = row_keys((train, table), skip=skip)
-    return float(np.isin(made, known).mean())
+    known, rows = row_keys((train, table), skip=skip)
+    return float(np.isin(rows, known).mean())
 
 
 def duplicate_rate(table: pa.Table, *, skip: Collection[str] = ()) -> float:
@@ -44,15 +46,14 @@ def closest_share(
     categorical: Collection[str] = (),
     skip: Collection[str] = (),
     seed: int = 0,
-    queries: int = 5_000,
 ) -> tuple[float, dict[str, float]]:
     """Share of synthetic rows nearer to a training row than to any holdout row, and medians.
 
     0.5 is expected of a generator that learnt the distribution and 1 of one that repeats its
     training rows; ties count half. Both sides have equally many rows, as the nearest of more rows
-    is nearer: the larger one is cut to the size of the smaller by a seeded choice. At most
-    `queries` rows of `table` ask; the references are never thinned out further, which would hide
-    copies. The standard error of the share is about 0.5 / sqrt(rows asked).
+    is nearer: the larger one is cut to the size of the smaller by a seeded choice. At most 5,000
+    rows of `table` are queries; the references are never thinned out further, which would hide
+    copies. The standard error of the share is about 0.5 / sqrt(queries).
 
     The distance is Euclidean: a number counts by its rank among the training values (0..1), and
     two categories are 1 apart if they differ, as is a missing value from one that is there. Beyond
@@ -63,11 +64,11 @@ def closest_share(
     Returns:
         The share, and the median distances to the nearest row: {"train": ..., "holdout": ...}.
     """
-    known, unseen, made = encode((train, holdout, table), categorical=categorical, skip=skip)
+    known, unseen, rows = encode((train, holdout, table), categorical=categorical, skip=skip)
     size = min(len(known), len(unseen))
-    ask = _embed(known, made.take(sample(len(made), queries, seed)))
+    queries = _embed(known, rows.take(sample(len(rows), _QUERIES, seed)))
     sides = {
-        name: nearest(ask, _embed(known, side.take(sample(len(side), size, seed))), chunk=1_024)[0]
+        name: nearest(queries, _embed(known, side.take(sample(len(side), size, seed))), chunk=1_024)[0]
         for name, side in (("train", known), ("holdout", unseen))
     }
     gap = sides["holdout"] - sides["train"]
@@ -87,11 +88,9 @@ def _embed(train: Columns, columns: Columns) -> NDArray[np.float64]:
         # A missing value lies at 1/2 and √3/2 off the line, so between √3/2 and 1 from the others.
         rank = np.where(missing, 0.5, (ends[0] + ends[1]) / (2 * max(len(known), 1)))
         parts.append(np.stack([rank, missing * np.sqrt(0.75)], axis=1))
-    for j, size in enumerate(columns.sizes):
-        counts = np.bincount(train.categories[:, j], minlength=size)
+    for j in range(len(columns.category_names)):
+        counts = train.counts(j)
         counts[MISSING] = len(train) + 1  # which is never lumped together with others
-        place = np.empty(size, np.int64)
-        place[np.argsort(-counts, kind="stable")] = np.arange(size)
-        place = np.minimum(place, _TOLD_APART - 1)
-        parts.append(np.eye(place.max() + 1)[place[columns.categories[:, j]]] * np.sqrt(0.5))
+        rank = ranked(counts, _TOLD_APART)
+        parts.append(np.eye(rank.max() + 1)[rank[columns.categories[:, j]]] * np.sqrt(0.5))
     return np.concatenate(parts, axis=1)

@@ -1,4 +1,4 @@
-"""Files of a table, CSV or Parquet, one or many, as one Arrow table whose rows know their place."""
+"""Files of a table, CSV or Parquet, one or many, as one Arrow table whose rows know where they come from."""
 
 import codecs
 import csv
@@ -17,18 +17,18 @@ import pyarrow.parquet as pq
 from genai_ray.errors import UserError
 from genai_ray.storage import Store
 from genai_ray.table.spec import TableSpec
-from genai_ray.table.values import dense, pc, supported
+from genai_ray.table.values import dense, pc, supported, whole
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".parquet")
-#: Cells of CSV: texts, of which a column mostly has few that differ.
-TEXT = pa.dictionary(pa.int32(), pa.string())
+#: Cells of CSV as dictionary-encoded strings: most columns have few distinct values.
+STRINGS = pa.dictionary(pa.int32(), pa.string())
 
 
 @dataclass(frozen=True)
 class File:
     """A file and its rows."""
 
-    field: str  # of the spec, that names the place
+    field: str  # of the spec, that names it
     store: Store
     key: str
     rows: int
@@ -38,7 +38,7 @@ class File:
 class Files:
     """All rows, those of `data.holdout_root` last.
 
-    text: whether they come from CSV, with cells of type TEXT that say nothing of the column's type.
+    text: whether they come from CSV, with cells of type STRINGS that say nothing of the column's type.
     held: rows at the end that are kept from training.
     """
 
@@ -48,7 +48,7 @@ class Files:
     parts: tuple[File, ...]
     held: int = 0
 
-    def place(self, row: int) -> str:
+    def location(self, row: int) -> str:
         """File and row, counted from 1 as people do; for CSV also the line."""
         for part in self.parts:
             if row < part.rows:
@@ -107,8 +107,8 @@ def _keys(field: str, uri: str) -> tuple[Store, list[str]]:
         if path.is_file():
             return Store(str(path.parent)), [path.name]
         uri = str(path)
-    elif folder.count("/") > 1 and (found := Store(folder)).exists(name):
-        return found, [name]
+    elif folder.count("/") > 1 and (parent := Store(folder)).exists(name):
+        return parent, [name]
     store = Store(uri)
     # Names with these in front are of tools, such as the receipts of a data set of ours.
     seen = [k for k in store.list() if not any(p.startswith((".", "_")) for p in k.split("/"))]
@@ -173,10 +173,10 @@ def _parquet(field: str, store: Store, key: str) -> pa.Table:
             raise UserError(
                 field,
                 f"{key}: {column.name}",
-                f"is a column of type {column.type}, for which CSV has no text",
+                f"is a column of type {column.type}, for which CSV has no notation",
                 "Store it as a number, such as of seconds.",
             )
-        if pa.types.is_string_view(column.type):  # texts all the same
+        if pa.types.is_string_view(column.type):  # strings all the same
             table = table.set_column(i, column.name, table.column(i).cast(pa.string()))
             continue
         if not (supported(column.type) or pa.types.is_null(column.type)):
@@ -204,7 +204,7 @@ def _content(store: Store, key: str, field: str, spec: TableSpec) -> bytes:
             raise UserError(field, key, f"must be gzip ({error})", "Check the file.") from None
     try:
         codec = codecs.lookup(spec.encoding).name
-        # As text even if it is UTF-8 already: what is not UTF-8 is found here.
+        # Decoded even if it is UTF-8 already: what is not UTF-8 is noticed here.
         text = content.decode(codec)
     except LookupError:
         raise UserError(
@@ -248,7 +248,7 @@ def _csv(spec: TableSpec, field: str, key: str, content: bytes) -> pa.Table:
                 # Slower, so only where a quote could hold an end of line.
                 newlines_in_values=b'"' in content,
             ),
-            pacsv.ConvertOptions(default_column_type=TEXT, strings_can_be_null=False),
+            pacsv.ConvertOptions(default_column_type=STRINGS, strings_can_be_null=False),
         )
     except pa.ArrowInvalid as error:
         raise _unreadable(spec, field, key, content, error) from None
@@ -256,7 +256,7 @@ def _csv(spec: TableSpec, field: str, key: str, content: bytes) -> pa.Table:
     if table.num_rows:
         _check_header(spec, field, key, table)
     nulls = pa.array(spec.nulls, pa.string())
-    # From arrays, since names may occur twice, which is found after.
+    # From arrays, since names may occur twice, which is checked later.
     cells = [_cells(column, nulls) for column in table.columns]
     return pa.table(cells, table.column_names)
 
@@ -286,13 +286,12 @@ def _check_header(spec: TableSpec, field: str, key: str, table: pa.Table) -> Non
 
 
 def _cells(column: pa.ChunkedArray, nulls: pa.Array) -> pa.Array:
-    """Texts without spaces around them, and with nothing where they mean that; each text once."""
-    array = column.unify_dictionaries().combine_chunks()
-    texts = pc.utf8_trim_whitespace(array.dictionary)
-    missing = pc.is_in(texts, value_set=nulls)
-    texts = pc.if_else(missing, pa.scalar(None, pa.string()), texts)
-    # Texts that differed by spaces alone are the same now.
-    again = texts.dictionary_encode()
+    """Strings without spaces around them, and with nothing where they mean that; each string once."""
+    array = whole(column)
+    trimmed = pc.utf8_trim_whitespace(array.dictionary)
+    missing = pc.is_in(trimmed, value_set=nulls)
+    # Strings that differed by spaces alone are the same now.
+    again = pc.if_else(missing, pa.scalar(None, pa.string()), trimmed).dictionary_encode()
     indices = again.indices.take(array.indices)
     return pa.DictionaryArray.from_arrays(indices.cast(pa.int32()), again.dictionary)
 
@@ -337,9 +336,8 @@ def _unreadable(spec: TableSpec, field: str, key: str, content: bytes, error: pa
     return UserError(field, key, f"must be readable CSV ({error})", "Check the file.")
 
 
-def texts(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """A column of texts as dictionary<int32, string>, each text once."""
-    array = dense(column).cast(pa.string()) if column.type != TEXT else column
-    if isinstance(array, pa.ChunkedArray):
-        array = array.unify_dictionaries().combine_chunks()
-    return array if array.type == TEXT else array.dictionary_encode()
+def strings(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column of strings as dictionary<int32, string>, each string once."""
+    if column.type == STRINGS:
+        return whole(column)
+    return dense(column).cast(pa.string()).dictionary_encode()

@@ -1,20 +1,20 @@
 """Columns of tables as arrays: numbers as floats, categories as codes shared by several tables.
 
-What every score of a table stands on. Whole numbers, floats, decimals and dates count as numbers,
-text, dictionaries and booleans as categories; a caller who knows better names the `categorical`
+The basis of every score of a table. Whole numbers, floats, decimals and dates count as numbers,
+strings, dictionaries and booleans as categories; a caller who knows better names the `categorical`
 columns. Columns named in `skip`, such as ids, take no part. Null and NaN are both missing.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from genai_ray import rng
+from genai_ray.table import values
 
 #: The code of a missing category.
 MISSING = 0
@@ -26,7 +26,7 @@ class Columns:
 
     numbers: (N, M) float64, NaN where missing or infinite; a date is a count since 1970 in the
         unit of its column.
-    categories: (N, C) int64; 0 where missing, else 1 + the place of the value in `labels`.
+    categories: (N, C) int64; 0 where missing, else 1 + the index of the value in `labels`.
     labels: the values of each category column, in the order in which the tables show them.
     """
 
@@ -44,11 +44,13 @@ class Columns:
         """Codes of each category column, with the one for missing."""
         return tuple(len(labels) + 1 for labels in self.labels)
 
+    def counts(self, column: int) -> NDArray[np.int64]:
+        """How many rows have each code of a category column."""
+        return np.bincount(self.categories[:, column], minlength=self.sizes[column])
+
     def take(self, index: NDArray[Any]) -> Self:
-        """Some rows, by number or mask."""
-        return type(self)(
-            self.numbers[index], self.categories[index], self.number_names, self.category_names, self.labels
-        )
+        """Some rows, by index or mask."""
+        return replace(self, numbers=self.numbers[index], categories=self.categories[index])
 
 
 def encode(
@@ -56,118 +58,77 @@ def encode(
 ) -> list[Columns]:
     """Tables of the same columns as arrays in which equal codes mean equal values.
 
-    Raises:
-        ValueError: for a table without rows or without one of the columns of the first, for a
-            name in `categorical` or `skip` that is none of them, and for a column of a type that
-            is neither number, date, text nor boolean.
+    Every table has rows and the columns of the first, of which `categorical` and `skip` name some.
     """
-    names = _names(tables, skip, categorical)
-    numbers: list[list[NDArray[np.float64]]] = []
-    categories: list[list[NDArray[np.int64]]] = []
+    numbers, categories = {}, {}
     labels: list[tuple[Any, ...]] = []
-    number_names, category_names = [], []
-    for name in names:
-        columns = [table.column(name) for table in tables]
-        if is_number(columns[0].type) and name not in categorical:
-            number_names.append(name)
-            numbers.append([_floats(column, columns[0].type) for column in columns])
+    assert set(categorical) <= set(tables[0].column_names), f"categorical={sorted(categorical)}"
+    for name, cells in _joined(tables, skip):
+        if is_number(tables[0].schema.field(name).type) and name not in categorical:
+            amounts = values.numbers(cells, values.tick_ns(cells.type))
+            numbers[name] = np.where(np.isfinite(amounts), amounts, np.nan)
         else:
-            category_names.append(name)
-            codes, values = _codes(name, columns)
-            categories.append(codes)
-            labels.append(values)
-    return [
-        Columns(
-            _stack([column[t] for column in numbers], len(table), np.float64),
-            _stack([column[t] for column in categories], len(table), np.int64),
-            tuple(number_names),
-            tuple(category_names),
-            tuple(labels),
-        )
-        for t, table in enumerate(tables)
-    ]
+            codes, plain = values.plain_dictionary(cells)
+            categories[name] = codes + 1
+            labels.append(tuple(values.from_plain(plain, cells.type).to_pylist()))
+    names, labelled = (tuple(numbers), tuple(categories)), tuple(labels)
+    each = zip(_split(tables, numbers, np.float64), _split(tables, categories, np.int64), strict=True)
+    return [Columns(of_numbers, codes, *names, labelled) for of_numbers, codes in each]
 
 
 def row_keys(tables: Sequence[pa.Table], *, skip: Collection[str] = ()) -> list[NDArray[np.int64]]:
     """A number for each row of each table: equal exactly where two rows agree in every column.
 
-    No hash, so no collision. Missing equals missing, and -0.0 equals 0.0.
-
-    Raises:
-        ValueError: as `encode`.
+    No hash, so no collision. Missing equals missing, and -0.0 equals 0.0. The tables are as in
+    `encode`.
     """
-    names = _names(tables, skip, ())
-    ends = np.cumsum([len(table) for table in tables])
-    keys, span = np.zeros(ends[-1], np.int64), 1
-    for name in names:
-        codes, values = _codes(name, [table.column(name) for table in tables])
-        size = len(values) + 1
+    keys, span = np.zeros(sum(map(len, tables)), np.int64), 1
+    for _, cells in _joined(tables, skip):
+        codes, distinct = values.plain_dictionary(cells)
+        size = len(distinct) + 1
         if span * size >= 2**62:
             keys = np.unique(keys, return_inverse=True)[1].astype(np.int64)
             span = int(keys.max()) + 1
-        keys = keys * size + np.concatenate(codes)
+        keys = keys * size + codes + 1
         span *= size
-    return np.split(keys, ends[:-1])
+    return np.split(keys, _ends(tables))
 
 
 def sample(n: int, most: int, seed: int) -> NDArray[np.int64]:
-    """At most `most` different row numbers out of n, in a random order that the seed decides."""
+    """At most `most` different row indices below n, in a random order that the seed decides."""
     return rng.permute(seed, rng.Stream.EVALUATE, np.arange(min(n, most), dtype=np.int64), n)
+
+
+def ranked(counts: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """For each code its rank by count, greatest first; those beyond `most` share the last rank."""
+    rank = np.empty(len(counts), np.int64)
+    rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
+    return np.minimum(rank, most - 1)
 
 
 def is_number(kind: pa.DataType) -> bool:
     """Whether columns of this type count as numbers where nothing else is said."""
-    return (
-        pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_decimal(kind)
-        or pa.types.is_temporal(kind)
-    )
+    return not pa.types.is_dictionary(kind) and (values.is_number(kind) or values.is_temporal(kind))
 
 
-def _names(tables: Sequence[pa.Table], skip: Collection[str], categorical: Collection[str]) -> list[str]:
-    known = tables[0].column_names
-    for argument, given in (("skip", skip), ("categorical", categorical)):
-        if strange := sorted(set(given) - set(known)):
-            raise ValueError(f"{argument} names {strange}; the columns are {known}")
-    for table in tables:
-        if not len(table):
-            raise ValueError("a table has no rows; scores of nothing are undefined")
-        if lacking := sorted(set(known) - set(table.column_names)):
-            raise ValueError(f"a table lacks the columns {lacking} that another has")
-    return [name for name in known if name not in skip]
+def _joined(tables: Sequence[pa.Table], skip: Collection[str]) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    """The cells of each column of all tables, of the type of the first, such as dates of one unit."""
+    first = tables[0]
+    assert set(skip) <= set(first.column_names), f"skip={sorted(skip)}, columns={first.column_names}"
+    assert all(map(len, tables)), "scores of no rows are undefined"
+    for field in first.schema:
+        if field.name not in skip:
+            kind = values.value_type(field.type)
+            chunks = [c for table in tables for c in table.column(field.name).cast(kind).chunks]
+            yield field.name, pa.chunked_array(chunks, kind)
 
 
-def _stack(columns: list[NDArray[Any]], rows: int, dtype: type) -> NDArray[Any]:
-    return np.stack(columns, axis=1) if columns else np.zeros((rows, 0), dtype)
+def _split(tables: Sequence[pa.Table], columns: dict[str, NDArray[Any]], dtype: type) -> list[NDArray[Any]]:
+    """The columns of all tables as a matrix for each table."""
+    rows = sum(map(len, tables))
+    matrix = np.stack([*columns.values()], axis=1) if columns else np.zeros((rows, 0), dtype)
+    return np.split(matrix, _ends(tables))
 
 
-def _floats(column: pa.ChunkedArray, kind: pa.DataType) -> NDArray[np.float64]:
-    column = column.cast(kind)  # so that dates of two tables have one unit
-    if pa.types.is_temporal(kind):
-        column = column.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
-    values = column.cast(pa.float64(), safe=False).to_numpy().astype(np.float64)
-    values[~np.isfinite(values)] = np.nan
-    return values
-
-
-def _codes(name: str, columns: Sequence[pa.ChunkedArray]) -> tuple[list[NDArray[np.int64]], tuple[Any, ...]]:
-    kind = columns[0].type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    plain = [column.cast(kind) for column in columns]
-    ends = np.cumsum([len(column) for column in columns])
-    if pa.types.is_null(kind):
-        return np.split(np.zeros(ends[-1], np.int64), ends[:-1]), ()
-    whole = pa.chunked_array([chunk for column in plain for chunk in column.chunks], kind)
-    if pa.types.is_floating(kind):
-        # + 0.0 turns -0.0, which Arrow takes for another value, into 0.0.
-        values = whole.cast(pa.float64()).to_numpy() + 0.0
-        whole = pa.chunked_array([pa.array(values, mask=np.isnan(values))])
-    try:
-        coded = whole.dictionary_encode().combine_chunks()
-    except pa.ArrowNotImplementedError:
-        raise ValueError(f"column {name!r} is {kind}; need numbers, dates, text or booleans") from None
-    coded = coded.chunk(0) if isinstance(coded, pa.ChunkedArray) else coded
-    codes = pc.fill_null(coded.indices, -1).to_numpy().astype(np.int64) + 1
-    return np.split(codes, ends[:-1]), tuple(coded.dictionary.to_pylist())
+def _ends(tables: Sequence[pa.Table]) -> NDArray[np.int64]:
+    return np.cumsum([len(table) for table in tables])[:-1]

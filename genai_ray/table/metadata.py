@@ -83,12 +83,12 @@ def _table(uri: str) -> dict[str, Any]:
 
 
 def _column(name: str, what: Any) -> ColumnSpec:
-    texts = ("sdtype", "datetime_format", "regex_format", "computer_representation")
-    if not isinstance(what, dict) or not all(isinstance(what.get(k) or "", str) for k in texts):
+    strings = ("sdtype", "datetime_format", "regex_format", "computer_representation")
+    if not isinstance(what, dict) or not all(isinstance(what.get(k) or "", str) for k in strings):
         raise UserError(
             FIELD,
             f"{name}: {what}",
-            "must be a mapping of texts that describes a column",
+            "must be a mapping of strings that describes a column",
             'Write it as {"sdtype": "numerical"}.',
         )
     kind = what.get("sdtype")

@@ -1,4 +1,4 @@
-"""Numbers as a code and a place beside it.
+"""Numbers as a code and a scalar beside it.
 
 Atoms: exact values that many rows have get a code of their own. What is left is coded by the mode
 of a Gaussian mixture that it belongs to (mode-specific normalisation, Xu et al. 2019, arXiv
@@ -109,8 +109,7 @@ def _modes(rest: NDArray[np.float64], rare: int) -> tuple[list[float], list[floa
 
     chosen = rest
     if len(rest) > SAMPLE:
-        places = np.arange(SAMPLE)
-        chosen = rest[rng.permute(0, rng.Stream.TABLE_MODES, places, len(rest))]
+        chosen = rest[rng.permute(0, rng.Stream.TABLE_MODES, np.arange(SAMPLE), len(rest))]
     mean, spread = chosen.mean(), chosen.std()
     if spread == 0:  # of those chosen; others differ
         mean, spread = rest.mean(), rest.std()
@@ -123,7 +122,7 @@ def _modes(rest: NDArray[np.float64], rare: int) -> tuple[list[float], list[floa
         random_state=0,
     ).fit(scaled)
     weights = mixture.weights_
-    # A mode of a few rows would tell of them; its weight, by the prior, may be that of more.
+    # A mode of a few rows would reveal them; its weight, by the prior, may be that of more.
     rows = mixture.predict_proba(scaled).sum(0)
     kept = (weights > LEAST_WEIGHT) & (rows >= rare)
     if not kept.any():
@@ -142,8 +141,8 @@ def _modes(rest: NDArray[np.float64], rare: int) -> tuple[list[float], list[floa
 
 def _digits(value: float, unit: float, count: int) -> float:
     """A value rounded to so many digits of a unit."""
-    places = count - 1 - int(np.floor(np.log10(abs(unit))))
-    return float(np.round(value, places)) if places < 300 else float(value)
+    decimals = count - 1 - int(np.floor(np.log10(abs(unit))))
+    return float(np.round(value, decimals)) if decimals < 300 else float(value)
 
 
 def _bins(rest: NDArray[np.float64], rare: int) -> tuple[list[float], list[float], list[float]]:
@@ -233,15 +232,3 @@ def _drawn(
     shares = np.exp(logits - logits.max(1, keepdims=True)).cumsum(1)
     drawn = (shares <= draws[:, None] * shares[:, -1:]).sum(1)
     return np.minimum(drawn, len(means) - 1)
-
-
-def decode(part: Part, codes: NDArray[np.integer], scalars: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Numbers (N,), NaN for missing: what the end of the ONNX graph computes."""
-    offset, scale = np.array(part.offset), np.array(part.scale)
-    values = np.clip(offset[codes] + scale[codes] * scalars.astype(np.float64), part.low, part.high)
-    if part.decimals is not None:
-        values = np.round(values, part.decimals)
-    values += 0.0  # no negative zero
-    if part.missing is not None:
-        values[codes == part.missing] = np.nan
-    return values

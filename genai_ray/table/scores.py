@@ -1,11 +1,12 @@
-"""All scores of a synthetic business table, each beside that of a real holdout in its place.
+"""All scores of a synthetic business table, each beside that of a real holdout in its stead.
 
-The parts are in `table_fidelity` (columns, pairs, coverage), `table_learners` (efficacy,
-detection) and `table_copies` (copies, duplicates, distances); they can be had one by one.
+The parts are in `table_fidelity` (columns, pairs, coverage), `table_learners` (efficacy, detection)
+and `table_copies` (copies, duplicates, distances); they can be had one by one.
 """
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from genai_ray.table.utility import FOLDS, detection, efficacy
 
 @dataclass(frozen=True)
 class TableScores:
-    """fake and real: metric name -> value, for the synthetic rows and for a holdout in their place.
+    """fake and real: metric name -> value, for the synthetic rows and for a holdout in their stead.
 
     A metric that cannot be measured (a table without numbers, no target) is in neither. `details`
     is plain JSON: what the page shows beyond the scores.
@@ -29,6 +30,9 @@ class TableScores:
     fake: dict[str, float]
     real: dict[str, float]
     details: dict[str, Any]
+
+    def add(self, name: str, fake: float, real: float) -> None:
+        self.fake[name], self.real[name] = fake, real
 
 
 def table_scores(
@@ -51,69 +55,79 @@ def table_scores(
     The share of exact copies is that of all synthetic rows.
 
     - Efficacy is tested on the holdout; its real value is that of real training rows. The score is
-      the mean of the learners, where an R² below 0 counts as 0: no better than the mean.
+      the mean of the models, where an R² below 0 counts as 0: no better than the mean.
     - `closest_share` compares with the holdout, so its real value is that of one half of the
       holdout against the other half and as many training rows.
 
     Args:
-        target: column that learners predict; None: no efficacy.
+        target: column that is predicted; None: no efficacy.
         categorical: columns of numbers or dates to take for categories.
         skip: columns that take no part, such as ids.
         rare: coverage asks only for categories of at least so many training rows.
         valid, holdout_valid: which rows keep every constraint, (rows,); None: not measured.
-
-    Raises:
-        ValueError: for a table without rows, columns that do not agree, or an unknown name.
     """
     n = min(len(holdout), len(table))
-    made, unseen = (side.take(sample(len(side), n, seed)) for side in (table, holdout))
+    fake, real = (side.take(sample(len(side), n, seed)) for side in (table, holdout))
     how: dict[str, Any] = {"categorical": categorical, "skip": skip}
-    fake: dict[str, float] = {}
-    real: dict[str, float] = {}
-    details: dict[str, Any] = {
-        "rows": {"train": len(train), "holdout": len(holdout), "table": len(table), "compared": n}
-    }
-    per_column = (
-        ("column_shapes", column_shapes, how),
-        ("pair_trends", pair_trends, {**how, "seed": seed}),
-        ("category_coverage", category_coverage, {**how, "rare": rare}),
-        ("range_coverage", range_coverage, how),
-    )
-    for name, measure, arguments in per_column:
-        each: Any = measure(train, made, **arguments), measure(train, unseen, **arguments)
-        if each[0]:
-            fake[name], real[name] = (float(np.mean([*scores.values()])) for scores in each)
-            details[name] = [{"of": of, "fake": score, "real": each[1][of]} for of, score in each[0].items()]
+    rows = {"train": len(train), "holdout": len(holdout), "table": len(table), "compared": n}
+    scores = TableScores({}, {}, {"rows": rows})
+    _add_columns(scores, train, fake, real, how, seed, rare)
     if target is not None:
-        learnt = efficacy(train, holdout, table, target=target, seed=seed, **how)
-        if learnt is not None:
-            details["efficacy"] = {"target": target, **asdict(learnt)}
-            for into, scores in ((fake, learnt.fake), (real, learnt.real)):
-                for metric in next(iter(scores.values())):
-                    values = [max(0.0, score[metric]) for score in scores.values()]
-                    into[f"efficacy_{metric}"] = float(np.mean(values))
+        _add_efficacy(scores, train, holdout, table, target, how, seed)
     if min(n, len(train)) >= 2 * FOLDS and len(train.column_names) > len(set(skip)):
-        fake["detection_auc"], gave_away = detection(train, made, seed=seed, **how)
-        real["detection_auc"], _ = detection(train, unseen, seed=seed, top=0, **how)
-        details["detection"] = gave_away
-    fake["exact_copy_rate"] = exact_copy_rate(train, table, skip=skip)
-    real["exact_copy_rate"] = exact_copy_rate(train, holdout, skip=skip)
-    fake["duplicate_rate"] = duplicate_rate(made, skip=skip)
-    real["duplicate_rate"] = duplicate_rate(unseen, skip=skip)
+        area, scores.details["detection"] = detection(train, fake, seed=seed, **how)
+        scores.add("detection_auc", area, detection(train, real, seed=seed, top=0, **how)[0])
+    copies = (exact_copy_rate(train, side, skip=skip) for side in (table, holdout))
+    scores.add("exact_copy_rate", *copies)
+    scores.add("duplicate_rate", duplicate_rate(fake, skip=skip), duplicate_rate(real, skip=skip))
     if len(holdout) > 1:
-        fake["closest_share"], distances = closest_share(train, holdout, table, seed=seed, **how)
-        details["distances"] = distances
+        share, scores.details["distances"] = closest_share(train, holdout, table, seed=seed, **how)
         order = sample(len(holdout), len(holdout), seed)
         first, second = (holdout.take(order[start::2]) for start in (0, 1))
-        real["closest_share"], _ = closest_share(train, second, first, seed=seed, **how)
-    for into, mask in ((fake, valid), (real, holdout_valid)):
+        scores.add("closest_share", share, closest_share(train, second, first, seed=seed, **how)[0])
+    for into, mask in ((scores.fake, valid), (scores.real, holdout_valid)):
         if mask is not None:
-            into["constraint_validity"] = constraint_validity(mask)
-    return TableScores(fake, real, details)
+            into["constraint_validity"] = float(np.mean(mask))
+    return scores
 
 
-def constraint_validity(valid: NDArray[np.bool_]) -> float:
-    """Share of rows, 0..1, that keep every rule; `valid` (rows,) says which do."""
-    if not len(valid):
-        raise ValueError("no rows: a share of nothing is undefined")
-    return float(np.mean(valid))
+def _add_columns(
+    scores: TableScores,
+    train: pa.Table,
+    fake: pa.Table,
+    real: pa.Table,
+    how: dict[str, Any],
+    seed: int,
+    rare: int,
+) -> None:
+    """Scores of columns and of pairs of them: the mean, and each in the details."""
+    measures = {
+        "column_shapes": partial(column_shapes, train, **how),
+        "pair_trends": partial(pair_trends, train, seed=seed, **how),
+        "category_coverage": partial(category_coverage, train, rare=rare, **how),
+        "range_coverage": partial(range_coverage, train, **how),
+    }
+    for name, measure in measures.items():
+        of_fake: Any = measure(fake)
+        of_real: Any = measure(real)
+        if of_fake:
+            scores.add(name, float(np.mean([*of_fake.values()])), float(np.mean([*of_real.values()])))
+            scores.details[name] = [{"of": of, "fake": s, "real": of_real[of]} for of, s in of_fake.items()]
+
+
+def _add_efficacy(
+    scores: TableScores,
+    train: pa.Table,
+    holdout: pa.Table,
+    table: pa.Table,
+    target: str,
+    how: dict[str, Any],
+    seed: int,
+) -> None:
+    reached = efficacy(train, holdout, table, target=target, seed=seed, **how)
+    if reached is None:
+        return
+    scores.details["efficacy"] = {"target": target, **asdict(reached)}
+    for into, by_model in ((scores.fake, reached.fake), (scores.real, reached.real)):
+        for metric in next(iter(by_model.values())):
+            into[f"efficacy_{metric}"] = float(np.mean([max(0.0, m[metric]) for m in by_model.values()]))

@@ -19,6 +19,7 @@ from genai_ray.table.matrix import MISSING, Columns, encode, sample
 
 #: Bins of a number that is paired with a category.
 BINS = 10
+_PAIRED_ROWS = 50_000
 #: Contingency tables of more cells than this are counted by sorting.
 _CELLS = 4_000_000
 
@@ -47,7 +48,6 @@ def pair_trends(
     categorical: Collection[str] = (),
     skip: Collection[str] = (),
     seed: int = 0,
-    rows: int = 50_000,
 ) -> dict[tuple[str, str], float]:
     """How alike each pair of columns hangs together in both tables: (name, name) -> 0..1.
 
@@ -59,11 +59,11 @@ def pair_trends(
 
     A pair of numbers whose correlation is undefined in the real table (one is constant) is left
     out; one that is undefined only in the other counts as correlation 0 there, where SDMetrics
-    would leave it out too. Tables of more than `rows` rows are sampled. Scores are high for pairs
+    would leave it out too. Of larger tables 50,000 rows are sampled. Scores are high for pairs
     that have nothing to do with each other, as in SDMetrics.
     """
     a, b = encode((real, table), categorical=categorical, skip=skip)
-    a, b = a.take(sample(len(a), rows, seed)), b.take(sample(len(b), rows, seed))
+    a, b = (side.take(sample(len(side), _PAIRED_ROWS, seed)) for side in (a, b))
     scores: dict[tuple[str, str], float] = {}
     correlations = correlation(a.numbers), correlation(b.numbers)
     for i, j in combinations(range(len(a.number_names)), 2):
@@ -79,9 +79,8 @@ def pair_trends(
             cells = sizes[i] * sizes[j]
             both = (c[:, i] * sizes[j] + c[:, j] for c in codes)
             scores[names[i], names[j]] = 1 - total_variation(*both, cells=cells)
-    order = {name: place for place, name in enumerate(real.column_names)}
-    sided = {_sided(pair, order): score for pair, score in scores.items()}
-    return dict(sorted(sided.items(), key=lambda item: [order[name] for name in item[0]]))
+    pairs = ((pair, pair[::-1]) for pair in combinations(real.column_names, 2))
+    return {pair: scores[key] for pair, other in pairs for key in (pair, other) if key in scores}
 
 
 def category_coverage(
@@ -94,17 +93,16 @@ def category_coverage(
 ) -> dict[str, float]:
     """Share of the real categories of each column that occur in `table`: name -> 0..1.
 
-    Missing is no category here. Categories with fewer than `rare` real rows are not asked for, as
+    Missing is no category here. Categories with fewer than `rare` real rows do not count, as
     a model is not to make those; a column without any other is left out.
     """
     a, b = encode((real, table), categorical=categorical, skip=skip)
     scores = {}
-    for j, (name, size) in enumerate(zip(a.category_names, a.sizes, strict=True)):
-        wanted = np.bincount(a.categories[:, j], minlength=size) >= max(rare, 1)
+    for j, name in enumerate(a.category_names):
+        wanted = a.counts(j) >= max(rare, 1)
         wanted[MISSING] = False
-        there = np.bincount(b.categories[:, j], minlength=size) > 0
         if wanted.any():
-            scores[name] = float(there[wanted].mean())
+            scores[name] = float((b.counts(j)[wanted] > 0).mean())
     return scores
 
 
@@ -121,16 +119,16 @@ def range_coverage(
     a, b = encode((real, table), categorical=categorical, skip=skip)
     scores = {}
     for j, name in enumerate(a.number_names):
-        there, made = _present(a.numbers[:, j]), _present(b.numbers[:, j])
-        if not len(there):
+        known, reached = _present(a.numbers[:, j]), _present(b.numbers[:, j])
+        if not len(known):
             continue
-        low, high = there.min(), there.max()
-        if not len(made):
+        low, high = known.min(), known.max()
+        if not len(reached):
             scores[name] = 0.0
         elif low == high:
-            scores[name] = float(made.min() <= low <= made.max())
+            scores[name] = float(reached.min() <= low <= reached.max())
         else:
-            short = max(made.min() - low, 0) + max(high - made.max(), 0)
+            short = max(reached.min() - low, 0) + max(high - reached.max(), 0)
             scores[name] = max(0.0, float(1 - short / (high - low)))
     return scores
 
@@ -165,8 +163,8 @@ def correlation(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
 
     NaN where there are fewer than two such rows or one column is constant in them.
     """
-    there = ~np.isnan(numbers)
-    x, mask = np.where(there, numbers, 0), there.astype(np.float64)
+    known = ~np.isnan(numbers)
+    x, mask = np.where(known, numbers, 0), known.astype(np.float64)
     counts = np.maximum(mask.sum(axis=0), 1)
     # Centred and scaled first: products of dates in nanoseconds would drown the differences.
     x = (x - x.sum(axis=0) / counts) * mask
@@ -181,9 +179,9 @@ def correlation(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.clip(covariance / np.sqrt(variance * variance.T), -1, 1)
 
 
-def _number_shape(real: NDArray[np.float64], made: NDArray[np.float64]) -> float:
-    missing = abs(np.isnan(real).mean() - np.isnan(made).mean())
-    return float(min(1 - ks_statistic(_present(real), _present(made)), 1 - missing))
+def _number_shape(real: NDArray[np.float64], fake: NDArray[np.float64]) -> float:
+    missing = abs(np.isnan(real).mean() - np.isnan(fake).mean())
+    return float(min(1 - ks_statistic(_present(real), _present(fake)), 1 - missing))
 
 
 def _present(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -194,14 +192,9 @@ def _as_codes(real: Columns, columns: Columns) -> NDArray[np.int64]:
     """Categories, then numbers cut into bins: (N, C + M) codes."""
     binned = np.full(columns.numbers.shape, BINS, np.int64)
     for j in range(columns.numbers.shape[1]):
-        there = _present(real.numbers[:, j])
+        known = _present(real.numbers[:, j])
         values = columns.numbers[:, j]
-        edges = np.linspace(there.min(), there.max(), BINS + 1)[1:-1] if len(there) else []
+        edges = np.linspace(known.min(), known.max(), BINS + 1)[1:-1] if len(known) else []
         cut = np.searchsorted(edges, values, side="right")
         binned[:, j] = np.where(np.isnan(values), BINS, cut)
     return np.concatenate([columns.categories, binned], axis=1)
-
-
-def _sided(pair: tuple[str, str], order: dict[str, int]) -> tuple[str, str]:
-    a, b = pair
-    return (a, b) if order[a] < order[b] else (b, a)

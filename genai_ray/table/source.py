@@ -1,11 +1,10 @@
-"""A table read, checked, split and encoded; and what a person is told of a file before.
+"""A table read, checked, split and encoded; and what is inferred of a file, for a person.
 
 Shapes: N training rows; codes (N, parts) int32, scalars (N, numeric parts) float32.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -19,10 +18,11 @@ from genai_ray.errors import UserError
 from genai_ray.order import rows_at, split
 from genai_ray.spec import Spec
 from genai_ray.table import constraints, files, metadata, values
-from genai_ray.table.codec import TableCodec, fit
+from genai_ray.table.codec import TableCodec
 from genai_ray.table.columns import Column
 from genai_ray.table.constraints import Rules
 from genai_ray.table.files import Files
+from genai_ray.table.fit import fit
 from genai_ray.table.infer import infer
 from genai_ray.table.spec import ColumnSpec, TableDataSpec, TableRun
 
@@ -81,20 +81,16 @@ class TableData:
         unit = (draws >> np.uint64(11)).astype(np.float64) * 2.0**-53
         chosen = _below(unit[:, 0], len(index.parts))
         # Part p owns the stretch p..p+1 of one line of all codes.
-        place = np.searchsorted(index.line, chosen + unit[:, 1], side="right")
-        place = np.clip(place, index.first[chosen], index.last[chosen])
-        count = index.stop[place] - index.start[place]
-        rows = index.rows[index.start[place] + _below(unit[:, 2], count)]
+        entry = np.searchsorted(index.line, chosen + unit[:, 1], side="right")
+        entry = np.clip(entry, index.first[chosen], index.last[chosen])
+        count = index.stop[entry] - index.start[entry]
+        rows = index.rows[index.start[entry] + _below(unit[:, 2], count)]
         labels = np.full((stop - start, len(self.codec.parts)), -1, np.int64)
-        labels[np.arange(stop - start), index.parts[chosen]] = index.code[place]
+        labels[np.arange(stop - start), index.parts[chosen]] = index.code[entry]
         return self._rows(rows), labels
 
     def _rows(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        width = self.codes.shape[1]
-        out = np.empty((len(rows), width + self.scalars.shape[1]), np.float32)
-        out[:, :width] = self.codes[rows]
-        out[:, width:] = self.scalars[rows]
-        return out
+        return np.concatenate([self.codes[rows], self.scalars[rows]], 1, dtype=np.float32)
 
     @cached_property
     def _index(self) -> "_Index":
@@ -162,14 +158,14 @@ def load_table(spec: TableDataSpec, *, conditional: bool = False) -> TableData:
         UserError: for files that cannot be read, columns that cannot be learnt, and constraints
             that contradict each other or the data.
     """
-    table, columns, rules, held = _understood(spec)
-    n = table.num_rows
+    source, table, columns, rules = _understood(spec)
+    n, held = table.num_rows, source.held
     if held:
         train, holdout = table.slice(0, n - held), table.slice(n - held)
     else:
         train_rows, holdout_rows = split(spec.holdout, n, "row")
         train, holdout = table.take(pa.array(train_rows)), table.take(pa.array(holdout_rows))
-    del table
+    del source, table
     codec, codes, scalars = fit(train, columns, rules, spec.table)
     if conditional and not codec.discrete:
         raise UserError(
@@ -191,12 +187,10 @@ def describe_file(spec: TableDataSpec) -> dict[str, Any]:
     Raises:
         UserError: as `load_table`, up to the split.
     """
-    found = _files(spec)
-    table, columns, rules = _typed(spec, found)
-    _check_rows(rules, columns, table, found)
+    source, table, columns, _ = _understood(spec)
     return {
         "rows": table.num_rows,
-        "files": len(found.parts),
+        "files": len(source.parts),
         "columns": {c.name: _seen(c, table.column(c.name), spec.table.rare) for c in columns},
         "override": "data.table.columns.NAME=TYPE, TYPE one of numerical, categorical, boolean, "
         "datetime, id, constant, drop; more by data.table.columns.NAME.datetime_format, .decimals, "
@@ -205,11 +199,11 @@ def describe_file(spec: TableDataSpec) -> dict[str, Any]:
 
 
 def _seen(column: Column, cells: pa.ChunkedArray, rare: int) -> dict[str, Any]:
-    which, found = values.plain_dictionary(cells)
-    counts = np.bincount(which[which >= 0], minlength=len(found))
+    which, distinct = values.plain_dictionary(cells)
+    counts = np.bincount(which[which >= 0], minlength=len(distinct))
     out: dict[str, Any] = {
         "type": column.kind,
-        "cells": values.type_to_text(column.type),
+        "cells": values.type_name(column.type),
         "why": column.why,
         "distinct": int((counts > 0).sum()),
         "missing": int((which < 0).sum()),
@@ -219,48 +213,33 @@ def _seen(column: Column, cells: pa.ChunkedArray, rare: int) -> dict[str, Any]:
     if column.is_number:
         numbers = values.numbers(cells, column.unit)
         ends = (np.nanmin(numbers), np.nanmax(numbers))
-        low, high = (values.shown(e, column.type, column.unit) for e in ends)
-        return out | {"range": [low, high], "decimals": column.decimals}
+        return out | {"range": [*map(column.shown, ends)], "decimals": column.decimals}
     order = np.argsort(-counts, kind="stable")[:5]
     kept = [i for i in order if counts[i] >= rare]
-    shown = values.from_plain([found[i] for i in kept], column.type).to_pylist()
+    shown = values.from_plain([distinct[i] for i in kept], column.type).to_pylist()
     return out | {"most frequent": {str(v): int(counts[i]) for v, i in zip(shown, kept, strict=True)}}
 
 
 # --- steps ---------------------------------------------------------------------------------------
 
 
-def _understood(spec: TableDataSpec) -> tuple[pa.Table, tuple[Column, ...], Rules, int]:
-    """The typed table, its columns, its rules, and how many rows at its end are kept back."""
-    found = _files(spec)
-    table, columns, rules = _typed(spec, found)
-    _check_rows(rules, columns, table, found)
-    return table, columns, rules, found.held
-
-
-def _files(spec: TableDataSpec) -> Files:
-    if spec.source != "table":
-        return _bundled(spec)
-    assert spec.root is not None
-    return files.read(spec.table, spec.root, spec.holdout_root)
-
-
-def _typed(spec: TableDataSpec, found: Files) -> tuple[pa.Table, tuple[Column, ...], Rules]:
-    known: dict[str, ColumnSpec] = dict(spec.table.columns)
+def _understood(spec: TableDataSpec) -> tuple[Files, pa.Table, tuple[Column, ...], Rules]:
+    """The files, the table with cells of their types, its columns, and the rules that all rows keep."""
+    if spec.source == "table":
+        assert spec.root is not None
+        source = files.read(spec.table, spec.root, spec.holdout_root)
+    else:
+        source = _bundled(spec)
+    known, names = spec.table.columns, source.table.column_names
     if spec.table.metadata:
-        names = found.table.column_names
         said = metadata.read(spec.table.metadata, names, [n for n, c in known.items() if c.type])
         known = {n: _merged(said.get(n), known.get(n)) for n in {**said, **known}}
-    left = [n for n in found.table.column_names if _type(known, n) != "drop"]
-    rules = constraints.rules_of(spec.table.constraints, left)
-    computed = {f.column for f in rules.formulas}
-    table, columns = infer(found, known, rules.unique, computed)
+    dropped = {n for n, c in known.items() if c.type == "drop"}
+    rules = constraints.rules_of(spec.table.constraints, [n for n in names if n not in dropped])
+    table, columns = infer(source, known, rules.unique, {f.column for f in rules.formulas})
     constraints.check_kinds(rules, {c.name: c for c in columns})
-    return table, columns, rules
-
-
-def _type(known: Mapping[str, ColumnSpec], name: str) -> str | None:
-    return known[name].type if name in known else None
+    _check_rows(rules, columns, table, source)
+    return source, table, columns, rules
 
 
 def _merged(said: ColumnSpec | None, known: ColumnSpec | None) -> ColumnSpec:
@@ -269,7 +248,7 @@ def _merged(said: ColumnSpec | None, known: ColumnSpec | None) -> ColumnSpec:
     return base.model_copy(update=known.model_dump(exclude_unset=True) if known else {})
 
 
-def _check_rows(rules: Rules, columns: tuple[Column, ...], table: pa.Table, found: Files) -> None:
+def _check_rows(rules: Rules, columns: tuple[Column, ...], table: pa.Table, source: Files) -> None:
     """That all rows, those kept from training too, keep the constraints."""
     by_name = {c.name: c for c in columns}
 
@@ -282,7 +261,7 @@ def _check_rows(rules: Rules, columns: tuple[Column, ...], table: pa.Table, foun
             cells = {n: table.column(n)[row].as_py() for n in by_name if n in used}
             raise UserError(
                 constraints.FIELD,
-                f"{found.place(row)}: {cells}",
+                f"{source.location(row)}: {cells}",
                 f"breaks {rule}, as {int((~kept).sum())} of {len(kept)} rows do",
                 "Mend the rows, or drop the constraint.",
             )

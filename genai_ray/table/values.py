@@ -8,6 +8,7 @@ import datetime
 import decimal
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,66 +24,45 @@ EXACT = 2**53
 _TICKS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 #: Steps in which dates and times may be kept, in nanoseconds, the longest first.
 _STEPS = (DAY_NS, 3600 * 10**9, 60 * 10**9, 10**9, 10**6, 10**3, 1)
-_SIMPLE = {
-    str(t): t
-    for t in (
-        pa.int8(),
-        pa.int16(),
-        pa.int32(),
-        pa.int64(),
-        pa.uint8(),
-        pa.uint16(),
-        pa.uint32(),
-        pa.uint64(),
-        pa.float16(),
-        pa.float32(),
-        pa.float64(),
-        pa.bool_(),
-        pa.string(),
-        pa.large_string(),
-        pa.date32(),
-        pa.date64(),
-        *(pa.timestamp(u) for u in _TICKS),
-        pa.time32("s"),
-        pa.time32("ms"),
-        pa.time64("us"),
-        pa.time64("ns"),
-    )
-}
+_NAMES = (
+    "int8 int16 int32 int64 uint8 uint16 uint32 uint64 halffloat float double bool string large_string "
+    "date32[day] date64[ms] timestamp[s] timestamp[ms] timestamp[us] timestamp[ns] "
+    "time32[s] time32[ms] time64[us] time64[ns]"
+)
+_SIMPLE: dict[str, pa.DataType] = {name: pa.type_for_alias(name) for name in _NAMES.split()}
 
 
 # --- types ---------------------------------------------------------------------------------------
 
 
-def type_to_text(kind: pa.DataType) -> str:
-    """A name of an Arrow type that `type_from_text` reads in any version of Arrow."""
+def type_name(kind: pa.DataType) -> str:
+    """A name of an Arrow type that `type_from_name` reads in any version of Arrow."""
     if pa.types.is_dictionary(kind):
         ordered = ", ordered" if kind.ordered else ""
-        return f"dictionary({kind.index_type}, {type_to_text(kind.value_type)}{ordered})"
+        return f"dictionary({kind.index_type}, {type_name(kind.value_type)}{ordered})"
     return str(kind)
 
 
-def type_from_text(text: str) -> pa.DataType:
+def type_from_name(name: str) -> pa.DataType:
     """The Arrow type of a name.
 
     Raises:
         ValueError: for a type that tables cannot have here.
     """
-    if text in _SIMPLE:
-        return _SIMPLE[text]
-    if found := re.fullmatch(r"timestamp\[(\w+), tz=(.+)\]", text):
-        return pa.timestamp(found[1], found[2])
-    if found := re.fullmatch(r"decimal(32|64|128|256)\((\d+), (-?\d+)\)", text):
-        return getattr(pa, f"decimal{found[1]}")(int(found[2]), int(found[3]))
-    if found := re.fullmatch(r"dictionary\((u?int\d+), (.+?)(, ordered)?\)", text):
-        values = type_from_text(found[2])
-        return pa.dictionary(_SIMPLE[found[1]], values, ordered=bool(found[3]))
-    raise ValueError(f"columns of type {text} are not supported")
+    if name in _SIMPLE:
+        return _SIMPLE[name]
+    if match := re.fullmatch(r"timestamp\[(\w+), tz=(.+)\]", name):
+        return pa.timestamp(match[1], match[2])
+    if match := re.fullmatch(r"decimal(32|64|128|256)\((\d+), (-?\d+)\)", name):
+        return getattr(pa, f"decimal{match[1]}")(int(match[2]), int(match[3]))
+    if match := re.fullmatch(r"dictionary\((u?int\d+), (.+?)(, ordered)?\)", name):
+        return pa.dictionary(_SIMPLE[match[1]], type_from_name(match[2]), ordered=bool(match[3]))
+    raise ValueError(f"columns of type {name} are not supported")
 
 
 def supported(kind: pa.DataType) -> bool:
     try:
-        return type_from_text(type_to_text(kind)) == kind
+        return type_from_name(type_name(kind)) == kind
     except ValueError:
         return False
 
@@ -231,7 +211,7 @@ def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return array.cast(pa.uint64() if pa.types.is_uint64(kind) else pa.int64())
 
 
-def from_plain(values: list[Any] | tuple[Any, ...], kind: pa.DataType) -> pa.Array:
+def from_plain(values: Sequence[Any] | NDArray[Any], kind: pa.DataType) -> pa.Array:
     """Plain values as a column of a type; None is a missing cell."""
     cells = value_type(kind)
     if pa.types.is_temporal(cells):
@@ -273,14 +253,14 @@ def decimals_of(values: NDArray[np.float64], single: bool = False) -> int | None
     """
     values = values[np.isfinite(values)]
     some = values[:2000]
-    for places in range(13):
-        if _written_with(some, places, single) and _written_with(values, places, single):
-            return places
+    for decimals in range(13):
+        if _written_with(some, decimals, single) and _written_with(values, decimals, single):
+            return decimals
     return None
 
 
-def _written_with(values: NDArray[np.float64], places: int, single: bool) -> bool:
-    rounded = np.round(values, places)
+def _written_with(values: NDArray[np.float64], decimals: int, single: bool) -> bool:
+    rounded = np.round(values, decimals)
     if single:
         return bool(np.array_equal(rounded.astype(np.float32), values.astype(np.float32)))
     return bool(np.array_equal(rounded, values))
@@ -292,7 +272,7 @@ def tidy(value: float) -> float | int:
 
 
 def shown(value: float, kind: pa.DataType, unit: int) -> Any:
-    """A number of a column as people write it: dates and times as text."""
+    """A number of a column as people write it: dates and times as strings."""
     if not is_temporal(kind):
         return tidy(value)
     return str(from_numbers(np.array([value]), value_type(kind), unit)[0])
@@ -309,11 +289,8 @@ def _as(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 def first_true(mask: Any) -> int | None:
     """Where a boolean mask, of NumPy or Arrow, is first true."""
-    array = mask
-    if isinstance(mask, pa.Array | pa.ChunkedArray):
-        array = pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
-    found = np.flatnonzero(array)
-    return int(found[0]) if found.size else None
+    index = np.flatnonzero(np.asarray(mask))
+    return int(index[0]) if index.size else None
 
 
 def literal(value: Any, kind: pa.DataType) -> pa.Array:

@@ -1,0 +1,108 @@
+"""What a person asks of a column, as a code of its part; or an error that says what can be had."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from genai_ray.errors import UserError, nearest
+from genai_ray.table import modes, values
+from genai_ray.table.columns import Column, Part
+
+
+def asked_column(name: str, columns: Mapping[str, Column], field: str) -> Column:
+    """The column of a condition.
+
+    Raises:
+        UserError: if there is none, or it is an id.
+    """
+    if name not in columns:
+        raise UserError(field, name, "is not a column of the table", nearest(name, columns))
+    if columns[name].kind == "id":
+        raise UserError(field, name, "is an id, which cannot be asked for", "Drop it.")
+    return columns[name]
+
+
+def category_code(column: Column, value: Any, field: str) -> int:
+    """The code of a category, -1 for missing; 0 for a number or a constant.
+
+    Raises:
+        UserError: for a value that the column has not, or that does not read as its type.
+    """
+
+    def wrong(rule: str, remedy: str) -> UserError:
+        shown = "null" if value is None and column.kind != "constant" else value
+        return UserError(field, f"{column.name}={shown}", rule, remedy)
+
+    if value is None and column.kind != "constant":
+        if not column.missing:
+            raise wrong("has no missing values in the source", "Ask for a value.")
+        return -1
+    try:
+        plain = values.plain(literal(column, value))[0].as_py()
+    except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:
+        raise wrong(f"must be a value of type {column.type} ({error})", "Correct it.") from None
+    if column.kind == "constant" and plain != column.value:
+        raise wrong("is a column of one other value", "Drop the condition.")
+    if not column.categories:
+        return 0
+    if plain not in column.categories:
+        known = map(str, values.from_plain(column.categories, column.type).to_pylist())
+        rule = "is a category that the source does not have, or that is too rare there"
+        raise wrong(rule, nearest(str(value), known))
+    return column.categories.index(plain)
+
+
+def number_code(column: Column, part: Part, value: Any, field: str) -> int:
+    """The code of a number's atom, bin or likeliest mode, or of missing.
+
+    Raises:
+        UserError: for a number that is not generated.
+    """
+    if value is None:
+        assert part.missing is not None
+        return part.missing
+    number = values.numbers(literal(column, value), column.unit)
+    if not part.low <= number[0] <= part.high:
+        rule = f"must lie in {column.shown(part.low)} .. {column.shown(part.high)}"
+        raise UserError(field, f"{column.name}={value}", rule, "Ask for a value that is generated.")
+    # The mode is drawn; the likeliest one is that which most draws hit.
+    draws = (np.arange(101) + 0.5) / 101
+    codes, _ = modes.encode(part, np.repeat(number, len(draws)), draws)
+    return int(np.bincount(codes).argmax())
+
+
+def literal(column: Column, value: Any) -> pa.Array:
+    """A value that a person wrote, as a column of one cell.
+
+    Raises:
+        ValueError: (or as `values.literal`) if it does not read as the column's type.
+    """
+    if isinstance(value, bool) and values.is_text(column.type):
+        # YAML reads yes, no, true and the like as truth, where they are words of the table.
+        words = ("true", "yes", "on") if value else ("false", "no", "off")
+        known = column.categories or (column.value,)
+        meant = [c for c in known if isinstance(c, str) and c.lower() in words]
+        if len(meant) > 1:
+            raise ValueError(f"may be meant as {' or '.join(meant)}; write it in quotes")
+        value = meant[0] if meant else str(value)
+    elif isinstance(value, bool) and column.categories and set(column.categories) <= {0, 1}:
+        value = int(value)
+    return values.literal(value, column.type)
+
+
+def drawn(parts: Sequence[Part], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
+    """See `TableCodec.draw_labels`."""
+    out = np.full((len(uniforms), len(parts)), -1, np.int64)
+    discrete = np.array([i for i, p in enumerate(parts) if p.discrete], np.int64)
+    if not len(discrete):
+        return out
+    ends = np.full((len(discrete), max(parts[i].size for i in discrete)), np.inf)
+    for row, i in enumerate(discrete):
+        # The last takes what rounding leaves below 1.
+        ends[row, : parts[i].size - 1] = np.cumsum(parts[i].shares)[:-1]
+    chosen = np.minimum((uniforms[:, 0] * len(discrete)).astype(np.int64), len(discrete) - 1)
+    out[np.arange(len(uniforms)), discrete[chosen]] = (uniforms[:, 1:] >= ends[chosen]).sum(1)
+    return out

@@ -1,0 +1,156 @@
+"""Fitting a codec to the training rows of a table."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from genai_ray.errors import UserError
+from genai_ray.table import constraints, modes, values
+from genai_ray.table.codec import Codes, Scalars, TableCodec
+from genai_ray.table.columns import Column, Part, combinations
+from genai_ray.table.constraints import Rules
+from genai_ray.table.spec import TableSpec
+
+#: A part, the indices of its columns, and the combinations of their codes; see `TableCodec`.
+_Piece = tuple[Part, tuple[int, ...], tuple[tuple[int, ...], ...]]
+
+
+def fit(
+    table: pa.Table, columns: tuple[Column, ...], rules: Rules, spec: TableSpec
+) -> tuple[TableCodec, Codes, Scalars]:
+    """A codec for a table, and the table in it.
+
+    Args:
+        table: training rows. columns: what `infer` says of them. rules: constraints that `table` keeps.
+
+    Raises:
+        UserError: if nothing in the table varies, or a column has too few rows of any value.
+    """
+    constant = {c.name for c in columns if c.kind == "constant"}
+    groups = [[n for n in group if n not in constant] for group in rules.together]
+    group_of = {n: group for group in groups if len(group) > 1 for n in group}
+    columns = tuple(_completed(c, table, spec, c.name in group_of) for c in columns)
+    pieces = list(_pieces(columns, group_of, table, spec))
+    if not any(p.size > 1 if p.discrete else p.low < p.high for p, _, _ in pieces):
+        raise UserError(
+            "data",
+            [c.name for c in columns][:4],
+            "are columns of which none varies, so that there is nothing to learn",
+            "Check the file, data.table.columns and data.table.rare.",
+        )
+    parts, members, combos = zip(*pieces, strict=True)
+    codec = _with_modes(TableCodec(columns, parts, members, combos, rules), table, spec)
+    codes, scalars = codec.encode(table)
+    shares = [np.bincount(codes[:, i], minlength=p.size) / len(codes) for i, p in enumerate(codec.parts)]
+    parts = [replace(p, shares=tuple(s.tolist())) for p, s in zip(codec.parts, shares, strict=True)]
+    return replace(codec, parts=tuple(parts)), codes, scalars
+
+
+def _pieces(
+    columns: Sequence[Column], group_of: Mapping[str, list[str]], table: pa.Table, spec: TableSpec
+) -> Iterator[_Piece]:
+    """What is modelled, in the order of the columns; a group where its first column is."""
+    index = {c.name: i for i, c in enumerate(columns)}
+    for i, column in enumerate(columns):
+        group = group_of.get(column.name, [column.name])
+        if column.kind in ("constant", "id", "formula") or group[0] != column.name:
+            continue
+        if len(group) > 1:
+            combos = _common_combinations([columns[index[n]] for n in group], table, spec)
+            yield Part("+".join(group), len(combos), ()), tuple(index[n] for n in group), combos
+        elif column.categories:
+            size = len(column.categories)
+            missing = size if column.missing else None
+            yield Part(column.name, size + column.missing, (), missing=missing), (i,), ()
+        else:
+            assert column.low is not None
+            assert column.high is not None
+            part = Part(
+                column.name, 0, (), (0.0,), decimals=column.decimals, low=column.low, high=column.high
+            )
+            yield replace(part, missing=0 if column.missing else None), (i,), ()
+
+
+def _with_modes(codec: TableCodec, table: pa.Table, spec: TableSpec) -> TableCodec:
+    """The codec with the codes of its numbers."""
+    parts = list(codec.parts)
+    numeric = [i for i, p in enumerate(parts) if not p.discrete]
+    amounts = [codec.modelled(codec.columns_of(i)[0], table) for i in numeric]
+    ready = [_of_distance(codec, parts[i], x, spec) for i, x in zip(numeric, amounts, strict=True)]
+    for i, part in zip(numeric, modes.fit_parts(ready, amounts, spec.numbers, spec.rare), strict=True):
+        parts[i] = part
+    return replace(codec, parts=tuple(parts))
+
+
+def _of_distance(codec: TableCodec, part: Part, amounts: NDArray[np.float64], spec: TableSpec) -> Part:
+    """The part with the range and decimals of the distance, if that is what it models."""
+    distance = codec.distances.get(part.name)
+    if not distance:
+        return part
+    decimals = distance.decimals
+    low, high = modes.span(np.sort(amounts[~np.isnan(amounts)]), spec.rare)
+    least = 0.0 if decimals is None or not distance.strict else 10.0**-decimals
+    return replace(part, low=max(low, least), high=max(high, low, least), decimals=decimals)
+
+
+def _completed(column: Column, table: pa.Table, spec: TableSpec, grouped: bool) -> Column:
+    """The column with what its training rows say: categories, or a range."""
+    cells = table.column(column.name)
+    if column.kind in ("categorical", "boolean") or grouped:
+        column = _with_categories(column, cells, spec)
+    of_numbers = values.is_number(column.type) or values.is_temporal(column.type)
+    if not of_numbers or not (column.is_number or column.kind == "constant"):
+        return column
+    numbers = values.numbers(cells, column.unit)
+    numbers = np.sort(numbers[~np.isnan(numbers)])
+    if len(numbers) < spec.rare:
+        if column.kind == "formula":
+            return column
+        raise UserError(
+            f"data.table.columns.{column.name}",
+            len(numbers),
+            f"is how many training rows have a value there, fewer than data.table.rare={spec.rare}",
+            "Set it to drop.",
+        )
+    low, high = modes.span(numbers, spec.rare)
+    low = column.min if column.min is not None else low
+    high = column.max if column.max is not None else high
+    return replace(column, low=low, high=max(high, low))
+
+
+def _with_categories(column: Column, cells: pa.ChunkedArray, spec: TableSpec) -> Column:
+    which, distinct = values.plain_dictionary(cells)
+    counts = np.bincount(which[which >= 0], minlength=len(distinct))
+    kept = sorted(v for v, c in zip(distinct, counts, strict=True) if c >= spec.rare)
+    if not kept:
+        raise UserError(
+            f"data.table.columns.{column.name}",
+            column.name,
+            f"has {int((counts > 0).sum())} "
+            f"categories, all of them in fewer than data.table.rare={spec.rare} training rows",
+            "Set it to drop, or choose a smaller data.table.rare.",
+        )
+    other = distinct[int(counts.argmax())]
+    if values.is_text(column.type) and counts[counts < spec.rare].sum() >= spec.rare:
+        other = spec.rare_label
+        kept += [other] if other not in kept else []
+    return replace(column, categories=tuple(kept), other=kept.index(other))
+
+
+def _common_combinations(
+    columns: list[Column], table: pa.Table, spec: TableSpec
+) -> tuple[tuple[int, ...], ...]:
+    """Codes of columns kept together that enough rows have."""
+    distinct, which = combinations(columns, table)
+    kept = distinct[np.bincount(which) >= spec.rare]
+    if not len(kept):
+        raise UserError(
+            constraints.FIELD,
+            [c.name for c in columns],
+            f"have {len(distinct)} combinations, all of them in fewer than data.table.rare={spec.rare} rows",
+            "Drop the constraint, or choose a smaller data.table.rare.",
+        )
+    return tuple(map(tuple, kept.tolist()))

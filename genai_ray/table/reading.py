@@ -1,0 +1,279 @@
+"""Cells of one column as numbers, truth values, dates or strings: four readers, tried in order.
+
+Strings of CSV are numbers, truth values or dates if all of them read as such. Strings of Parquet
+stay strings, but where a spec says that they are something else.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from genai_ray.errors import UserError
+from genai_ray.table import values
+from genai_ray.table.files import Files, strings
+from genai_ray.table.spec import ColumnSpec
+from genai_ray.table.values import first_true, pc
+
+#: A column of strings with more categories than this may be free text.
+MANY = 50
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_WHOLE = r"^[+-]?\d{1,18}$"
+_LONG = r"^[+-]?\d{17,}$"
+_WHOLE_ID = r"^([1-9]\d{0,17}|0)$"
+_INFINITE = r"^(?i:[+-]?inf(inity)?)$"
+#: 007 and 01234 are codes, such as postal ones, whose zeros would be lost.
+_CODE = r"^[+-]?0\d"
+_TRUTH = {"true": True, "false": False}
+_MORE_TRUTH = _TRUTH | {
+    "yes": True,
+    "no": False,
+    "y": True,
+    "n": False,
+    "t": True,
+    "f": False,
+    "1": True,
+    "0": False,
+}
+#: Shapes of dates that are not ISO 8601, and how each may be meant.
+_DATES = (
+    (r"^\d{1,2}/\d{1,2}/\d{4}$", ("%d/%m/%Y", "%m/%d/%Y")),
+    (r"^\d{1,2}-\d{1,2}-\d{4}$", ("%d-%m-%Y", "%m-%d-%Y")),
+    (r"^\d{1,2}\.\d{1,2}\.\d{4}$", ("%d.%m.%Y",)),
+    (r"^\d{4}/\d{1,2}/\d{1,2}$", ("%Y/%m/%d",)),
+    (r"^\d{1,2} [A-Za-z]{3} \d{4}$", ("%d %b %Y",)),
+    (r"^\d{1,2}-[A-Za-z]{3}-\d{4}$", ("%d-%b-%Y",)),
+    (r"^\d{1,2}:\d{2}:\d{2}$", ("%H:%M:%S",)),
+    (r"^\d{1,2}:\d{2}$", ("%H:%M",)),
+)
+_ISO_DAY = r"^\d{4}-\d{2}-\d{2}$"
+_ISO = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}(:\d{2}){0,2}(\.\d{1,9})?(Z|[+-]\d{2}(:?\d{2})?)?$"
+_ISO_ZONED = r"[T ].*(Z|[+-]\d{2}(:?\d{2})?)$"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A column as the files have it, and what the spec says of it."""
+
+    files: Files
+    name: str
+    spec: ColumnSpec
+    cells: pa.ChunkedArray
+
+    @property
+    def field(self) -> str:
+        return f"data.table.columns.{self.name}"
+
+    @property
+    def rare(self) -> int:
+        return self.files.spec.rare
+
+    @cached_property
+    def strings(self) -> Any:
+        """Its cells as dictionary<int32, string>, each string once."""
+        return strings(self.cells)
+
+    @property
+    def distinct(self) -> Any:
+        return self.strings.dictionary
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """How many cells each distinct string has."""
+        return np.bincount(self.strings.indices.drop_null().to_numpy(), minlength=len(self.distinct))
+
+    def like(self, pattern: str) -> NDArray[np.bool_]:
+        """Which distinct strings match a regular expression."""
+        return np.asarray(pc.match_substring_regex(self.distinct, pattern))
+
+    def taken(self, meaning: Any) -> pa.Array:
+        """The cells, of what each distinct string means."""
+        return meaning.take(self.strings.indices)
+
+    def wrong(self, rule: str, remedy: str, row: int | None = None, value: Any = None) -> UserError:
+        where = f"{self.files.location(row)}: {value}" if row is not None else value
+        return UserError(self.field, where, rule, remedy)
+
+    def wrong_cell(self, rule: str, remedy: str, odd: NDArray[np.bool_] | None = None) -> UserError:
+        """At the first cell whose distinct string is odd; None: at the first that is not missing."""
+        index = self.strings.indices.fill_null(-1).to_numpy()
+        row = first_true(index >= 0 if odd is None else np.append(odd, False)[index])
+        assert row is not None
+        return self.wrong(rule, remedy, row, self.strings[row].as_py())
+
+
+class Reading(NamedTuple):
+    """Cells of their type. why: they are read so. decimals: of numbers, if the strings say it."""
+
+    array: pa.Array
+    why: str
+    decimals: int | None = None
+
+
+def read(source: Source) -> Reading:
+    """The cells of a column of strings.
+
+    Raises:
+        UserError: for a cell that is not what the spec says, numbers with a few words among them,
+            and dates that may be meant in two ways.
+    """
+    readings = (reader(source) for reader in (_numbers, _truth, _dates))
+    return next((r for r in readings if r is not None), _strings(source))
+
+
+def _untyped(source: Source) -> bool:
+    """Whether the cells may be read as what they look like."""
+    return source.files.text and source.spec.type in (None, "categorical", "constant")
+
+
+def _strings(source: Source) -> Reading:
+    array = source.strings.dictionary_decode() if source.files.text else values.whole(source.cells)
+    return Reading(array, f"{len(source.distinct)} different strings")
+
+
+def _numbers(source: Source) -> Reading | None:
+    wanted = source.spec.type
+    if wanted == "id" and source.files.text and source.like(_WHOLE_ID).all():
+        return Reading(source.taken(source.distinct.cast(pa.int64())), "")
+    if wanted != "numerical" and not _untyped(source):
+        return None
+    number = source.like(_NUMBER) | source.like(_INFINITE)
+    if wanted == "numerical" and not number.all():
+        rule = "is not a number, as data.table.columns demands"
+        raise source.wrong_cell(rule, "Mend the cell, or change the type.", ~number)
+    if wanted != "numerical":
+        number &= ~source.like(_CODE)
+        if wanted is None and number.any() and not number.all():
+            _refuse_mixed(source, number)
+        if not number.all() or source.like(_LONG).any():
+            return None
+    plain = pc.replace_substring_regex(source.distinct, r"^\+", "")
+    if np.all(pc.match_substring_regex(plain, _WHOLE)):
+        return Reading(source.taken(plain.cast(pa.int64())), "all cells are whole numbers", 0)
+    numbers = plain.cast(pa.float64())
+    point = np.asarray(pc.find_substring(plain, "."))
+    decimals = int(np.where(point < 0, 0, np.asarray(pc.utf8_length(plain)) - point - 1).max())
+    if np.any(pc.match_substring_regex(plain, "[eE]")):
+        decimals = values.decimals_of(numbers.to_numpy())
+    decimals = None if decimals is None or decimals > 12 else decimals
+    return Reading(source.taken(numbers), "all cells are numbers", decimals)
+
+
+def _refuse_mixed(source: Source, number: NDArray[np.bool_]) -> None:
+    """Numbers with a few words among them are a mistake; few values of both are categories."""
+    odd, rows = source.counts[~number].sum(), source.counts.sum()
+    if odd > rows / 2 or (number.sum() <= MANY and odd >= source.rare):
+        return
+    raise source.wrong_cell(
+        f"mixes numbers and text; this is the first of {odd} cells that are no number",
+        "Mend the cell, add it to data.table.nulls if it means a missing value, or set "
+        f"{source.field}=categorical.",
+        ~number,
+    )
+
+
+def _truth(source: Source) -> Reading | None:
+    wanted = source.spec.type
+    words: Mapping[str, bool] = _MORE_TRUTH if wanted == "boolean" else _TRUTH
+    if wanted != "boolean" and not _untyped(source):
+        return None
+    truth = [words.get(t.lower()) for t in source.distinct.to_pylist()]
+    odd = np.array([t is None for t in truth])
+    if not odd.any():
+        return Reading(source.taken(pa.array(truth, pa.bool_())), "true and false")
+    if wanted == "boolean":
+        remedy = f"Use {', '.join(words)}, or another type."
+        raise source.wrong_cell("is not true or false", remedy, odd)
+    return None
+
+
+def _dates(source: Source) -> Reading | None:
+    wanted = source.spec.type
+    if wanted != "datetime" and not (source.files.text and wanted is None):
+        return None
+    array = as_dates(source)
+    if array is None and wanted == "datetime":
+        raise source.wrong_cell("does not read as dates", "Give datetime_format, such as %d/%m/%Y.")
+    return None if array is None else Reading(array, "all cells read as dates or times")
+
+
+def as_dates(source: Source) -> pa.Array | None:
+    """The cells as dates, times or points in time; None if they are none of them.
+
+    Raises:
+        UserError: for a cell that does not fit the format of the spec; without one, for dates that
+            may be meant in two ways.
+    """
+    form = source.spec.datetime_format
+    if form is not None:
+        parsed = _strptime(source.distinct, form)
+        if parsed.null_count:
+            raise source.wrong_cell(
+                f"does not fit datetime_format={form}",
+                "Correct the format or the cell; what means a missing value belongs in data.table.nulls.",
+                parsed.is_null().to_numpy(zero_copy_only=False),
+            )
+        return source.taken(_compact(parsed, form))
+    if source.like(f"({_ISO})|({_ISO_DAY})").all():
+        return _iso_dates(source)
+    for shape, forms in _DATES:
+        if not source.like(shape).all():
+            continue
+        parsed = {f: p for f in forms if not (p := _strptime(source.distinct, f)).null_count}
+        if len(parsed) > 1:
+            raise source.wrong_cell(
+                f"may be meant as {' or '.join(parsed)}",
+                f"Say which: {source.field}.datetime_format={next(iter(parsed))}.",
+            )
+        for form, array in parsed.items():
+            return source.taken(_compact(array, form))
+    return None
+
+
+def _iso_dates(source: Source) -> pa.Array | None:
+    days, zoned = source.like(_ISO_DAY), source.like(_ISO_ZONED)
+    if zoned.any() and not zoned.all():
+        return None
+    try:
+        if days.all():
+            return source.taken(source.distinct.cast(pa.date32()))
+        moments = source.distinct.cast(pa.timestamp("us", "UTC" if zoned.all() else None))
+    except pa.ArrowInvalid:  # a day that no month has
+        return None
+    return source.taken(_compact(moments, "%H"))
+
+
+def _strptime(distinct: Any, form: str) -> pa.Array:
+    """Strings as timestamps in microseconds, null where they do not fit the format."""
+    if not re.search("%[fzZpcxXGuVU]", form):
+        return pc.strptime(distinct, format=form, unit="us", error_is_null=True)
+    parsed: list[datetime | None] = []
+    for string in distinct.to_pylist():
+        try:
+            parsed.append(datetime.strptime(string, form))
+        except ValueError:
+            parsed.append(None)
+    zoned = any(p is not None and p.tzinfo for p in parsed)
+    if zoned:
+        parsed = [p and p.astimezone(UTC) for p in parsed]
+    return pa.array(parsed, pa.timestamp("us", "UTC" if zoned else None))
+
+
+def _compact(array: pa.Array, form: str) -> pa.Array:
+    """Timestamps as time of day if the format has no date; as dates if it has no time; else in
+    milliseconds if that is exact.
+    """
+    if not re.search("%[aAwdbBmyYjUWcxGuVDFe]", form) and "%H" in form and form != "%H":
+        # Not in seconds, which Parquet does not have.
+        fine = values.step_ns(array) < 10**6
+        return array.cast(pa.time64("us") if fine else pa.time32("ms"), safe=False)
+    if not re.search("%[HIMSpfcXTR]", form):
+        return array.cast(pa.date32(), safe=False)
+    unit = "ms" if values.step_ns(array) >= 10**6 else "us"
+    return array.cast(pa.timestamp(unit, array.type.tz))
