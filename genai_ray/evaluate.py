@@ -12,7 +12,7 @@ from genai_ray.data import Data, load
 from genai_ray.dataset import read_manifest
 from genai_ray.errors import GateError, IncompleteError, UserError
 from genai_ray.judges import JUDGES, METRICS
-from genai_ray.metrics.report import Score
+from genai_ray.report.page import Score
 from genai_ray.storage import Store
 
 

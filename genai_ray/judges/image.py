@@ -1,7 +1,11 @@
 """Images: distances of features, agreement with the classes that were asked for, copies."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 import yaml
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from genai_ray import config, rng, sinks
@@ -15,13 +19,25 @@ from genai_ray.metrics.extractor import Extractor, kept_extractor
 from genai_ray.metrics.fidelity import frechet_distance, kernel_distance, prdc
 from genai_ray.metrics.inception import Inception, read_weights
 from genai_ray.metrics.memorisation import copy_rates, duplicate_rate, nearest
-from genai_ray.metrics.report import Report, Score, image_grid, pair_grid, png_bytes, render_html
 from genai_ray.provenance import Manifest
+from genai_ray.report.page import Block, Picture, Report, Score, render_html
+from genai_ray.report.pictures import image_grid, pair_grid, png_bytes
 from genai_ray.runs import loss_curves
 from genai_ray.storage import Store
 
-_PREVIEW_COLUMNS = 10
-_PAIRS = 20
+_COLUMNS, _SAMPLES, _PAIRS = 10, 100, 20
+#: Classes whose samples the page shows unfolded.
+_CLASSES = 20
+
+_NOTICE = Markup(
+    "<strong>All images on this page are synthetic.</strong> A model generated them; do not take them for "
+    "records of real things or people. The one exception: in “Nearest training images” the lower image of "
+    "each pair is real."
+)
+_SCORES_NOTE = (
+    "Compare each score with the one next to it: “real” is the same metric between two sets of real images, "
+    "about the best a generator can reach."
+)
 
 #: name -> (which way is better, one line on what it says)
 METRICS: dict[str, tuple[str, str]] = {
@@ -116,15 +132,13 @@ def measure(spec: Spec, store: Store, manifest: Manifest, data: ImageData | Imag
     real |= copies["real"]
 
     names = data.codec.classes if labels is not None else None
-    by_class = None if labels is None or not names else _per_class(images, labels, len(names))
-    samples = image_grid(images[:100], columns=_PREVIEW_COLUMNS)
+    tiles = None if labels is None or not names else _tiles_by_class(images, labels, len(names))
 
     def page(published: bool, scores: list[Score]) -> str:
-        _, closest = nearest(images[:_PAIRS], data.train_images)
-        pairs = pair_grid(data.train_images[closest], images[:_PAIRS], columns=_PREVIEW_COLUMNS)
         return render_html(
             Report(
                 title=f"{spec.name}: {manifest.rows:,} synthetic images",
+                notice=_NOTICE,
                 summary={
                     "Images": f"{manifest.rows:,} of {codec.size}x{codec.size}x{codec.channels}",
                     "Model": f"{spec.model.preset}, {manifest.model[:16]}",
@@ -133,10 +147,8 @@ def measure(spec: Spec, store: Store, manifest: Manifest, data: ImageData | Imag
                     "Published": "yes" if published else "no",
                 },
                 scores=scores,
-                samples_png=png_bytes(samples),
-                class_samples_png=None if by_class is None else png_bytes(by_class),
-                class_names=names or (),
-                neighbour_pairs_png=png_bytes(pairs),
+                scores_note=_SCORES_NOTE,
+                blocks=[*_samples(images, tiles, names or ()), _closest(images[:_PAIRS], data.train_images)],
                 losses=loss_curves(store),
                 provenance=manifest.about,
                 spec_yaml=yaml.safe_dump(config.dump(spec), sort_keys=False),
@@ -159,7 +171,7 @@ def measure(spec: Spec, store: Store, manifest: Manifest, data: ImageData | Imag
             "k": spec.evaluate.k,
             "inception_samples": spec.evaluate.inception_samples if spec.evaluate.inception else None,
         },
-        files={"preview.png": png_bytes(samples if by_class is None else by_class)},
+        files={"preview.png": _png(images[:_SAMPLES] if tiles is None else tiles)},
     )
 
 
@@ -208,13 +220,55 @@ def _read(
     return np.stack(images), np.concatenate(labels) if labels else None, duplicate_rate(encoded)
 
 
-def _per_class(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int) -> NDArray[np.uint8]:
-    """A row of the first images of each class; a class that was not asked for has an empty row."""
-    tiles = np.full((classes, _PREVIEW_COLUMNS, *images.shape[1:]), 255, np.uint8)
+# --- the blocks of the page ----------------------------------------------------------------------
+
+
+def _samples(images: NDArray[np.uint8], tiles: NDArray[np.uint8] | None, names: Sequence[str]) -> list[Block]:
+    """A random draw, and the rows of `_tiles_by_class`; those of many classes are folded."""
+    drawn = Picture(png=_png(images[:_SAMPLES]), alt="Grid of generated images")
+    shown = [Block(title="Samples", note="A random draw, not a selection.", pictures=[drawn])]
+    if tiles is not None:
+        ends = (0, _CLASSES, len(names))
+        pictures = [
+            Picture(
+                png=_png(tiles[start:stop]),
+                alt="Generated images, one row for each class",
+                rows=names[start:stop],
+                folded=f"{stop - start} more classes" if start else "",
+            )
+            for start, stop in pairwise(ends)
+            if tiles[start:stop].size
+        ]
+        shown.append(Block(title="Samples by class", pictures=pictures))
+    return shown
+
+
+def _closest(images: NDArray[np.uint8], train: NDArray[np.uint8]) -> Block:
+    """Generated images, each above its nearest training image. This discloses real ones."""
+    _, closest = nearest(images, train)
+    pairs = pair_grid(train[closest], images, columns=_COLUMNS)
+    note = Markup(
+        "Upper image: generated. Lower image: the <strong>real</strong> training image nearest to it. Pairs "
+        "that look the same are a sign of copying; pairs that differ are no proof of privacy."
+    )
+    picture = Picture(
+        png=png_bytes(pairs), alt="Pairs: a generated image above its nearest real training image"
+    )
+    return Block(title="Nearest training images", note=note, pictures=[picture])
+
+
+def _png(images: NDArray[np.uint8]) -> bytes:
+    """A grid of images (..., h, w, channels)."""
+    return png_bytes(image_grid(images.reshape(-1, *images.shape[-3:]), columns=_COLUMNS))
+
+
+def _tiles_by_class(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int) -> NDArray[np.uint8]:
+    """The first images of each class, (classes, columns, h, w, channels); white where there are too few."""
+    tiles = np.full((classes, _COLUMNS, *images.shape[1:]), 255, np.uint8)
     for c in range(classes):
-        found = images[labels == c][:_PREVIEW_COLUMNS]
-        tiles[c, : len(found)] = found
-    return image_grid(tiles.reshape(-1, *images.shape[1:]), columns=_PREVIEW_COLUMNS)
+        first = images[labels == c][:_COLUMNS]
+        tiles[c, : len(first)] = first
+    return tiles
 
 
 JUDGE = Judge(

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import yaml
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from genai_ray import config
@@ -14,18 +15,29 @@ from genai_ray.dataset import shipped
 from genai_ray.errors import UserError
 from genai_ray.judges.verdict import Judge, Measured
 from genai_ray.metrics import table as scores_of_tables
-from genai_ray.metrics.report import Score
 from genai_ray.metrics.table import table_scores
 from genai_ray.metrics.table_columns import sample
 from genai_ray.metrics.table_fidelity import column_shapes, pair_trends
-from genai_ray.metrics.table_panels import column_panels, sample_rows, table_preview_png
-from genai_ray.metrics.table_report import TableReport, render_table_html
+from genai_ray.metrics.table_panels import blocks, column_panels, preview_png, sample_rows
 from genai_ray.provenance import Manifest
+from genai_ray.report.page import Report, Score, render_html
 from genai_ray.runs import loss_curves
 from genai_ray.sinks import retyped
 from genai_ray.storage import Store
 
 METRICS = scores_of_tables.METRICS
+
+_NOTICE = Markup(
+    "<strong>All rows on this page are synthetic.</strong> A model generated them; do not take them for "
+    "records of real people or things. Of the real rows the page shows how often values occur, and nothing "
+    "that only few of them have."
+)
+_SCORES_NOTE = Markup(
+    "Compare each score with the one next to it: “real” is the same metric of held-out real rows in place of "
+    "the synthetic ones, about the best a generator can reach. Copies, duplicates and the share nearer to "
+    "training rows are <strong>copying alarms</strong>: they can find a generator that repeats its training "
+    "rows, but no value of them proves privacy."
+)
 
 
 class TableMonitor:
@@ -86,9 +98,10 @@ def measure(spec: Spec, store: Store, manifest: Manifest, data: TableData) -> Me
     compared = found.details["rows"]["compared"]
 
     def page(published: bool, scores: list[Score]) -> str:
+        panels = column_panels(data.train, table, rare=rare, **kinds)
         columns, rows = sample_rows(data.train, table, rare=rare, **kinds)
-        return render_table_html(
-            TableReport(
+        return render_html(
+            Report(
                 title=f"{spec.name}: {manifest.rows:,} synthetic rows",
                 summary={
                     "Rows": f"{manifest.rows:,} of {len(columns)} columns",
@@ -97,11 +110,10 @@ def measure(spec: Spec, store: Store, manifest: Manifest, data: TableData) -> Me
                     "Rows that fitted": f"{manifest.accept_rate:.1%} of those drawn",
                     "Published": "yes" if published else "no",
                 },
+                notice=_NOTICE,
                 scores=scores,
-                details=found.details,
-                panels=column_panels(data.train, table, rare=rare, **kinds),
-                sample_columns=columns,
-                sample_rows=rows,
+                scores_note=_SCORES_NOTE,
+                blocks=blocks(found.details, panels, columns, rows),
                 losses=loss_curves(store),
                 provenance=manifest.about,
                 spec_yaml=yaml.safe_dump(config.dump(spec), sort_keys=False),
@@ -121,7 +133,7 @@ def measure(spec: Spec, store: Store, manifest: Manifest, data: TableData) -> Me
         },
         page=page,
         record={"details": found.details, "accept_rate": manifest.accept_rate},
-        files={"preview.png": table_preview_png(data.train, table, rare=rare, **kinds)},
+        files={"preview.png": preview_png(data.train, table, rare=rare, **kinds)},
     )
 
 

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from genai_ray.config import Spec
-from genai_ray.metrics.report import Score
 from genai_ray.provenance import Manifest
+from genai_ray.report.page import Score
 from genai_ray.storage import Store
 
 
