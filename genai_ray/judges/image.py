@@ -66,7 +66,7 @@ class ImageMonitor:
         n = min(len(images), spec.train.evaluate_samples)
         order = np.argsort(rng.permute(0, rng.Stream.EVALUATE, np.arange(len(images)), len(images)))
         self.real = self.extractor.features(images[order[:n]])
-        self.k = spec.evaluate.k
+        self.k = _neighbours(spec, n)
 
     def scores(self, outputs: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> dict[str, float]:
         fake = self.extractor.features(outputs)
@@ -111,12 +111,13 @@ def measure(spec: Spec, store: Store, manifest: Manifest, data: ImageData | Imag
     holdout = _choose(data.holdout_images, spec)
     train = _choose(data.train_images, spec)
     n = min(len(holdout), len(train), len(images))
+    k = _neighbours(spec, n)
 
     fake_features = extractor.features(images[:n])
     real_features = extractor.features(holdout[:n])
     baseline = extractor.features(train[:n])
-    fake = _distances(real_features, fake_features, spec.evaluate.k)
-    real = _distances(real_features, baseline, spec.evaluate.k)
+    fake = _distances(real_features, fake_features, k)
+    real = _distances(real_features, baseline, k)
     if weights is not None:
         many, _, _ = _read(shipped_store, manifest, codec, spec.evaluate.inception_samples, 0)
         network = Inception(weights, spec.train.device)
@@ -168,7 +169,7 @@ def measure(spec: Spec, store: Store, manifest: Manifest, data: ImageData | Imag
         },
         page=page,
         record={
-            "k": spec.evaluate.k,
+            "k": k,
             "inception_samples": spec.evaluate.inception_samples if spec.evaluate.inception else None,
         },
         files={"preview.png": _png(images[:_SAMPLES] if tiles is None else tiles)},
@@ -177,6 +178,14 @@ def measure(spec: Spec, store: Store, manifest: Manifest, data: ImageData | Imag
 
 def _distances(real: NDArray[np.float32], fake: NDArray[np.float32], k: int) -> dict[str, float]:
     return {"fid": frechet_distance(real, fake), "kid": kernel_distance(real, fake), **prdc(real, fake, k=k)}
+
+
+def _neighbours(spec: Spec, n: int) -> int:
+    if spec.evaluate.k >= n:
+        raise UserError(
+            "evaluate.k", spec.evaluate.k, f"must be below the {n} images that are compared", "Lower it."
+        )
+    return spec.evaluate.k
 
 
 def feature_extractor(spec: Spec, data: ImageData | ImageStream) -> Extractor:

@@ -16,37 +16,10 @@ from PIL import ImageFont
 
 Points = Sequence[tuple[float, float]]
 
-#: Name of a colour -> on a light and on a dark page. Colour-blind readers can tell the six series apart: they
-#: are those of Okabe and Ito 2008, darkened (lightened) to a contrast of 3 or more, and a grey.
-PALETTE = {
-    "page": ("#f5f6f8", "#12151c"),
-    "panel": ("#ffffff", "#1b2029"),
-    "ink": ("#1c2230", "#e7eaf0"),
-    "soft": ("#5b6475", "#9aa4b5"),
-    "rule": ("#dfe3ea", "#323a48"),
-    "series0": ("#0072b2", "#56b4e9"),
-    "series1": ("#d55e00", "#f2935c"),
-    "series2": ("#00805c", "#3fc79a"),
-    "series3": ("#a8427f", "#e39ac6"),
-    "series4": ("#8a6a00", "#e3c044"),
-    "series5": ("#5b6475", "#b4bccb"),
-}
-SERIES = sum(name.startswith("series") for name in PALETTE)
-
-STYLE = """
-svg text { font-size: 12px; fill: var(--soft); }
-svg .name { font-size: 14px; fill: var(--ink); }
-svg .grid { stroke: var(--rule); fill: none; }
-svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
-svg .raw { stroke-width: 1; stroke-opacity: .35; }
-svg .area { fill-opacity: .35; }
-svg rect.bar { stroke: none; fill-opacity: .75; }
-svg .heat { fill: var(--series1); stroke: var(--rule); stroke-width: .5; }
-""" + "\n".join(
-    f"svg .line-{i} {{ stroke: var(--series{i}); }}\n"
-    f"svg .area-{i} {{ stroke: var(--series{i}); fill: var(--series{i}); }}"
-    for i in range(SERIES)
-)
+#: The style sheet of the page, charts included.
+STYLE = Path(__file__).with_name("page.css").read_text()
+#: Colours of lines; those after have the first ones again.
+SERIES = 6
 
 _LINE_WIDTH, _LINE_HEIGHT = 440, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 430, 8, 190
@@ -219,7 +192,8 @@ def rasterise(svg: str) -> bytes:
 
     Text is set in a common sans serif of the machine, and in the font that Pillow brings where there is none.
     """
-    style = re.sub(r"var\(--(\w+)\)", lambda match: PALETTE[match[1]][0], STYLE)
+    light = dict(reversed(re.findall(r"--([\w-]+): (#\w+)", STYLE)))  # the first of each name
+    style = re.sub(r"var\(--([\w-]+)\)", lambda match: light[match[1]], STYLE)
     families = "'Noto Sans', 'DejaVu Sans', 'Liberation Sans', Arial, Helvetica, Aileron"
     font = ImageFont.load_default(12)
     assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
@@ -229,7 +203,7 @@ def rasterise(svg: str) -> bytes:
         png = resvg_py.svg_to_bytes(
             svg_string=svg,
             style_sheet=f"text {{ font-family: {families}; }} {style}",
-            background=PALETTE["panel"][0],
+            background=light["panel"],
             font_files=[str(file)],
             zoom=2,
         )

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jinja2
 from markupsafe import Markup
 
-from .charts import PALETTE, SERIES, STYLE, Points, line_chart
+from .charts import SERIES, STYLE, Points, line_chart
 
 #: First word of a training metric -> the title of the panel that it shares with the others.
 _PANELS = {
@@ -124,11 +124,7 @@ def render_html(report: Report) -> str:
     environment.tests["count"] = lambda value: isinstance(value, int | float)
     template = environment.get_template("page.html.j2")
     return template.render(
-        report=report,
-        blocks=[*report.blocks, *_training(report.losses)],
-        palette=PALETTE,
-        series=range(SERIES),
-        chart_style=Markup(STYLE),
+        report=report, blocks=[*report.blocks, *_training(report.losses)], style=Markup(STYLE), colours=SERIES
     )
 
 
