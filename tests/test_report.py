@@ -82,7 +82,7 @@ def full_report(text: str = "text") -> Report:
             Score(
                 name=text, fake=1.23456, real=0.5, better="lower", explanation=text, gate=text, passed=True
             ),
-            Score(name="density", fake=0.9, better="higher", explanation=text),
+            Score(name="density", fake=0.9, real=1, better="higher", explanation=text),
         ],
         scores_note=text,
         blocks=[
@@ -129,15 +129,12 @@ def test_long_lists_are_folded():
     ("outcomes", "verdict"), [([True, None], True), ([True, False], False), ([None], None)]
 )
 def test_one_failed_gate_fails_the_report(outcomes, verdict):
-    scores = [Score(name="s", fake=1, better="lower", explanation="", passed=passed) for passed in outcomes]
+    scores = [
+        Score(name="s", fake=1, real=1, better="lower", explanation="", passed=passed) for passed in outcomes
+    ]
     report = minimal_report(scores=scores)
     assert report.passed is verdict
     assert ("Quality gates" in render_html(report)) is (verdict is not None)
-
-
-def test_a_score_without_a_real_value_says_so():
-    html = render_html(minimal_report(scores=[Score(name="s", fake=1, better="lower", explanation="")]))
-    assert 'data-label="Real">n/a</td>' in html
 
 
 def test_training_metrics_of_one_unit_share_a_panel():

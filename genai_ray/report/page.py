@@ -34,9 +34,9 @@ class Score:
 
     name: str
     fake: float
+    real: float
     better: Literal["lower", "higher"]
     explanation: str
-    real: float | None = None
     gate: str | None = None
     passed: bool | None = None
 
@@ -120,7 +120,7 @@ def render_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "data_uri": _data_uri}
+    environment.filters |= {"number": "{:.4g}".format, "data_uri": _data_uri}
     environment.tests["count"] = lambda value: isinstance(value, int | float)
     template = environment.get_template("page.html.j2")
     return template.render(
@@ -142,10 +142,6 @@ def _training(curves: Mapping[str, Points]) -> list[Block]:
         figures.append(Figure(title=title, chart=line_chart(series, x_label="samples seen"), key=key))
     note = "Each line is smoothed; the faint one behind it is as recorded."
     return [Block(title="Training", note=note, figures=figures)] if figures else []
-
-
-def _number(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.4g}"
 
 
 def _data_uri(png: bytes) -> str:
