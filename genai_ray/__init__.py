@@ -1,15 +1,16 @@
 """genai_ray: from real data to published synthetic data, with one spec.
 
-The verbs are functions of the modules of the same name (`genai_ray.train.train(spec)`), and all of
-them in order `genai_ray.pipeline.run(spec)`.
+All verbs in order are `genai_ray.pipeline.run(spec)`; each alone is a function of the module of its
+name, such as `genai_ray.export.export(spec)`.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genai_ray.config import Spec, load
     from genai_ray.errors import GateError, IncompleteError, UserError
+    from genai_ray.modalities import load
+    from genai_ray.spec import Spec
     from genai_ray.storage import Store
 
 __version__ = "0.1.0"
@@ -19,10 +20,10 @@ __all__ = ["GateError", "IncompleteError", "Spec", "Store", "UserError", "load"]
 _HOMES = {
     "GateError": "errors",
     "IncompleteError": "errors",
-    "Spec": "config",
+    "Spec": "spec",
     "Store": "storage",
     "UserError": "errors",
-    "load": "config",
+    "load": "modalities",
 }
 
 

@@ -48,7 +48,7 @@ def run(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) ->
 @app.command()
 def train(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Train the model; goes on from its newest checkpoint."""
-    from genai_ray.train import train as verb
+    from genai_ray.training.train import train as verb
 
     result = verb(_load(spec, overrides))
     _show(result, as_json, f"trained on {result.samples:,} samples, {result.rate:,.0f}/s")
@@ -66,7 +66,7 @@ def export(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False)
 @app.command()
 def generate(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Generate the data set from the ONNX file; goes on from its receipts."""
-    from genai_ray.generate import generate as verb
+    from genai_ray.dataset.generate import generate as verb
 
     result = verb(_load(spec, overrides))
     _show(
@@ -81,7 +81,7 @@ def generate(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = Fals
 def evaluate(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Measure the data set, write the report, publish if the gates pass."""
     from genai_ray.evaluate import evaluate as verb
-    from genai_ray.pipeline import score_table
+    from genai_ray.evaluate import score_table
 
     result = verb(_load(spec, overrides))
     _show(result, as_json, score_table(result))
@@ -90,7 +90,7 @@ def evaluate(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = Fals
 @app.command()
 def plan(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """What the data set will be: shards, files, bytes and time; does nothing."""
-    from genai_ray.pipeline import plan as verb
+    from genai_ray.plan import estimate as verb
 
     estimate = verb(_load(spec, overrides))
     _show(estimate, as_json, _lines(estimate))
@@ -106,7 +106,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Hash a data set again, read its schema and ids; exit code 3 if it is damaged."""
-    from genai_ray.verify import verify as verb
+    from genai_ray.dataset.verify import verify as verb
 
     result = verb(uri, regenerate=regenerate, repair=repair)
     _show(result, as_json, result.summary)
@@ -119,7 +119,7 @@ def inspect(uri: str, overrides: Overrides = None, as_json: AsJson = False) -> N
     """What a run, a data set's manifest or an ONNX file of ours holds, or the types of a table's
     columns, read as data.table.… says.
     """
-    from genai_ray.pipeline import inspect as verb
+    from genai_ray.inspect import inspect as verb
 
     found = verb(uri, overrides or [])
     _show(found, as_json, _lines(found))
@@ -128,11 +128,12 @@ def inspect(uri: str, overrides: Overrides = None, as_json: AsJson = False) -> N
 @app.command()
 def presets(as_json: AsJson = False) -> None:
     """The named models, with their sources and values."""
-    from genai_ray.presets import PRESETS
+    from genai_ray import modalities
 
-    found = {name: preset.model_dump() for name, preset in PRESETS.items()}
+    every = modalities.presets()
+    found = {name: preset.model_dump() for name, preset in every.items()}
     lines = []
-    for name, preset in PRESETS.items():
+    for name, preset in every.items():
         values = ", ".join(f"{k}={v}" for k, v in preset.values.items())
         lines += [name, f"  {preset.about}", f"  {preset.source}", f"  {values}"]
     _show(found, as_json, "\n".join(lines))
@@ -141,9 +142,9 @@ def presets(as_json: AsJson = False) -> None:
 @app.command()
 def schema() -> None:
     """The JSON Schema of a spec, for editors."""
-    from genai_ray.config import Spec
+    from genai_ray import modalities
 
-    typer.echo(json.dumps(Spec.model_json_schema(), indent=2))
+    typer.echo(json.dumps(modalities.schema(), indent=2))
 
 
 @local_app.command()
@@ -205,7 +206,7 @@ def local_run(
     from genai_ray import local
 
     def check(run_uri: str) -> None:
-        from genai_ray.verify import verify as verb
+        from genai_ray.dataset.verify import verify as verb
 
         typer.echo(f"\n$ genai-ray verify {run_uri} --regenerate 2")
         result = verb(run_uri, regenerate=2)
@@ -247,9 +248,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _load(path: str, overrides: list[str] | None) -> Any:
-    from genai_ray import config
+    from genai_ray import modalities
 
-    return config.load(path, overrides or [])
+    return modalities.load(path, overrides or [])
 
 
 def _show(result: Any, as_json: bool, text: str) -> None:

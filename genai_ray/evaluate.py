@@ -5,14 +5,16 @@ stands beside the same score of real training data, since a bare number says lit
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from genai_ray.config import Gates, Spec
-from genai_ray.data import Data, load
-from genai_ray.dataset import read_manifest
+from genai_ray import modalities
+from genai_ray.dataset.manifest import read_manifest, shipped
 from genai_ray.errors import GateError, IncompleteError, UserError
-from genai_ray.judges import JUDGES, METRICS
+from genai_ray.modality import Data, Metric, Shipped
 from genai_ray.report.page import Score
+from genai_ray.runs import loss_curves
+from genai_ray.spec import Spec
 from genai_ray.storage import Store
 
 
@@ -29,7 +31,7 @@ class GateOutcome:
 @dataclass(frozen=True)
 class EvaluateResult:
     """extractor: what distances were measured in. fake and real: metric name -> value, for
-    generated and for real data.
+    generated and for real data. better: metric name -> which way is.
     """
 
     uri: str
@@ -39,6 +41,7 @@ class EvaluateResult:
     real: dict[str, float]
     gates: list[GateOutcome]
     published: bool
+    better: dict[str, str]
 
 
 def evaluate(spec: Spec, data: Data | None = None) -> EvaluateResult:
@@ -58,9 +61,12 @@ def evaluate(spec: Spec, data: Data | None = None) -> EvaluateResult:
         raise UserError(
             "generate.sink", "discard", "leaves nothing to measure", "Generate with another sink."
         )
-    data = data or load(spec.data, conditional=False)
-    measured = JUDGES[manifest.card["codec"]["modality"]].measure(spec, store, manifest, data)
-    gates = judge(spec.evaluate.gates, measured.fake, measured.real)
+    kind = modalities.of_spec(spec)
+    data = data or kind.load(spec)
+    files = shipped(store.at(spec.generate.into), manifest)
+    dataset = Shipped(manifest=manifest, files=files, run=store, losses=loss_curves(store))
+    measured = kind.evaluator().measure(spec, dataset, data)
+    gates = gate_outcomes(spec.evaluate.gates, measured.fake, measured.real)
     result = EvaluateResult(
         uri=f"{spec.run_uri}/{spec.report}",
         extractor=measured.features,
@@ -69,6 +75,7 @@ def evaluate(spec: Spec, data: Data | None = None) -> EvaluateResult:
         real=measured.real,
         gates=gates,
         published=all(g.passed for g in gates),
+        better={name: kind.metrics[name].better for name in measured.fake},
     )
     record = {
         **asdict(result),
@@ -81,7 +88,7 @@ def evaluate(spec: Spec, data: Data | None = None) -> EvaluateResult:
     store.put(f"{spec.report}/quality.json", json.dumps(record, indent=2).encode())
     for name, content in measured.files.items():
         store.put(f"{spec.report}/{name}", content)
-    page = measured.page(result.published, _scores(result))
+    page = measured.page(result.published, _scores(result, kind.metrics))
     store.put(f"{spec.report}/report.html", page.encode())
     if not result.published:
         store.delete(f"{spec.generate.into}/_SUCCESS")
@@ -91,14 +98,16 @@ def evaluate(spec: Spec, data: Data | None = None) -> EvaluateResult:
     return result
 
 
-def judge(gates: Gates, fake: dict[str, float], real: dict[str, float]) -> list[GateOutcome]:
+def gate_outcomes(
+    gates: dict[str, float], fake: dict[str, float], real: dict[str, float]
+) -> list[GateOutcome]:
     """Compare measured values with the gates that are set: `<metric>[_ratio]_(min|max)`.
 
     Raises:
         UserError: for a gate on a metric that was not measured.
     """
     outcomes = []
-    for gate, limit in gates.model_dump(exclude_none=True).items():
+    for gate, limit in gates.items():
         metric, _, bound = gate.rpartition("_")
         ratio = metric.endswith("_ratio")
         metric = metric.removesuffix("_ratio")
@@ -116,11 +125,11 @@ def judge(gates: Gates, fake: dict[str, float], real: dict[str, float]) -> list[
     return outcomes
 
 
-def _scores(result: EvaluateResult) -> list[Score]:
+def _scores(result: EvaluateResult, metrics: Mapping[str, Metric]) -> list[Score]:
     gates = {g.name.rpartition("_")[0].removesuffix("_ratio"): g for g in result.gates}
     scores = []
     for name, value in result.fake.items():
-        better, explanation = METRICS[name]
+        metric = metrics[name]
         gate = gates.get(name)
         rule = None
         if gate is not None:
@@ -132,10 +141,26 @@ def _scores(result: EvaluateResult) -> list[Score]:
                 name=f"{name}@{result.extractor}" if name in ("fid", "kid") else name,
                 fake=value,
                 real=result.real[name],
-                better="lower" if better == "lower" else "higher",
-                explanation=explanation,
+                better=metric.better,
+                explanation=metric.about,
                 gate=rule,
                 passed=None if gate is None else gate.passed,
             )
         )
     return scores
+
+
+def score_table(result: EvaluateResult) -> str:
+    """Scores of generated data beside those of real data, with the gates."""
+    head = f"  {'':<21} {'generated':>10} {'real':>10}   {result.samples:,} of each"
+    lines = [f"{head}, features of {result.extractor}"]
+    gates = {g.name.rpartition("_")[0].removesuffix("_ratio"): g for g in result.gates}
+    for name, value in result.fake.items():
+        gate = gates.get(name)
+        note = ""
+        if gate is not None:
+            note = f"   {'pass' if gate.passed else 'FAIL'} {gate.name} {gate.limit:g}"
+        arrow = "↓" if result.better[name] == "lower" else "↑"
+        lines.append(f"  {name:<19} {arrow} {value:>10.4f} {result.real[name]:>10.4f}{note}")
+    lines.append(f"  published: {'yes' if result.published else 'no'}")
+    return "\n".join(lines)

@@ -18,28 +18,23 @@ import onnx
 import onnxruntime as ort
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
-from genai_ray import checkpoint, config, rng
-from genai_ray.config import Spec
-from genai_ray.data import codec_from_json
+from genai_ray import modalities, rng
 from genai_ray.errors import IncompleteError, UserError
-from genai_ray.models.image import fold_spectral
+from genai_ray.modality import Outputs
+from genai_ray.onnx_session import read_model
 from genai_ray.provenance import BLANK, CARD_KEY, DIGEST_KEY, MODEL_KEY, ModelCard, seal
 from genai_ray.runs import versions
-from genai_ray.sampler import read_model
-from genai_ray.state import new_family
+from genai_ray.spec import Spec, fingerprint
 from genai_ray.storage import Store
-from genai_ray.train import finished
+from genai_ray.training import checkpoint
+from genai_ray.training.state import new_family
+from genai_ray.training.train import finished
 
 OPSET = 20
-#: What a graph gives, by modality.
-OUTPUTS = {"image": ("image",), "table": ("codes", "values")}
 _PARITY_BATCHES = (1, 7, 256)
-# Rounding to uint8 turns a float difference of 1e-7 into one grey level where a value lies on the
-# edge between two; more than that is another model.
-_PARITY_LEVELS = 1
 _PARITY_SHARE = 1e-3
-_PARITY_SPAN = 1e-4  # of the range of a column, which is no difference
 _COMPARED = 256  # samples on which a lower precision is compared with fp32
 _CALIBRATION_BATCHES = 4  # of as many, that tell the ranges of 8-bit activations
 
@@ -92,12 +87,12 @@ def export(spec: Spec) -> ExportResult:
         "data": state["source"],
         "source": spec.data.source,
         "seed": spec.seed,
-        "fingerprint": config.fingerprint(config.fingerprint_fields(spec, "train")),
+        "fingerprint": fingerprint.digest(fingerprint.fields(spec, "train")),
     }
     precision = spec.export.precision
     if (done := _exported(store, training, precision)) is not None:
         return done
-    codec = codec_from_json(state["codec"])
+    codec = modalities.codec_from_json(state["codec"])
     family = new_family(spec, codec)
     family.nets[family.averaged].load_state_dict(state["average"])
     card = ModelCard(
@@ -113,16 +108,16 @@ def export(spec: Spec) -> ExportResult:
         versions=versions(),
     )
     sampler = family.sampler().eval()
-    fold_spectral(sampler)
+    fold_parametrizations(sampler)
     whole = to_onnx(sampler, card)
     parity, difference = check_parity(sampler, whole, card), 0.0
     lowered = LOWER[precision](whole, card)
     if lowered is not whole:
         difference = mean_difference(whole, lowered, card)
-        if difference > spec.export.difference_max:
+        if difference > spec.export.difference_limit:
             raise ParityError(
                 f"export.precision={precision} differs from fp32 by {difference:.2f} grey levels "
-                f"on average; export.difference_max is {spec.export.difference_max:g}. Use another "
+                f"on average; export.difference_max is {spec.export.difference_limit:g}. Use another "
                 "precision, or raise the limit if that is good enough"
             )
     model, digest = seal(lowered)
@@ -158,7 +153,7 @@ def to_onnx(sampler: nn.Module, card: ModelCard) -> bytes:
             opset_version=OPSET,
             verbose=False,
             input_names=names,
-            output_names=list(OUTPUTS[card.codec["modality"]]),
+            output_names=list(modalities.modality(card.codec["modality"]).outputs),
             dynamic_shapes=tuple({0: batch} for _ in arguments),
         )
     assert program is not None
@@ -247,70 +242,57 @@ LOWER: dict[str, Callable[[bytes, ModelCard], bytes]] = {
 
 
 def mean_difference(one: bytes, other: bytes, card: ModelCard) -> float:
-    """Between the images of two graphs for the same inputs, in grey levels."""
+    """Between the outputs of two graphs for the same inputs, in the unit of the modality."""
+    kind, codec = modalities.modality(card.codec["modality"]), modalities.codec_from_json(card.codec)
     arguments = _inputs(card, start=0, count=_COMPARED)
-    images = []
-    for model in (one, other):
-        session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-        feed = {i.name: a.numpy() for i, a in zip(session.get_inputs(), arguments, strict=True)}
-        images.append(np.asarray(session.run(None, feed)[0]).astype(np.float64))
-    return float(np.abs(images[0] - images[1]).mean())
+    first, second = (_outputs(_session(model), arguments) for model in (one, other))
+    return float(kind.difference(first, second, codec).mean())
 
 
 def check_parity(sampler: nn.Module, model: bytes, card: ModelCard) -> float:
-    """The largest difference between ONNX Runtime and torch: in grey levels of images, in shares of
-    a column's range for tables.
+    """The largest difference between ONNX Runtime and torch, in the unit of the modality.
 
     Raises:
         ParityError: if there is a difference in more than 0.1 % of the values, or one of more than
-            a grey level.
+            the modality allows.
     """
-    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-    compare, limit = PARITY[card.codec["modality"]]
-    worst, found = 0.0, []
+    kind, codec = modalities.modality(card.codec["modality"]), modalities.codec_from_json(card.codec)
+    session = _session(model)
+    differences = []
     for count in _PARITY_BATCHES:
         arguments = _inputs(card, start=count, count=count)
         with torch.no_grad():
             expected = sampler(*arguments)
-        feed = {i.name: a.numpy() for i, a in zip(session.get_inputs(), arguments, strict=True)}
-        outputs = [np.asarray(o) for o in session.run(None, feed)]
-        expected = expected if isinstance(expected, tuple) else (expected,)
-        found.append(compare(outputs, [e.numpy() for e in expected], card).ravel())
-        worst = max(worst, float(found[-1].max(initial=0.0)))
-    share = (np.concatenate(found) > 0).mean()
-    if worst > limit or share > _PARITY_SHARE:
+        expected = [e.numpy() for e in (expected if isinstance(expected, tuple) else (expected,))]
+        differences.append(kind.difference(_outputs(session, arguments), expected, codec).ravel())
+    every = np.concatenate(differences)
+    worst, share = float(every.max(initial=0.0)), (every > 0).mean()
+    if worst > kind.parity or share > _PARITY_SHARE:
         raise ParityError(
-            f"ONNX Runtime and torch differ by up to {worst:.4g}, in {share:.2%} of the values; "
-            f"the limit is {limit:g} in {_PARITY_SHARE:.1%}"
+            f"ONNX Runtime and torch differ by up to {worst:.4g} {kind.unit}, in {share:.2%} of the values; "
+            f"the limit is {kind.parity:g} in {_PARITY_SHARE:.1%}"
         )
     return worst
 
 
-def _pixel_difference(outputs: list[np.ndarray], expected: list[np.ndarray], card: ModelCard) -> np.ndarray:
-    return np.abs(outputs[0].astype(np.int16) - expected[0].astype(np.int16))
+def fold_parametrizations(module: nn.Module) -> None:
+    """Replace every weight that is computed, such as a spectrally normed one, by its value."""
+    for layer in list(module.modules()):
+        if is_parametrized(layer):
+            remove_parametrizations(layer, "weight", leave_parametrized=True)
 
 
-def _cell_difference(outputs: list[np.ndarray], expected: list[np.ndarray], card: ModelCard) -> np.ndarray:
-    """1 for another category, the share of the range for another number, of all cells."""
-    numeric = codec_from_json(card.codec).numeric
-    span = np.array([max(p.high - p.low, 1e-12) for p in numeric])
-    absent = np.isnan(outputs[1])
-    other = absent != np.isnan(expected[1])
-    far = np.abs(np.where(absent, 0, outputs[1]) - np.where(absent, 0, expected[1])) / span
-    far = np.where(other, 1.0, np.where(absent | (far < _PARITY_SPAN), 0.0, far))
-    return np.concatenate([(outputs[0] != expected[0]).ravel() * 1.0, far.ravel()])
+def _session(model: bytes) -> ort.InferenceSession:
+    return ort.InferenceSession(model, providers=["CPUExecutionProvider"])
 
 
-#: modality -> (differences of the outputs, the largest that is allowed)
-PARITY: dict[str, tuple[Callable[..., np.ndarray], float]] = {
-    "image": (_pixel_difference, _PARITY_LEVELS),
-    # A uniform may fall on the edge between two codes, which then are far apart.
-    "table": (_cell_difference, 1.0),
-}
+def _outputs(session: ort.InferenceSession, arguments: tuple[torch.Tensor, ...]) -> Outputs:
+    feed = {i.name: a.numpy() for i, a in zip(session.get_inputs(), arguments, strict=True)}
+    return [np.asarray(o) for o in session.run(None, feed)]
 
 
 def _inputs(card: ModelCard, *, start: int, count: int) -> tuple[torch.Tensor, ...]:
     noise = torch.from_numpy(rng.normal(0, rng.Stream.EVALUATE, start, count, card.latent))
     if not card.conditional:
         return (noise,)
-    return noise, torch.from_numpy(codec_from_json(card.codec).labels(count))
+    return noise, torch.from_numpy(modalities.codec_from_json(card.codec).labels(count))

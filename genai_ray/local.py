@@ -174,9 +174,9 @@ def run_job(
     Args:
         then: called with the URI of the run after a job that ended well, while the stack is up.
     """
-    from genai_ray import config
+    from genai_ray import modalities
 
-    spec = config.load(spec_path, overrides)
+    spec = modalities.load(spec_path, overrides)
     # A stack that is still up belongs to a call that was killed, and may still work on this run.
     down(folder)
     with running(folder) as stack:

@@ -9,11 +9,14 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from genai_ray.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SCHEMA_VERSION = 1
 
@@ -209,6 +212,13 @@ def aigc_label(producer: str, produced: str) -> str:
     """The label of GB 45438-2025 as JSON; whoever produces is also the first to propagate."""
     values = ("1", producer, produced, "", producer, produced, "")
     return json.dumps(dict(zip(AIGC_KEYS, values, strict=True)), separators=(",", ":"))
+
+
+def with_label(schema: "pa.Schema", producer: str | None, produced: str) -> "pa.Schema":
+    """A schema of Arrow with the label of GB 45438-2025 for the file, if there is a producer."""
+    if producer is None:
+        return schema
+    return schema.with_metadata({**(schema.metadata or {}), "AIGC": aigc_label(producer, produced)})
 
 
 def xmp_packet(producer: str | None = None, produced: str = "") -> bytes:

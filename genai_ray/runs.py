@@ -7,11 +7,13 @@ from typing import Any
 
 import yaml
 
-from genai_ray import config
-from genai_ray.config import Spec
+from genai_ray import modalities
 from genai_ray.errors import UserError
+from genai_ray.spec import Spec, dump, fingerprint
 from genai_ray.storage import Store
 
+#: Of spec.yaml; version 0 wrote none.
+FORMAT = 1
 _PACKAGES = ("genai-ray", "ray", "torch", "onnxruntime-gpu", "onnxruntime", "pyarrow", "numpy")
 
 
@@ -21,20 +23,22 @@ def claim(store: Store, spec: Spec) -> None:
     Raises:
         UserError: listing each field that differs.
     """
-    fields = config.fingerprint_fields(spec, "train")
+    fields = fingerprint.fields(spec, "train")
     saved = saved_spec(store)
     if saved is not None and store.list("train/"):
-        refuse_difference(config.fingerprint_fields(saved, "train"), fields, store.uri)
-    document = {"spec": config.dump(spec), "fingerprint": config.fingerprint(fields), "versions": versions()}
+        refuse_difference(fingerprint.fields(saved, "train"), fields, store.uri)
+    document = {"spec": dump(spec), "fingerprint": fingerprint.digest(fields), "versions": versions()}
     store.put("spec.yaml", yaml.safe_dump(document, sort_keys=False).encode())
 
 
 def saved_spec(store: Store) -> Spec | None:
     """The spec that a run was made with; None if there is none."""
     try:
-        return config.parse(yaml.safe_load(store.read("spec.yaml"))["spec"])
+        document = yaml.safe_load(store.read("spec.yaml"))
     except FileNotFoundError:
         return None
+    read = modalities.parse if "format" in document else modalities.saved
+    return read(document["spec"])
 
 
 def refuse_difference(there: Mapping[str, Any], wanted: Mapping[str, Any], uri: str) -> None:

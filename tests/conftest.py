@@ -12,11 +12,12 @@ from uuid import uuid4
 
 import pytest
 
-from genai_ray import config, local
-from genai_ray.config import DataSpec, Spec
-from genai_ray.data.image import ImageData, load_images
-from genai_ray.dataset import Plan
-from genai_ray.samples.image import ImageSamples
+from genai_ray import local, modalities
+from genai_ray.dataset.plan import Plan
+from genai_ray.image.samples import ImageSamples
+from genai_ray.image.source import ImageData, load_images
+from genai_ray.image.spec import ImageDataSpec
+from genai_ray.spec import Spec
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -92,7 +93,7 @@ SMALL = [
 def small_spec(store: Path | str, *overrides: str) -> Spec:
     """SMALL in a store, with some values changed."""
     root = Path(__file__).resolve().parents[1]
-    return config.load(root / "jobs" / "specs" / "digits.yaml", [f"store={store}", *SMALL, *overrides])
+    return modalities.load(root / "jobs" / "specs" / "digits.yaml", [f"store={store}", *SMALL, *overrides])
 
 
 def images_of(made: Plan) -> ImageSamples:
@@ -102,7 +103,7 @@ def images_of(made: Plan) -> ImageSamples:
     return samples
 
 
-def load_resident(spec: DataSpec, *, conditional: bool = False) -> ImageData:
+def load_resident(spec: ImageDataSpec, *, conditional: bool = False) -> ImageData:
     """`load_images` of a source that fits into memory."""
     data = load_images(spec, conditional=conditional)
     assert isinstance(data, ImageData)
@@ -113,8 +114,8 @@ def load_resident(spec: DataSpec, *, conditional: bool = False) -> ImageData:
 def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small run, trained and exported, with the feature extractor that judges it."""
     from genai_ray.export import export
-    from genai_ray.judges.image import feature_extractor
-    from genai_ray.train import train
+    from genai_ray.image.evaluate import feature_extractor
+    from genai_ray.training.train import train
 
     store = tmp_path_factory.mktemp("trained")
     spec = small_spec(store)

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from genai_ray.config import DataSpec
-from genai_ray.data.table import TableCodec, TableData, load_table
+from genai_ray.table.codec import TableCodec
+from genai_ray.table.source import TableData, load_table
+from genai_ray.table.spec import TableDataSpec
 
 ADULT = tuple(
     "age workclass fnlwgt education education-num marital-status occupation relationship race sex "
@@ -21,11 +22,11 @@ ENGINES = ("unit", "cycle", *(f"setting{i}" for i in (1, 2, 3)), *(f"s{i}" for i
 
 def spec_of(
     root: Path | str, holdout: float = 0.2, holdout_root: Path | str | None = None, **table: Any
-) -> DataSpec:
+) -> TableDataSpec:
     judging: dict[str, Any] = {"holdout": holdout}
     if holdout_root is not None:
         judging = {"holdout_root": str(holdout_root)}
-    return DataSpec(
+    return TableDataSpec(
         source="table",
         root=str(root),
         table=table,  # pyright: ignore[reportArgumentType]

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genai_ray import checkpoint
-from genai_ray.checkpoint import DamagedCheckpointWarning, key, latest, pack, prune, saved, unpack
 from genai_ray.errors import IncompleteError
 from genai_ray.storage import Store
+from genai_ray.training import checkpoint
+from genai_ray.training.checkpoint import DamagedCheckpointWarning, key, latest, pack, prune, saved, unpack
 
 
 @pytest.fixture

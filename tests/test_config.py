@@ -7,11 +7,13 @@ from typing import Any, Literal
 import pytest
 import yaml
 from pydantic import BaseModel
+from variants import presets_of
 
-from genai_ray import config
-from genai_ray.config import Spec, dump, fingerprint, fingerprint_fields, generation_seed, parse
+from genai_ray import modalities
+from genai_ray import spec as specs
 from genai_ray.errors import UserError
-from genai_ray.presets import PRESETS
+from genai_ray.modalities import parse
+from genai_ray.spec import Spec, dump, fingerprint
 
 SPECS = sorted((Path(__file__).resolve().parents[1] / "jobs" / "specs").glob("*.yaml"))
 
@@ -23,7 +25,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def loaded(tmp_path: Path, *overrides: str, text: str = "name: run") -> Spec:
-    return config.load(written(tmp_path, text), overrides)
+    return modalities.load(written(tmp_path, text), overrides)
 
 
 def refusal(tmp_path: Path, *overrides: str, text: str = "name: run") -> UserError:
@@ -49,7 +51,7 @@ def refusal(tmp_path: Path, *overrides: str, text: str = "name: run") -> UserErr
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda p: p.name)
 def test_every_spec_of_the_tree_loads_and_dumps(path: Path):
-    spec = config.load(path)
+    spec = modalities.load(path)
     assert parse(dump(spec)) == spec
     assert parse(yaml.safe_load(yaml.safe_dump(dump(spec)))) == spec
 
@@ -58,12 +60,12 @@ def test_there_are_specs_to_load():
     assert SPECS
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", modalities.presets())
 def test_a_preset_fills_in_the_model_and_gives_way_to_the_spec(tmp_path: Path, preset: str):
-    source = "breast_cancer" if PRESETS[preset].modality == "table" else "digits"
+    source = "breast_cancer" if preset in presets_of("table") else "digits"
     data = [f"data.source={source}", "train.global_batch=100"]
     spec = loaded(tmp_path, f"model.preset={preset}", *data)
-    for name, value in PRESETS[preset].values.items():
+    for name, value in modalities.presets()[preset].values.items():
         assert getattr(spec.model, name) == value
     changed = loaded(tmp_path, f"model.preset={preset}", "model.latent=7", *data)
     assert changed.model == spec.model.model_copy(update={"latent": 7})
@@ -120,9 +122,9 @@ def test_generation_takes_the_seed_of_the_run_unless_it_has_its_own(
     tmp_path: Path, overrides: list[str], expected: int
 ):
     spec = loaded(tmp_path, "seed=5", *overrides)
-    assert generation_seed(spec) == expected
-    assert fingerprint_fields(spec, "generate")["seed"] == expected
-    assert fingerprint_fields(spec, "train")["seed"] == 5
+    assert spec.generation_seed == expected
+    assert fingerprint.fields(spec, "generate")["seed"] == expected
+    assert fingerprint.fields(spec, "train")["seed"] == 5
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -148,7 +150,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path, key: str, near: str):
 
 def test_an_unknown_key_far_from_all_lists_them(tmp_path: Path):
     remedy = refusal(tmp_path, "train.zzzzzz=1").remedy
-    assert all(name in remedy for name in config.TrainSpec.model_fields)
+    assert all(name in remedy for name in specs.TrainSpec.model_fields)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +332,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, kind: str):
     elif kind == "binary":
         path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="readable YAML") as caught:
-        config.load(path)
+        modalities.load(path)
     assert caught.value.value == str(path)
 
 
@@ -536,7 +538,7 @@ def changed(fields: dict[str, Any], base: Spec = BASE) -> Spec:
 
 
 def digest(spec: Spec, stage: Stage) -> str:
-    return fingerprint(fingerprint_fields(spec, stage))
+    return fingerprint(fingerprint.fields(spec, stage))
 
 
 def test_every_field_is_decided():
@@ -563,10 +565,10 @@ def test_the_fingerprint_is_of_values_not_of_how_they_were_written():
 
 
 def test_fields_that_came_later_leave_earlier_runs_alone():
-    fields = fingerprint_fields(parse({"name": "run"}), "train")
+    fields = fingerprint.fields(parse({"name": "run"}), "train")
     assert not {"data.table", "model.pack", "model.weight_decay"} & fields.keys()
     card = {"train": {"device": "cuda"}, "generate": {"device": "cuda"}, "name": "run"}
-    assert fingerprint_fields(parse(card), "generate")["generate.batch"] == 64
+    assert fingerprint.fields(parse(card), "generate")["generate.batch"] == 64
 
 
 def test_generation_ignores_the_seed_of_training_when_it_has_its_own():

@@ -13,7 +13,7 @@ import pyarrow.dataset as pads
 import pytest
 from conftest import SHARED_DATA
 
-from genai_ray import config, local
+from genai_ray import local, modalities
 from genai_ray.errors import UserError
 from genai_ray.pipeline import run
 from genai_ray.storage import Store
@@ -31,7 +31,7 @@ SMALL = [
 
 def test_classes_that_do_not_add_up_are_told_before_the_training(tmp_path: Path) -> None:
     wrong = 'generate.classes={"7": 0.5, "8": 0.6}'
-    spec = config.load(ROOT / "jobs/specs/digits.yaml", [f"store={tmp_path}", wrong])
+    spec = modalities.load(ROOT / "jobs/specs/digits.yaml", [f"store={tmp_path}", wrong])
     with pytest.raises(UserError, match=r"generate.classes: .* add up to 1.1"):
         run(spec)
     assert not any(tmp_path.iterdir())
@@ -95,7 +95,7 @@ def test_torchvision_sets_go_the_whole_way(source: str, tmp_path: Path) -> None:
     names = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
     if not (SHARED_DATA / names[source]).exists():
         pytest.skip(f"needs ../shared/data/{names[source]}")
-    spec = config.parse(
+    spec = modalities.parse(
         {
             "name": source,
             "store": str(tmp_path),
@@ -124,10 +124,10 @@ def test_torchvision_sets_go_the_whole_way(source: str, tmp_path: Path) -> None:
 )
 def test_a_table_goes_the_whole_way(preset: str, tmp_path: Path) -> None:
     """The wines of jobs/specs/table.yaml, with less training: two workers, then one job."""
+    from genai_ray.dataset.verify import verify
     from genai_ray.pipeline import run
-    from genai_ray.verify import verify
 
-    spec = config.load(
+    spec = modalities.load(
         ROOT / "jobs" / "specs" / "table.yaml",
         [
             f"store={tmp_path}",
@@ -158,13 +158,13 @@ TABLES = {"adult": ("adult/adult.data", 15), "turbofan": ("cmapss/train_FD001.tx
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("name", TABLES)
 def test_a_business_table_passes_its_gates(name: str, tmp_path: Path) -> None:
+    from genai_ray.dataset.verify import verify
     from genai_ray.pipeline import run
-    from genai_ray.verify import verify
 
     path, columns = TABLES[name]
     if not (SHARED_DATA / path).exists():
         pytest.skip(f"needs ../shared/data/{path}")
-    spec = config.load(
+    spec = modalities.load(
         ROOT / "jobs" / "specs" / f"{name}.yaml",
         [
             f"store={tmp_path}",

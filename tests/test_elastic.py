@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from genai_ray import checkpoint
 from genai_ray.runs import read_metrics
 from genai_ray.storage import Store
+from genai_ray.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,7 +34,8 @@ sys.path.insert(0, "tests")
 import ray
 from ray.cluster_utils import Cluster
 from conftest import small_spec
-from genai_ray import checkpoint, train as training
+from genai_ray.training import checkpoint
+from genai_ray.training.train import train as training
 from genai_ray.storage import Store
 from genai_ray.runs import read_metrics
 

@@ -6,14 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import images_of, load_resident, small_spec
+from genai_ray.config import Gates
 
-from genai_ray.config import Gates, Spec
-from genai_ray.data.image import ImageData
-from genai_ray.dataset import plan, read_manifest, shipped
+from genai_ray.dataset.generate import generate
+from genai_ray.dataset.manifest import read_manifest, shipped
+from genai_ray.dataset.plan import open_plan
 from genai_ray.errors import GateError, IncompleteError, UserError
 from genai_ray.evaluate import evaluate, judge
-from genai_ray.generate import generate
-from genai_ray.sinks import Rows, encode_png, write_parquet
+from genai_ray.image.encoding import encode_png
+from genai_ray.image.parquet import write_parquet
+from genai_ray.image.rows import ImageRows
+from genai_ray.image.source import ImageData
+from genai_ray.spec import Spec
 from genai_ray.storage import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -30,7 +34,7 @@ def ship(spec: Spec, images: np.ndarray, labels: np.ndarray, data: ImageData) ->
     """Put other images in place of those of a data set of one file, manifest and all."""
     store = Store(spec.run_uri).at("dataset")
     manifest = json.loads(store.read("manifest.json"))
-    rows = Rows(
+    rows = ImageRows(
         index=0, start=0, images=images, labels=labels, codec=data.codec, encoding="png", provenance={}
     )
     (record,) = write_parquet(rows, store)
@@ -116,7 +120,7 @@ def test_every_sink_is_read_back(run_store: Path, options: list[str]) -> None:
     manifest = read_manifest(store)
     assert manifest is not None
     found = list(shipped(store, manifest))
-    images, labels = images_of(plan(spec)).samples(0, 400)
+    images, labels = images_of(open_plan(spec)).samples(0, 400)
     cells = [cell for file in found for cell in file.cells]
     expected = [i.tobytes() for i in images] if "raw" in options[0] else encode_png(images)
     assert cells == expected

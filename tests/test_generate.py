@@ -14,14 +14,15 @@ from conftest import images_of, kill_when, small_spec
 from fault_proxy import FaultProxy
 
 from genai_ray import local, storage
-from genai_ray.config import Spec
-from genai_ray.dataset import Plan, Shard, fields_of, plan, read_manifest
+from genai_ray.dataset.generate import AttemptCounter, ShardWorker, generate
+from genai_ray.dataset.manifest import read_manifest
+from genai_ray.dataset.plan import Plan, Shard, fields_of, open_plan
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.export import ParityError, export
-from genai_ray.generate import AttemptCounter, ShardWorker, generate
+from genai_ray.image.encoding import encode_png
+from genai_ray.onnx_session import open_session
 from genai_ray.provenance import MODEL_KEY
-from genai_ray.sampler import open_session
-from genai_ray.sinks import encode_png
+from genai_ray.spec import Spec
 from genai_ray.storage import Store, StoreUnavailableError
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -70,7 +71,7 @@ def test_s3_gives_the_same_bytes(run_store: Path, s3_uri: str, undisturbed: dict
 def test_rows_do_not_depend_on_the_shard(run_store: Path, undisturbed: dict[str, str]) -> None:
     spec = small_spec(run_store, "generate.shard_rows=77", "generate.batch=10")
     generate(spec)
-    made = plan(small_spec(run_store, "generate.batch=999"))
+    made = open_plan(small_spec(run_store, "generate.batch=999"))
     images, labels = images_of(made).samples(0, 1000)
     rows = [
         r
@@ -114,7 +115,7 @@ def test_killed_driver_resumes_to_the_same_bytes(run_store: Path, undisturbed: d
     spec = small_spec(run_store)
     kill_when(
         lambda: dataset(spec).list("_receipts/"),
-        f"from genai_ray.generate import generate; generate(small_spec({str(run_store)!r}))",
+        f"from genai_ray.dataset.generate import generate; generate(small_spec({str(run_store)!r}))",
     )
     generate(spec)
     assert files(dataset(spec)) == undisturbed
@@ -140,7 +141,7 @@ def test_attempts_of_dead_processes_count(run_store: Path) -> None:
     import ray
 
     spec = small_spec(run_store)
-    made = plan(spec)
+    made = open_plan(spec)
     counter = ray.remote(AttemptCounter).options(num_cpus=0).remote()
     for _ in range(3):
         ray.get(counter.begin.remote(0), timeout=30)
@@ -178,7 +179,7 @@ def test_shards_of_a_number_of_bytes(run_store: Path) -> None:
     # What was settled stays, whatever another machine would measure.
     fields = fields_of(dataset(spec))
     assert fields is not None
-    assert plan(spec).spec.shard_rows == fields["generate.shard_rows"]
+    assert open_plan(spec).spec.shard_rows == fields["generate.shard_rows"]
     assert generate(spec).seconds == 0
 
 
@@ -202,7 +203,7 @@ def test_a_store_that_is_gone_is_no_fault_of_the_shard(
     spec = small_spec(s3_uri)
     model = Store(str(run_store)).read(f"small/{MODEL_KEY}")
     Store(spec.run_uri).put(MODEL_KEY, model)
-    made = plan(spec)
+    made = open_plan(spec)
     counter = ray.remote(AttemptCounter).options(num_cpus=0).remote()
     proxy = FaultProxy(s3_stack.s3_port, {}, seed=0)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
@@ -313,14 +314,14 @@ def test_gpu_that_is_not_there(run_store: Path) -> None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match="need 1 CPU, 1 GPU, and the cluster has 2 CPU, 0 GPU"):
         generate(small_spec(run_store, "generate.device=cuda"))
-    made = plan(small_spec(run_store))
+    made = open_plan(small_spec(run_store))
     spec = small_spec(run_store, "generate.device=cuda")
     with pytest.raises(UserError, match=r"CUDAExecutionProvider, which does not load here"):
         open_session(made.model, spec.generate)
 
 
 def test_shards_cover_every_row_once(run_store: Path) -> None:
-    made: Plan = plan(small_spec(run_store, "generate.samples=1001"))
+    made: Plan = open_plan(small_spec(run_store, "generate.samples=1001"))
     shards = [made.shard(i) for i in range(made.shard_count)]
     assert shards[0] == Shard(0, 0, 256)
     assert shards[-1] == Shard(3, 768, 1001)
@@ -349,7 +350,7 @@ def test_a_lower_precision_is_smaller_and_near(run_store: Path, precision: str) 
     assert made.difference is not None
     assert 0 < made.difference < 1
     assert made.bytes < 0.8 * len(whole)
-    assert plan(spec).card.precision == precision
+    assert open_plan(spec).card.precision == precision
     assert generate(spec).rows == 300
     assert export(spec).parity is None  # kept
 

@@ -9,11 +9,16 @@ import pyarrow as pa
 import pytest
 
 from genai_ray import local
-from genai_ray.data.image import ImageCodec
 from genai_ray.errors import UserError
+from genai_ray.image.codec import ImageCodec
+from genai_ray.image.encoding import decode
+from genai_ray.image.parquet import parquet_schema
+from genai_ray.image.rows import ImageRows
 from genai_ray.provenance import DIGITAL_SOURCE_TYPE, Manifest
-from genai_ray.sinks import SINKS, Rows, TableRows, check_iceberg, commit_iceberg, decode, parquet_schema
+from genai_ray.sinks import SINKS
+from genai_ray.sinks.iceberg import check_iceberg, commit_iceberg
 from genai_ray.storage import Store
+from genai_ray.table.sinks import TableRows
 
 pytestmark = [pytest.mark.s3]
 pyiceberg = pytest.importorskip("pyiceberg")
@@ -46,11 +51,11 @@ def opened(table: str) -> Any:
 
 def made(
     store: Store, fingerprint: str, *, encoding: str = "png", extra: pa.Table | None = EXTRA
-) -> tuple[Manifest, list[Rows]]:
+) -> tuple[Manifest, list[ImageRows]]:
     """Two shards of four samples in a store, and their manifest."""
     random = np.random.default_rng(0)
     shards = [
-        Rows(
+        ImageRows(
             i,
             4 * i,
             random.integers(0, 256, (4, 8, 8, 1), np.uint8),

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from genai_ray.config import DataSpec
-from genai_ray.data.image import ImageCodec, ImageData
 from genai_ray.errors import UserError
-from genai_ray.sinks import Rows, write_parquet
+from genai_ray.image.codec import ImageCodec
+from genai_ray.image.parquet import write_parquet
+from genai_ray.image.rows import ImageRows
+from genai_ray.image.source import ImageData
+from genai_ray.image.spec import ImageDataSpec
 from genai_ray.storage import Store
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -58,11 +60,11 @@ def labels(data: ImageData) -> list[str]:
 
 
 def folder(root: Path, **values: Any) -> ImageData:
-    return load_resident(DataSpec(source="folder", root=str(root), **values))
+    return load_resident(ImageDataSpec(source="folder", root=str(root), **values))
 
 
 def parquet(root: Path, **values: Any) -> ImageData:
-    return load_resident(DataSpec(source="parquet", root=str(root), **values))
+    return load_resident(ImageDataSpec(source="parquet", root=str(root), **values))
 
 
 def same_images(found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> bool:
@@ -74,7 +76,7 @@ def same_images(found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> bool:
 
 
 def test_digits():
-    data = load_resident(DataSpec())
+    data = load_resident(ImageDataSpec())
     assert data.codec == ImageCodec(8, 1, tuple("0123456789"))
     assert data.train_images.shape == (1438, 8, 8, 1)
     assert data.holdout_images.shape == (359, 8, 8, 1)
@@ -99,10 +101,10 @@ def test_digits():
 
 @pytest.mark.parametrize(("size", "channels"), [(16, 1), (8, 3), (28, 3)])
 def test_digits_of_another_shape(size: int, channels: int):
-    data = load_resident(DataSpec(size=size, channels=channels))  # pyright: ignore[reportArgumentType]
+    data = load_resident(ImageDataSpec(size=size, channels=channels))  # pyright: ignore[reportArgumentType]
     assert data.train_images.shape == (1438, size, size, channels)
     assert (data.codec.size, data.codec.channels) == (size, channels)
-    plain = load_resident(DataSpec())
+    plain = load_resident(ImageDataSpec())
     assert data.train_labels is not None
     assert plain.train_labels is not None
     assert data.train_labels.tolist() == plain.train_labels.tolist()
@@ -115,7 +117,7 @@ def test_a_split_is_a_partition_that_hangs_on_the_data_alone(holdout: float):
 
     pixels: Any = load_digits(return_X_y=True)[0]
     source = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    one, two = (load_resident(DataSpec(holdout=holdout)) for _ in range(2))
+    one, two = (load_resident(ImageDataSpec(holdout=holdout)) for _ in range(2))
     np.testing.assert_array_equal(one.train_images, two.train_images)
     np.testing.assert_array_equal(one.holdout_images, two.holdout_images)
     assert len(one.holdout_images) == round(1797 * holdout)
@@ -123,7 +125,7 @@ def test_a_split_is_a_partition_that_hangs_on_the_data_alone(holdout: float):
 
 
 def test_a_split_takes_from_everywhere():
-    data = load_resident(DataSpec(holdout=0.5))
+    data = load_resident(ImageDataSpec(holdout=0.5))
     assert data.holdout_labels is not None
     counts = np.bincount(data.holdout_labels, minlength=10)
     assert counts.min() > 60
@@ -131,8 +133,8 @@ def test_a_split_takes_from_everywhere():
 
 
 def test_the_digest_is_of_images_and_labels():
-    data = load_resident(DataSpec())
-    assert data.digest == load_resident(DataSpec()).digest
+    data = load_resident(ImageDataSpec())
+    assert data.digest == load_resident(ImageDataSpec()).digest
     codec, images, truth = data.codec, data.train_images, data.train_labels
     assert truth is not None
     others = [
@@ -186,7 +188,7 @@ def test_loose_images_have_no_classes(tmp_path: Path):
 def test_labels_that_are_not_there_cannot_be_asked_for(tmp_path: Path):
     for i in range(5):
         saved(tmp_path / f"{i}.png", gradient(8, 1))
-    spec = DataSpec(source="folder", root=str(tmp_path))
+    spec = ImageDataSpec(source="folder", root=str(tmp_path))
     with pytest.raises(UserError, match="needs labels") as caught:
         load_resident(spec, conditional=True)
     assert caught.value.field == "model.conditional"
@@ -298,7 +300,7 @@ def test_a_size_is_needed_when_there_is_not_one(tmp_path: Path, sizes: list[tupl
 def test_a_folder_that_is_missing_or_empty(tmp_path: Path, source: Any):
     for root, rule in [(tmp_path / "none", "exists"), (tmp_path, "holds none")]:
         with pytest.raises(UserError, match=rule) as caught:
-            load_resident(DataSpec(source=source, root=str(root)))
+            load_resident(ImageDataSpec(source=source, root=str(root)))
         assert caught.value.field == "data.root"
         assert caught.value.value == str(root)
 
@@ -417,7 +419,7 @@ def test_what_a_sink_wrote_comes_back(tmp_path: Path, encoding: str, channels: i
     codec = ImageCodec(8, channels, ("T-shirt/top", "Bag"))
     arrays = ARRAYS[..., :channels]
     truth = np.array([0, 1, 1, 0, 0, 1])
-    write_parquet(Rows(0, 0, arrays, truth, codec, encoding, {}), Store(str(tmp_path)))
+    write_parquet(ImageRows(0, 0, arrays, truth, codec, encoding, {}), Store(str(tmp_path)))
     data = parquet(tmp_path)
     assert data.codec == codec
     assert same_images(everything(data), arrays)
@@ -499,7 +501,7 @@ GARMENTS = (
 )
 def test_the_official_test_split_judges(source: Any, classes: tuple[str, ...], counts: list[int]):
     before = sorted(SHARED_DATA.rglob("*"))
-    data = load_resident(DataSpec(source=source, root=str(SHARED_DATA), download=False))
+    data = load_resident(ImageDataSpec(source=source, root=str(SHARED_DATA), download=False))
     assert sorted(SHARED_DATA.rglob("*")) == before
     assert data.codec == ImageCodec(28, 1, classes)
     assert data.train_images.shape == (60_000, 28, 28, 1)
@@ -511,7 +513,7 @@ def test_the_official_test_split_judges(source: Any, classes: tuple[str, ...], c
 @pytest.mark.parametrize("source", ["mnist", "fashion_mnist", "cifar10"])
 def test_a_source_that_may_not_be_downloaded(tmp_path: Path, source: Any):
     with pytest.raises(UserError, match=r"data\.download is false") as caught:
-        load_resident(DataSpec(source=source, root=str(tmp_path), download=False))
+        load_resident(ImageDataSpec(source=source, root=str(tmp_path), download=False))
     assert caught.value.field == "data.root"
     assert list(tmp_path.iterdir()) == []
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import small_spec
 
-from genai_ray import lease
-from genai_ray.lease import LeaseError, hold
+from genai_ray.dataset import lease
+from genai_ray.dataset.lease import LeaseError, hold
 from genai_ray.storage import Store
 
 
@@ -76,7 +76,7 @@ def test_a_silent_lease_is_taken_over_and_its_holder_stops(store: Store) -> None
 def test_a_holder_that_died_here_is_not_waited_for(tmp_path: Path) -> None:
     code = f"""
 import os, sys
-from genai_ray.lease import _acquire
+from genai_ray.dataset.lease import _acquire
 from genai_ray.storage import Store
 _acquire(Store({str(tmp_path)!r}), 600)
 os._exit(9)
@@ -118,7 +118,7 @@ def test_of_many_at_once_one_wins(store: Store) -> None:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_drivers_of_one_data_set(run_store: Path) -> None:
-    from genai_ray.generate import generate
+    from genai_ray.dataset.generate import generate
 
     spec = small_spec(run_store, "generate.lease_s=1")
     made = Store(spec.run_uri).at("dataset")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from genai_ray.metrics.extractor import Extractor, train_extractor
+from genai_ray.image.extractor import Extractor, train_extractor
 from genai_ray.metrics.fidelity import frechet_distance
 
 MNIST = Path(__file__).resolve().parents[2] / "shared" / "data" / "MNIST" / "raw"

@@ -14,10 +14,11 @@ from conftest import SHARED_DATA, needs_shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genai_ray.metrics.table import METRICS, TableScores, constraint_validity, table_scores
-from genai_ray.metrics.table_columns import encode, row_keys, sample
-from genai_ray.metrics.table_copies import closest_share, duplicate_rate, exact_copy_rate
-from genai_ray.metrics.table_fidelity import (
+from genai_ray.image.encoding import encode
+from genai_ray.table.copies import closest_share, duplicate_rate, exact_copy_rate
+from genai_ray.table.matrix import row_keys, sample
+from genai_ray.table.scores import METRICS, TableScores, constraint_validity, table_scores
+from genai_ray.table.shapes import (
     category_coverage,
     column_shapes,
     correlation,
@@ -25,7 +26,7 @@ from genai_ray.metrics.table_fidelity import (
     pair_trends,
     range_coverage,
 )
-from genai_ray.metrics.table_learners import detection, efficacy
+from genai_ray.table.utility import detection, efficacy
 
 CITIES = np.array(["Oslo", "Lima", "Rome", "Baku"])
 JOBS = np.array(["nurse", "baker", "pilot"])

@@ -10,8 +10,9 @@ from PIL import Image
 from test_metrics_table import HOLDOUT, HOW, TRAIN, people
 from test_report import HOSTILE, assert_safe, minimal_report
 
-from genai_ray.metrics.table import METRICS, table_scores
-from genai_ray.metrics.table_panels import (
+from genai_ray.report.page import Report, Score, render_html
+from genai_ray.table.metrics import METRICS
+from genai_ray.table.panels import (
     MISSING_LABEL,
     OTHERS_LABEL,
     RARE_LABEL,
@@ -21,7 +22,7 @@ from genai_ray.metrics.table_panels import (
     preview_png,
     sample_rows,
 )
-from genai_ray.report.page import Report, Score, render_html
+from genai_ray.table.scores import table_scores
 
 
 def hostile(table: pa.Table) -> pa.Table:
@@ -44,8 +45,8 @@ def report() -> Report:
                 name=name,
                 fake=value,
                 real=measured.real[name],
-                explanation=METRICS[name][1],
-                better="lower" if METRICS[name][0] == "lower" else "higher",
+                explanation=METRICS[name].about,
+                better=METRICS[name].better,
             )
             for name, value in measured.fake.items()
         ],

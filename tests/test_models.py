@@ -8,26 +8,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
+from variants import presets_of, variant
 
-from genai_ray.data.image import ImageCodec
+from genai_ray import losses, modalities
 from genai_ray.errors import UserError
-from genai_ray.models import Family, Phase, build, losses
-from genai_ray.models.families import Batch, Draws, Moment
-from genai_ray.models.image import ConditionalBatchNorm, ConvGenerator, ConvTrunk, ImageSampler, grid
-from genai_ray.presets import PRESETS, Variant
+from genai_ray.families import Batch, Draws, Family, Moment, Phase, build
+from genai_ray.image.codec import ImageCodec
+from genai_ray.image.nets import ConditionalBatchNorm, ConvGenerator, ConvTrunk, ImageSampler, grid
 
-IMAGES = [name for name, preset in PRESETS.items() if preset.modality == "image"]
+IMAGES = presets_of("image")
 
 CLASSES = ("a", "b", "c")
 SHAPES = [(8, 1), (8, 3), (16, 1), (28, 1), (28, 3), (56, 3), (112, 1)]
 
 
-def variant(preset: str, **values: Any) -> Variant:
-    """A preset with its widths cut down, so that a test takes milliseconds."""
-    narrow = {"width": 8, "latent": 8}
-    if PRESETS[preset].values["network"] == "mlp":
-        narrow |= {"generator_widths": (8, 8), "discriminator_widths": (8, 8)}
-    return Variant.model_validate(PRESETS[preset].values | narrow | values)
+#: Widths cut down, so that a test takes milliseconds.
+NARROW = {"width": 8, "latent": 8, "generator_widths": (8, 8), "discriminator_widths": (8, 8)}
 
 
 def made(
@@ -35,7 +31,7 @@ def made(
 ) -> Family:
     torch.manual_seed(0)
     codec = ImageCodec(size, channels, CLASSES if conditional else None)
-    return build(variant(preset, **values), codec, len(CLASSES) if conditional else 0)
+    return build(variant(preset, NARROW, **values), codec, len(CLASSES) if conditional else 0)
 
 
 def batch(family: Family, size: int = 8, channels: int = 1, n: int = 6) -> tuple[Batch, Draws, Moment]:
@@ -100,7 +96,7 @@ def test_the_sampler_gives_what_is_shipped(preset: str, size: int, channels: int
     assert len(images.flatten(1).unique(dim=0)) > 1
 
 
-@pytest.mark.parametrize("preset", [p for p in PRESETS if PRESETS[p].values["family"] == "gan"])
+@pytest.mark.parametrize("preset", [p for p in IMAGES if modalities.presets()[p].values["family"] == "gan"])
 @pytest.mark.parametrize("conditional", [False, True])
 def test_the_discriminator_phase_leaves_the_generator_alone(preset: str, conditional: bool):
     family = made(preset, conditional=conditional)

@@ -4,14 +4,16 @@ from typing import Any
 
 import pytest
 import torch
+from genai_ray.models import image
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from genai_ray.config import ModelSpec, parse
+from genai_ray import modalities, penalties
 from genai_ray.errors import UserError
-from genai_ray.models import augment, image, penalties
-from genai_ray.presets import PRESETS
+from genai_ray.image import augment
+from genai_ray.modalities import parse
+from genai_ray.spec import ModelSpec
 
 N, SHAPE = 5, (2, 4, 4)
 
@@ -187,7 +189,7 @@ def test_attention_begins_as_the_identity():
 
 
 def test_every_preset_says_what_it_is_and_where_it_comes_from():
-    for preset in PRESETS.values():
+    for preset in modalities.presets().values():
         assert preset.about
         assert any(word in preset.source for word in ("arXiv", "ICLR"))
         ModelSpec.model_validate(preset.values)

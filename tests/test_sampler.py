@@ -9,13 +9,14 @@ from conftest import small_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genai_ray.config import GenerateSpec
-from genai_ray.data.image import ImageCodec
-from genai_ray.dataset import plan
+from genai_ray.dataset.plan import open_plan
 from genai_ray.errors import UserError
+from genai_ray.image.codec import ImageCodec
+from genai_ray.image.conditions import class_counts
+from genai_ray.onnx_session import BoundRun, open_session, provider_options, session_options
 from genai_ray.provenance import ModelCard
-from genai_ray.sampler import BoundRun, open_session, provider_options, session_options
-from genai_ray.samples.classes import Quotas, class_counts
+from genai_ray.quotas import Quotas
+from genai_ray.spec import GenerateSpec
 
 
 def card(*classes: str) -> ModelCard:
@@ -84,7 +85,7 @@ def test_counts_are_taken_as_they_are() -> None:
 
 def test_bound_arrays_give_what_plain_calls_give(run_store: Path) -> None:
     """On the CPU, whose arrays are bound in the same way as those of a card."""
-    made = plan(small_spec(run_store))
+    made = open_plan(small_spec(run_store))
     session = open_session(made.model, made.spec)
     bound = BoundRun(session, 32, device="cpu")
     for seed in (0, 1):  # the same arrays are written again

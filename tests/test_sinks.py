@@ -25,30 +25,17 @@ from hypothesis.extra import numpy as stn
 from numpy.typing import NDArray
 from PIL import Image
 
-from genai_ray.data.image import ImageCodec
+from genai_ray.image.codec import ImageCodec
+from genai_ray.image.encoding import Stamp, decode, encode, encode_jpeg, encode_png, encode_webp
+from genai_ray.image.folder import write_images
+from genai_ray.image.parquet import parquet_schema, write_parquet
+from genai_ray.image.rows import SUFFIXES, ImageRows, class_folders
+from genai_ray.image.webdataset import write_webdataset
+from genai_ray.modality import discard
 from genai_ray.provenance import AIGC_KEYS, DIGITAL_SOURCE_TYPE, read_label
-from genai_ray.sinks import (
-    SINKS,
-    SUFFIXES,
-    Rows,
-    Stamp,
-    TableRows,
-    class_folders,
-    decode,
-    discard,
-    encode,
-    encode_jpeg,
-    encode_png,
-    encode_webp,
-    objects,
-    parquet_schema,
-    read,
-    retyped,
-    write_images,
-    write_parquet,
-    write_webdataset,
-)
+from genai_ray.sinks import SINKS, objects, read
 from genai_ray.storage import Store
+from genai_ray.table.sinks import TableRows, retyped
 
 NAMES = ("T-shirt/top", "Trouser", "Ankle boot")
 PROVENANCE = {"seed": 7, "model": "ab" * 32, "start": 40, "fingerprint": "0123456789abcdef" * 4}
@@ -76,10 +63,10 @@ def shard(
     n: int = 7,
     producer: str | None = None,
     extra: pa.Table | None = None,
-) -> Rows:
+) -> ImageRows:
     labels = np.arange(n, dtype=np.int64) % len(classes) if classes else None
     codec = ImageCodec(8, channels, classes)
-    return Rows(
+    return ImageRows(
         2, 40, pixels(n, 8, channels), labels, codec, encoding, PROVENANCE, producer=producer, extra=extra
     )
 
@@ -89,7 +76,7 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "set"))
 
 
-def written(rows: Rows, store: Store) -> Path:
+def written(rows: ImageRows, store: Store) -> Path:
     """The path of the Parquet file of a shard."""
     (record,) = write_parquet(rows, store)
     return Path(store.uri) / record.path
@@ -285,10 +272,10 @@ def test_other_pixels_labels_or_provenance_are_other_bytes(tmp_path: Path, encod
     rows = shard(encoding=encoding)
     assert rows.labels is not None
     others = [
-        Rows(2, 40, ~rows.images, rows.labels, rows.codec, encoding, PROVENANCE),
-        Rows(2, 40, rows.images, rows.labels[::-1], rows.codec, encoding, PROVENANCE),
-        Rows(2, 41, rows.images, rows.labels, rows.codec, encoding, PROVENANCE),
-        Rows(2, 40, rows.images, rows.labels, rows.codec, encoding, PROVENANCE | {"seed": 8}),
+        ImageRows(2, 40, ~rows.images, rows.labels, rows.codec, encoding, PROVENANCE),
+        ImageRows(2, 40, rows.images, rows.labels[::-1], rows.codec, encoding, PROVENANCE),
+        ImageRows(2, 41, rows.images, rows.labels, rows.codec, encoding, PROVENANCE),
+        ImageRows(2, 40, rows.images, rows.labels, rows.codec, encoding, PROVENANCE | {"seed": 8}),
     ]
     files = [written(r, Store(str(tmp_path / str(i)))).read_bytes() for i, r in enumerate([rows, *others])]
     assert len(set(files)) == len(files)

@@ -23,12 +23,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from test_image_data import bomb, gradient, png, saved
 
-from genai_ray import config, ingest, rng
-from genai_ray.config import DataSpec
-from genai_ray.data import stream as streams
-from genai_ray.data.image import ImageCodec, ImageData, load_images, split
-from genai_ray.data.stream import CorruptImageWarning, ImageStream, ParquetIndex, Share, decode, pieces, read
+from genai_ray import modalities, rng
 from genai_ray.errors import IncompleteError, UserError
+from genai_ray.image import ingest
+from genai_ray.image import stream as streams
+from genai_ray.image.codec import ImageCodec
+from genai_ray.image.encoding import decode
+from genai_ray.image.source import ImageData, load_images, split
+from genai_ray.image.spec import ImageDataSpec
+from genai_ray.image.stream import CorruptImageWarning, ImageStream, ParquetIndex, Share, pieces, read
 from genai_ray.storage import Store
 
 Shown = tuple[NDArray[np.uint8], NDArray[np.int64] | None]
@@ -41,30 +44,30 @@ def numbered(count: int, size: int = 8) -> NDArray[np.uint8]:
     return images
 
 
-def folder(root: Path, count: int = 41) -> DataSpec:
+def folder(root: Path, count: int = 41) -> ImageDataSpec:
     for i, image in enumerate(numbered(count)):
         saved(root / "abc"[i % 3] / f"{i:03d}.png", image)
-    return DataSpec(source="folder", root=str(root))
+    return ImageDataSpec(source="folder", root=str(root))
 
 
-def parquet(root: Path, count: int = 300, group: int = 17, files: int = 2) -> DataSpec:
+def parquet(root: Path, count: int = 300, group: int = 17, files: int = 2) -> ImageDataSpec:
     root.mkdir(parents=True, exist_ok=True)
     cells, labels = [png(i) for i in numbered(count)], [f"class {i % 5}" for i in range(count)]
     for f in range(files):
         part = slice(f * count // files, (f + 1) * count // files)
         table = pa.table({"label": labels[part], "image": cells[part]})
         pq.write_table(table, root / f"{f}.parquet", row_group_size=group)
-    return DataSpec(source="parquet", root=str(root))
+    return ImageDataSpec(source="parquet", root=str(root))
 
 
-def raw_parquet(root: Path, count: int = 12_000, group: int = 700) -> DataSpec:
+def raw_parquet(root: Path, count: int = 12_000, group: int = 700) -> ImageDataSpec:
     """Many images of noise that need no decoding, as a sink writes them."""
     root.mkdir(parents=True, exist_ok=True)
     images = numbered(count) ^ np.random.default_rng(0).integers(0, 256, (count, 8, 8, 1), np.uint8)
     pixels = pa.array([i.tobytes() for i in images], pa.binary(64))
     field = pa.field("image", pixels.type, metadata={"shape": "[8, 8, 1]", "dtype": "uint8"})
     pq.write_table(pa.table([pixels], pa.schema([field])), root / "a.parquet", row_group_size=group)
-    return DataSpec(source="parquet", root=str(root))
+    return ImageDataSpec(source="parquet", root=str(root))
 
 
 MAKERS: dict[str, Any] = {"folder": folder, "parquet": parquet}
@@ -75,13 +78,13 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "_WINDOW_ROWS", 60)
 
 
-def opened(spec: DataSpec, **values: Any) -> ImageStream:
+def opened(spec: ImageDataSpec, **values: Any) -> ImageStream:
     stream = load_images(spec.model_copy(update={"ingest": "stream", **values}))
     assert isinstance(stream, ImageStream)
     return stream
 
 
-def resident(spec: DataSpec, **values: Any) -> ImageData:
+def resident(spec: ImageDataSpec, **values: Any) -> ImageData:
     data = load_images(spec.model_copy(update={"ingest": "resident", **values}))
     assert isinstance(data, ImageData)
     return data
@@ -213,7 +216,7 @@ def synthetic(rows: list[int], nbytes: int, seed: int) -> ImageStream:
     )
     held = rng.permute(seed, 1, np.arange(total // 3), total)
     train = np.setdiff1d(np.arange(total), held)
-    return ImageStream(DataSpec(), ImageCodec(8, 1, None), index, train)
+    return ImageStream(ImageDataSpec(), ImageCodec(8, 1, None), index, train)
 
 
 @settings(deadline=None, max_examples=50)
@@ -318,7 +321,7 @@ def test_auto_streams_what_decodes_to_more_than_may_stay(tmp_path: Path, source:
 
 def test_only_files_can_be_streamed():
     with pytest.raises(UserError, match="cannot stream the source mnist") as caught:
-        config.parse({"name": "run", "data": {"source": "mnist", "ingest": "stream"}})
+        modalities.parse({"name": "run", "data": {"source": "mnist", "ingest": "stream"}})
     assert caught.value.field == "data.ingest"
 
 
@@ -332,13 +335,14 @@ def test_a_stream_without_the_classes_asked_for(tmp_path: Path):
 @pytest.mark.parametrize("encoding", ["png", "raw"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_what_a_sink_wrote_is_streamed(tmp_path: Path, encoding: str, channels: int):
-    from genai_ray.sinks import Rows, write_parquet
+    from genai_ray.image.parquet import write_parquet
+    from genai_ray.image.rows import ImageRows
 
     codec = ImageCodec(8, channels, ("T-shirt/top", "Bag"))
     images = np.repeat(numbered(30), channels, axis=3)
-    rows = Rows(0, 0, images, np.arange(30) % 2, codec, encoding, {})
+    rows = ImageRows(0, 0, images, np.arange(30) % 2, codec, encoding, {})
     write_parquet(rows, Store(str(tmp_path)))
-    stream = opened(DataSpec(source="parquet", root=str(tmp_path)))
+    stream = opened(ImageDataSpec(source="parquet", root=str(tmp_path)))
     truth = resident(stream.spec)
     assert stream.codec == truth.codec == codec
     assert_same((stream.train_images, stream.train_labels), (truth.train_images, truth.train_labels))
@@ -354,7 +358,7 @@ def test_files_of_parquet_that_do_not_fit_together(tmp_path: Path):
 # --- images that are not as they should be -------------------------------------------------------
 
 
-def spoil(spec: DataSpec, number: int, content: bytes) -> str:
+def spoil(spec: ImageDataSpec, number: int, content: bytes) -> str:
     """Put other content in the place of an image that trains; what a message calls it."""
     root = Path(str(spec.root))
     if spec.source == "folder":
@@ -369,7 +373,7 @@ def spoil(spec: DataSpec, number: int, content: bytes) -> str:
     return f"{file}.parquet row {row}"
 
 
-def trained(spec: DataSpec) -> int:
+def trained(spec: ImageDataSpec) -> int:
     """The number of an image that trains, and is not the first one that is looked at."""
     return sorted(numbers(resident(spec).train_images))[-2]
 
@@ -409,9 +413,9 @@ def test_nothing_but_corrupt_images(tmp_path: Path):
     for i in range(5):
         (tmp_path / f"{i}.png").write_bytes(b"x")
     with pytest.raises(UserError, match="no image that decodes"):
-        opened(DataSpec(source="folder", root=str(tmp_path)), on_corrupt="skip")
+        opened(ImageDataSpec(source="folder", root=str(tmp_path)), on_corrupt="skip")
     with pytest.raises(UserError, match=r"\d\.png.*must be an image that decodes"):
-        opened(DataSpec(source="folder", root=str(tmp_path)))
+        opened(ImageDataSpec(source="folder", root=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -458,7 +462,7 @@ def test_a_file_that_went_away_is_named(tmp_path: Path):
 # --- Ray -----------------------------------------------------------------------------------------
 
 
-def uploaded(spec: DataSpec, uri: str) -> DataSpec:
+def uploaded(spec: ImageDataSpec, uri: str) -> ImageDataSpec:
     local, remote = Store(str(spec.root)), Store(uri)
     for key in local.list():
         remote.put(key, local.read(key))
@@ -589,13 +593,13 @@ _EPOCH = """
 import contextlib, itertools, json, sys, zlib
 import psutil, ray
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
-from genai_ray import config, ingest
-from genai_ray.data.image import load_images
+from genai_ray.image import ingest
+from genai_ray.image.source import load_images
 
 ray.init(address="local", num_cpus=2, object_store_memory=80_000_000, include_dashboard=False,
          log_to_driver=False)
 state = get_state_from_address(ray.get_runtime_context().gcs_address)
-stream = load_images(config.DataSpec(**json.loads(sys.argv[1])))
+stream = load_images(config.ImageDataSpec(**json.loads(sys.argv[1])))
 store = ray.cluster_resources()["object_store_memory"]
 sums, used, grown = 0, 0, []
 arguments = dict(seed=0, global_batch=100, first_step=0, lo=0, hi=100, wait_s=100)
@@ -617,7 +621,7 @@ print(json.dumps(dict(n=stream.n, sums=sums, store=store, used=used, grown=grown
 @pytest.mark.parametrize("source", ["folder", "parquet"])
 def test_an_epoch_of_more_than_the_object_store_holds(tmp_path: Path, source: str):
     noise = np.random.default_rng(0).integers(0, 256, (5000, 32, 32, 3), np.uint8)
-    spec = DataSpec(source="folder", root=str(tmp_path), size=128, resident_gb=0.1)
+    spec = ImageDataSpec(source="folder", root=str(tmp_path), size=128, resident_gb=0.1)
     if source == "folder":
         for i, image in enumerate(noise):
             (tmp_path / f"{i:04d}.png").write_bytes(png(image))
@@ -651,11 +655,11 @@ def test_an_epoch_of_more_than_the_object_store_holds(tmp_path: Path, source: st
 def test_a_streamed_run_learns_what_a_resident_one_learns(tmp_path: Path):
     from conftest import load_resident, small_spec
 
-    from genai_ray import checkpoint
-    from genai_ray.config import DataSpec
-    from genai_ray.train import train
+    from genai_ray.image.spec import ImageDataSpec
+    from genai_ray.training import checkpoint
+    from genai_ray.training.train import train
 
-    digits = load_resident(DataSpec())
+    digits = load_resident(ImageDataSpec())
     assert digits.train_labels is not None
     for number, (image, label) in enumerate(zip(digits.train_images, digits.train_labels, strict=True)):
         path = tmp_path / "pictures" / str(label) / f"{number:04d}.png"

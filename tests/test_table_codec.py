@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import back, invented, load
 
-from genai_ray.data.table import TableCodec, modes, values
-from genai_ray.data.table.source import TableData
 from genai_ray.errors import UserError
+from genai_ray.table import modes, values
+from genai_ray.table.codec import TableCodec
+from genai_ray.table.source import TableData
 
 FEW = settings(max_examples=15, deadline=None)
 

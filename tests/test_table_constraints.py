@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import back, invented, load, load_csv
 
-from genai_ray.config import Constraint
-from genai_ray.data.table.constraints import Formula, rules_of
 from genai_ray.errors import UserError
+from genai_ray.table.constraints import Formula, rules_of
+from genai_ray.table.spec import Constraint
 
 
 def seeded(seed: int) -> np.random.Generator:

@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import ADULT, ENGINES, back, invented, load, spec_of
 
-from genai_ray.config import DataSpec
-from genai_ray.data import codec_from_json
-from genai_ray.data import load as load_data
-from genai_ray.data.table import TableData, describe_file, load_table
 from genai_ray.errors import UserError
+from genai_ray.modalities import codec_from_json
+from genai_ray.table.source import TableData, describe_file, load_table
+from genai_ray.table.spec import TableDataSpec
 
 
 def small(conditional: bool, rows: int = 125) -> TableData:
@@ -129,11 +128,11 @@ def test_sampling_needs_categories():
 
 
 def test_the_split_is_that_of_images():
-    from genai_ray.data.order import split
+    from genai_ray.order import split
 
     table = pa.table({"x": pa.array(range(5, 105)).cast(pa.float64()), "y": ["a", "b"] * 50})
     data = load(table, holdout=0.3)
-    train, held = split(DataSpec(holdout=0.3), 100)
+    train, held = split(TableDataSpec(holdout=0.3), 100)
     assert data.train["x"].to_pylist() == [5 + i for i in train]
     assert data.holdout["x"].to_pylist() == [5 + i for i in held]
 
@@ -147,10 +146,10 @@ def test_the_split_is_that_of_images():
     ],
 )
 def test_tables_of_scikit_learn(source: Any, rows: int, columns: int, target: set[str] | None):
-    spec = DataSpec(source=source)
+    spec = TableDataSpec(source=source)
     told = describe_file(spec)
     assert (told["rows"], len(told["columns"])) == (rows, columns)
-    data = load_data(spec, conditional=target is not None)
+    data = load_table(spec, conditional=target is not None)
     assert isinstance(data, TableData)
     assert data.n + data.holdout.num_rows == rows
     last = data.train.column(columns - 1).to_pylist()

@@ -11,17 +11,20 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from genai_ray import config
-from genai_ray.config import Spec
-from genai_ray.dataset import Plan, ShardMaker, claim, plan, read_manifest, receipts, shipped, write_manifest
+from genai_ray import modalities
+from genai_ray import spec as specs
+from genai_ray.dataset.manifest import read_manifest, receipts, shipped, write_manifest
+from genai_ray.dataset.plan import Plan, claim, open_plan
+from genai_ray.dataset.shards import ShardMaker
+from genai_ray.dataset.verify import verify
 from genai_ray.errors import UserError
 from genai_ray.evaluate import evaluate
 from genai_ray.export import export
 from genai_ray.pipeline import run
-from genai_ray.samples.table import TableSamples
+from genai_ray.spec import Spec
 from genai_ray.storage import Store
-from genai_ray.train import train
-from genai_ray.verify import verify
+from genai_ray.table.samples import TableSamples
+from genai_ray.training.train import train
 
 PRESETS = ("tvae", "ctgan", "table_ar")
 
@@ -65,8 +68,8 @@ def spec_of(folder: Path, preset: str, *overrides: str, **data: Any) -> Spec:
         "generate": {"samples": 500, "shard_rows": 200, "batch": 256},
     }
     for override in overrides:
-        config._override(values, override)
-    return config.parse(values)
+        specs.override(values, [override])
+    return modalities.parse(values)
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +88,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def samples_of(spec: Spec) -> TableSamples:
-    found = plan(spec).samples()
+    found = open_plan(spec).samples()
     assert isinstance(found, TableSamples)
     return found
 
 
 def finished(spec: Spec) -> tuple[Plan, pa.Table]:
     """The data set, made without a cluster, and all its rows."""
-    made = plan(spec)
+    made = open_plan(spec)
     claim(made)
     maker = ShardMaker(made)
     for index in range(made.shard_count):
@@ -181,7 +184,7 @@ def test_counts_of_conditions_are_exact(folder: Path, preset: str) -> None:
     spec = spec_of(folder, preset, asked, f"generate.into=asked-{preset}")
     made, table = finished(spec)
     rows = table.select(["kind", "size", "gift", "rating"]).to_pylist()
-    which = plan(spec).samples()
+    which = open_plan(spec).samples()
     assert which.counts() == {"kind=book, size=s": 120, "gift=True, rating=None": 30, "kind=game": 350}
     assert sum(r["kind"] == "game" for r in rows) >= 350
     assert sum(r["kind"] == "book" and r["size"] == "s" for r in rows) >= 120
@@ -235,7 +238,7 @@ def test_shares_balance_a_table(folder: Path) -> None:
 )
 def test_bad_conditions(folder: Path, asked: str, message: str) -> None:
     with pytest.raises(UserError, match=f"(?is){message}"):
-        plan(spec_of(folder, "tvae", f"generate.conditions={asked}", "generate.into=never"))
+        open_plan(spec_of(folder, "tvae", f"generate.conditions={asked}", "generate.into=never"))
     assert not (folder / "store" / "tvae" / "never").exists()
 
 

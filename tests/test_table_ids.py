@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genai_ray.data.table import ids
 from genai_ray.errors import UserError
+from genai_ray.table import ids
 
 
 def rows(n: int) -> np.ndarray:

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from tables import load, load_csv, spec_of
 
-from genai_ray.config import ColumnSpec, TableSpec
-from genai_ray.data.table import describe_file, load_table
 from genai_ray.errors import UserError
+from genai_ray.table.source import describe_file, load_table
+from genai_ray.table.spec import ColumnSpec, TableSpec
 
 N = 60
 

@@ -9,24 +9,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from variants import presets_of, variant
 
-from genai_ray.config import DataSpec, TableSpec
-from genai_ray.data.table import TableCodec, TableData, load_table
+from genai_ray import penalties
 from genai_ray.export import to_onnx
-from genai_ray.models import build, penalties
-from genai_ray.models.families import Batch, Draws, Moment
-from genai_ray.models.table import BusinessValues, Layout, PackedDiscriminator, TableSampler, pick
-from genai_ray.presets import PRESETS, Variant
+from genai_ray.families import Batch, Draws, Moment, build
 from genai_ray.provenance import ModelCard
+from genai_ray.table.codec import TableCodec
+from genai_ray.table.nets import BusinessValues, Layout, PackedDiscriminator, TableSampler, pick
+from genai_ray.table.source import TableData, load_table
+from genai_ray.table.spec import TableDataSpec, TableSpec
 
-TABLES = [name for name, preset in PRESETS.items() if preset.modality == "table"]
+TABLES = presets_of("table")
 START = Moment(0, 0)
 
 
-def variant(preset: str, **values: Any) -> Variant:
-    given = {k: v for k, v in PRESETS[preset].values.items() if k != "conditional"}
-    narrow = {"latent": 8, "generator_widths": (16, 16), "discriminator_widths": (16, 16)}
-    return Variant.model_validate(given | narrow | values)
+NARROW = {"conditional": False, "latent": 8, "generator_widths": (16, 16), "discriminator_widths": (16, 16)}
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +47,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> TableData:
     )
     path = tmp_path_factory.mktemp("shop") / "shop.parquet"
     pq.write_table(table, path)
-    return load_table(DataSpec(source="table", root=str(path)), conditional=True)
+    return load_table(TableDataSpec(source="table", root=str(path)), conditional=True)
 
 
 def family(preset: str, data: TableData, **values: Any) -> Any:
     torch.manual_seed(0)
-    chosen = variant(preset, **values)
+    chosen = variant(preset, NARROW, **values)
     labelled = preset != "tvae"
     return build(chosen, data.codec, data.codec.label_width if labelled else 0)
 
@@ -187,7 +185,7 @@ def test_the_condition_is_missed_less_where_it_is_met(shop: TableData) -> None:
 
 def test_the_likelihood_of_hidden_columns_is_that_of_a_row() -> None:
     """With uniform logits every column costs log(size), whatever is hidden."""
-    data = load_table(DataSpec(source="wine", table=TableSpec(numbers="quantiles")))
+    data = load_table(TableDataSpec(source="wine", table=TableSpec(numbers="quantiles")))
     made = family("table_ar", data, dropout=0.0)
     torch.nn.init.zeros_(made.nets["model"].heads.weight)
     torch.nn.init.zeros_(made.nets["model"].heads.bias)
@@ -242,7 +240,9 @@ def test_onnx_gives_codes_and_values(preset: str, shop: TableData) -> None:
 
 def test_columns_follow_one_another_as_they_were_learnt(shop: TableData) -> None:
     """The joint shares of two columns, drawn freely and given the second."""
-    data = load_table(DataSpec(source="table", root=_written(shop), table=TableSpec(numbers="quantiles")))
+    data = load_table(
+        TableDataSpec(source="table", root=_written(shop), table=TableSpec(numbers="quantiles"))
+    )
     made = family("table_ar", data, dropout=0.0, generator_widths=(32, 32))
     optimizer = torch.optim.Adam(made.nets.parameters(), lr=0.01)
     for step in range(300):

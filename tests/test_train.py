@@ -16,15 +16,19 @@ import pytest
 import torch
 from conftest import kill_when, small_spec
 
-from genai_ray import checkpoint, config
-from genai_ray.config import Spec
-from genai_ray.data.image import ImageCodec, ImageData, load_images
+from genai_ray import spec as specs
 from genai_ray.errors import IncompleteError, UserError
-from genai_ray.feed import micro_batches, real_batches
+from genai_ray.image.codec import ImageCodec
+from genai_ray.image.source import ImageData, load_images
 from genai_ray.runs import read_metrics
-from genai_ray.state import State
+from genai_ray.spec import Spec
 from genai_ray.storage import Store
-from genai_ray.train import DivergedError, compile_networks, steps, train
+from genai_ray.training import checkpoint
+from genai_ray.training.batches import micro_batches, real_batches
+from genai_ray.training.loop import compile_networks, steps
+from genai_ray.training.reduce import DivergedError
+from genai_ray.training.state import State
+from genai_ray.training.train import train
 
 
 def final_state(spec: Spec) -> dict:
@@ -56,7 +60,7 @@ def test_killed_training_goes_on_to_the_same_weights(preset: str, tmp_path: Path
     arguments = f"{str(tmp_path / 'b')!r}, *{options!r}"
     kill_when(
         lambda: checkpoint.saved(Store(killed.run_uri)),
-        f"from genai_ray.train import train; train(small_spec({arguments}))",
+        f"from genai_ray.training.train import train; train(small_spec({arguments}))",
     )
     assert checkpoint.saved(Store(killed.run_uri))[-1] < 12800
     train(killed)
@@ -216,7 +220,7 @@ def test_what_training_leaves(tmp_path: Path) -> None:
     assert rows[-1]["samples"] == 1280
     assert {"loss_discriminator", "loss_generator", "accuracy_discriminator"} <= set(rows[0])
     assert any("tfevents" in key for key in store.list("train/"))
-    assert config.dump(spec)["train"]["samples"] == 1280
+    assert specs.dump(spec)["train"]["samples"] == 1280
 
 
 # --- faults --------------------------------------------------------------------------------------
@@ -300,7 +304,7 @@ def test_everything_killed_at_random_times_goes_on_to_the_same_weights(tmp_path:
 import sys, ray
 sys.path.insert(0, "tests")
 from conftest import small_spec
-from genai_ray.train import train
+from genai_ray.training.train import train
 ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
 train(small_spec({str(tmp_path / folder)!r}, *{options!r}))
 """
@@ -339,7 +343,7 @@ def test_a_store_that_is_full_ends_as_incomplete_and_goes_on(tmp_path: Path) -> 
 import resource, signal, sys
 sys.path.insert(0, 'tests')
 from conftest import small_spec
-from genai_ray.train import train
+from genai_ray.training.train import train
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({size // 2}, {size // 2}))
 try:

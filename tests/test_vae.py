@@ -15,29 +15,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from variants import variant
 
-from genai_ray.data.image import ImageCodec
-from genai_ray.models import Family, build, losses, vae
-from genai_ray.models.families import Batch, Draws, Moment
-from genai_ray.models.image import ImageSampler
-from genai_ray.models.mixture import Gaussians, Mixture, fit_mixture
-from genai_ray.models.vae import Vae
-from genai_ray.models.vae_gan import VaeGan
-from genai_ray.presets import PRESETS, Variant
+from genai_ray import losses
+from genai_ray.families import Batch, Draws, Family, Moment, build
+from genai_ray.image import vae
+from genai_ray.image.codec import ImageCodec
+from genai_ray.image.mixture import Gaussians, Mixture, fit_mixture
+from genai_ray.image.nets import ImageSampler
+from genai_ray.image.vae import Vae
+from genai_ray.image.vae_gan import VaeGan
 
 CLASSES = ("a", "b", "c")
 START = Moment(0, 0)
 FAMILIES = ["vae", "vae_mixture", "rae", "vae_gan"]
 
 
-def variant(preset: str, **values: Any) -> Variant:
-    return Variant.model_validate(PRESETS[preset].values | {"width": 8, "latent": 4} | values)
+NARROW = {"width": 8, "latent": 4}
 
 
 def made(preset: str, *, conditional: bool = False, **values: Any) -> Family:
     torch.manual_seed(0)
     codec = ImageCodec(8, 1, CLASSES if conditional else None)
-    return build(variant(preset, **values), codec, len(CLASSES) if conditional else 0)
+    return build(variant(preset, NARROW, **values), codec, len(CLASSES) if conditional else 0)
 
 
 def given_batch(family: Family, n: int = 6) -> tuple[Batch, Draws]:
@@ -77,7 +77,7 @@ class Decoded(nn.Module):
 def by_hand(mean: Tensor, log_variance: Tensor, **values: Any) -> Vae:
     """A VAE of 2x2 images whose parts are known."""
     preset = "rae" if values.get("posterior") == "point" else "vae"
-    family = Vae(variant(preset, **values), ImageCodec(8, 1, None), 0)
+    family = Vae(variant(preset, NARROW, **values), ImageCodec(8, 1, None), 0)
     family.nets["autoencoder"] = nn.ModuleDict({"encoder": Encoded(mean, log_variance), "decoder": Decoded()})
     return family
 

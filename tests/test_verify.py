@@ -8,11 +8,11 @@ import pytest
 from conftest import small_spec
 
 from genai_ray.cli import main
-from genai_ray.config import Spec
+from genai_ray.dataset.generate import generate
+from genai_ray.dataset.verify import verify
 from genai_ray.errors import IncompleteError, UserError
-from genai_ray.generate import generate
+from genai_ray.spec import Spec
 from genai_ray.storage import Store
-from genai_ray.verify import verify
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from conftest import small_spec
 
-from genai_ray import checkpoint
 from genai_ray.errors import UserError
 from genai_ray.export import export
 from genai_ray.runs import read_metrics
 from genai_ray.storage import Store
-from genai_ray.train import finished, train
-from genai_ray.watch import alarms
+from genai_ray.training import checkpoint
+from genai_ray.training.log import alarms
+from genai_ray.training.train import finished, train
 
 MEASURED = ["train.evaluate_every=320", "train.evaluate_samples=200"]
 

@@ -7,13 +7,16 @@ manifest. Address and credentials of the catalog come from pyiceberg's own setti
 
 import hashlib
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genai_ray.errors import IncompleteError, UserError
+from genai_ray.modality import R, Sink
 from genai_ray.provenance import Manifest
+from genai_ray.spec import GenerateSpec
 from genai_ray.storage import Store
 
 if TYPE_CHECKING:
@@ -31,13 +34,20 @@ _PROPERTIES = {
 }
 
 
-def check_iceberg(store_uri: str, catalog: str, table: str, schema: pa.Schema) -> None:
+def iceberg(parquet: Sink[R]) -> Sink[R]:
+    """The sink whose files are those of `parquet`, and which commits them once."""
+    return replace(parquet, check=check_iceberg, commit=commit_iceberg)
+
+
+def check_iceberg(spec: GenerateSpec, store: Store, schema: pa.Schema) -> None:
     """Find out, before anything is written, whether `commit_iceberg` could work; changes nothing.
 
     Raises:
         UserError: if pyiceberg is missing, the store is a folder, the catalog does not answer or
             refuses, the table has other columns, or a column has no type of Iceberg.
     """
+    catalog, table = spec.catalog, spec.table
+    assert table is not None
     try:
         import pyiceberg  # noqa: F401
     except ImportError:
@@ -47,10 +57,10 @@ def check_iceberg(store_uri: str, catalog: str, table: str, schema: pa.Schema) -
             "needs pyiceberg, which is not installed",
             "pip install 'genai-ray[iceberg]'",
         ) from None
-    if not store_uri.startswith("s3://"):
+    if not store.uri.startswith("s3://"):
         raise UserError(
             "store",
-            store_uri,
+            store.uri,
             "must be s3://… for generate.sink=iceberg, since the "
             "readers of a table find its files by their URI",
             "Set store=s3://bucket/prefix.",
@@ -80,7 +90,7 @@ def check_iceberg(store_uri: str, catalog: str, table: str, schema: pa.Schema) -
         )
 
 
-def commit_iceberg(manifest: Manifest, store: Store, catalog: str, table: str) -> None:
+def commit_iceberg(spec: GenerateSpec, store: Store, manifest: Manifest) -> None:
     """Add all files of a finished data set to a table, in one snapshot; makes the table if need be.
 
     A snapshot of the same data set in the table's history means that this was done before.
@@ -91,6 +101,8 @@ def commit_iceberg(manifest: Manifest, store: Store, catalog: str, table: str) -
     """
     from pyiceberg.exceptions import CommitFailedException
 
+    catalog, table = spec.catalog, spec.table
+    assert table is not None
     if not manifest.files:
         return
     opened = _load(catalog)

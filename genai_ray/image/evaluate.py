@@ -1,0 +1,342 @@
+"""Images: distances of features, agreement with the classes that were asked for, copies."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import yaml
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from genai_ray import rng
+from genai_ray.errors import UserError
+from genai_ray.image.codec import ImageCodec
+from genai_ray.image.encoding import decode
+from genai_ray.image.extractor import Extractor, kept_extractor
+from genai_ray.image.inception import Inception, read_weights
+from genai_ray.image.metrics import METRICS
+from genai_ray.image.rows import ImageRead
+from genai_ray.image.source import ImageData
+from genai_ray.image.spec import ImageRun
+from genai_ray.image.stream import ImageStream
+from genai_ray.metrics.fidelity import frechet_distance, kernel_distance, prdc
+from genai_ray.metrics.memorisation import copy_rates, duplicate_rate, nearest
+from genai_ray.modality import Data, Evaluator, Measured, Outputs, Read, Shipped, named
+from genai_ray.report.page import Block, Picture, Report, Score, render_html
+from genai_ray.report.pictures import image_grid, pair_grid, png_bytes
+from genai_ray.spec import Spec, dump
+from genai_ray.storage import Store
+
+_COLUMNS, _SAMPLES, _PAIRS = 10, 100, 20
+#: Classes whose samples the page shows unfolded.
+_CLASSES = 20
+
+_NOTICE = Markup(
+    "<strong>All images on this page are synthetic.</strong> A model generated them; do not take them for "
+    "records of real things or people. The one exception: in “Nearest training images” the lower image of "
+    "each pair is real."
+)
+_SCORES_NOTE = (
+    "Compare each score with the one next to it: “real” is the same metric between two sets of real images, "
+    "about the best a generator can reach."
+)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What metrics are computed from: generated images beside held-out real ones, or real images in
+    their place.
+
+    reference, features: (N, D) of the holdout and of what is compared with it. k: neighbours.
+    images, labels: what a classifier is asked about, None without classes. repeated: share of exact
+    repeats. copies: rates by name. inception: fid_inception, None if not measured.
+    """
+
+    reference: NDArray[np.float32]
+    features: NDArray[np.float32]
+    k: int
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    extractor: Extractor
+    repeated: float
+    copies: dict[str, float]
+    inception: float | None
+
+    @cached_property
+    def near(self) -> dict[str, float]:
+        """Precision, recall, density and coverage, which share their distances."""
+        return prdc(self.reference, self.features, k=self.k)
+
+
+def fid(compared: Compared) -> float:
+    return frechet_distance(compared.reference, compared.features)
+
+
+def kid(compared: Compared) -> float:
+    return kernel_distance(compared.reference, compared.features)
+
+
+def precision(compared: Compared) -> float:
+    return compared.near["precision"]
+
+
+def recall(compared: Compared) -> float:
+    return compared.near["recall"]
+
+
+def density(compared: Compared) -> float:
+    return compared.near["density"]
+
+
+def coverage(compared: Compared) -> float:
+    return compared.near["coverage"]
+
+
+def fid_inception(compared: Compared) -> float | None:
+    return compared.inception
+
+
+def agreement(compared: Compared) -> float | None:
+    if compared.labels is None or not compared.extractor.classes:
+        return None
+    return compared.extractor.accuracy(compared.images, compared.labels)
+
+
+def duplicates(compared: Compared) -> float:
+    return compared.repeated
+
+
+def exact_copies(compared: Compared) -> float:
+    return compared.copies["exact_copy_rate"]
+
+
+def near_copies(compared: Compared) -> float:
+    return compared.copies["near_copy_rate"]
+
+
+def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
+    """Measure the images of a finished data set beside held-out and training ones."""
+    assert isinstance(spec, ImageRun)
+    assert isinstance(data, ImageData | ImageStream)
+    settings, manifest = spec.evaluate, shipped.manifest
+    weights = read_weights(settings.inception) if settings.inception else None
+    codec = ImageCodec.from_json(manifest.card["codec"])
+    extractor = feature_extractor(shipped.run, data)
+    wanted = settings.samples if weights is None else max(settings.samples, settings.inception_samples)
+    encoding = manifest.fields["generate.encoding"]
+    many, labels, repeated = _read(shipped.files, codec, encoding, wanted, settings.duplicate_rows)
+    images = many[: settings.samples]
+    labels = None if labels is None else labels[: settings.samples]
+    holdout, train = (_choose(i, settings.samples) for i in (data.holdout_images, data.train_images))
+    n = min(len(holdout), len(train), len(images))
+    k = _neighbours(spec, n)
+    inception: tuple[float | None, float | None] = (None, None)
+    if weights is not None:
+        network = Inception(weights, spec.train.device)
+        inception = network.distances(
+            data.train_images, many[: settings.inception_samples], data.holdout_images
+        )
+    copies = copy_rates(data.train_images, holdout, images[:n])
+    reference = extractor.features(holdout[:n])
+    fake = Compared(
+        reference=reference,
+        features=extractor.features(images[:n]),
+        k=k,
+        images=images,
+        labels=None if data.holdout_labels is None else labels,
+        extractor=extractor,
+        repeated=repeated,
+        copies=copies["fake"],
+        inception=inception[0],
+    )
+    real = Compared(
+        reference=reference,
+        features=extractor.features(train[:n]),
+        k=k,
+        images=data.holdout_images,
+        labels=None if labels is None else data.holdout_labels,
+        extractor=extractor,
+        repeated=duplicate_rate(data.train_images),
+        copies=copies["real"],
+        inception=inception[1],
+    )
+    names = data.codec.classes if labels is not None else None
+    tiles = None if labels is None or not names else _tiles_by_class(images, labels, len(names))
+
+    def page(published: bool, scores: list[Score]) -> str:
+        return render_html(
+            Report(
+                title=f"{spec.name}: {manifest.rows:,} synthetic images",
+                notice=_NOTICE,
+                summary={
+                    "Images": f"{manifest.rows:,} of {codec.size}x{codec.size}x{codec.channels}",
+                    "Model": f"{spec.model.preset}, {manifest.model[:16]}",
+                    "Compared": f"{n:,} generated with {n:,} held-out real",
+                    "Features": extractor.name,
+                    "Published": "yes" if published else "no",
+                },
+                scores=scores,
+                scores_note=_SCORES_NOTE,
+                blocks=[*_samples(images, tiles, names or ()), _closest(images[:_PAIRS], data.train_images)],
+                losses=shipped.losses,
+                provenance=manifest.about,
+                spec_yaml=yaml.safe_dump(dump(spec), sort_keys=False),
+            )
+        )
+
+    return Measured(
+        samples=n,
+        features=extractor.name,
+        fake=_values(fake),
+        real=_values(real),
+        counts={
+            "generated": manifest.rows,
+            "compared": n,
+            "train": data.n,
+            "holdout": len(data.holdout_images),
+        },
+        page=page,
+        record={"k": k, "inception_samples": settings.inception_samples if settings.inception else None},
+        files={"preview.png": _png(images[:_SAMPLES] if tiles is None else tiles)},
+    )
+
+
+def _values(compared: Compared) -> dict[str, float]:
+    values = {name: named(metric.function)(compared) for name, metric in METRICS.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _neighbours(spec: ImageRun, n: int) -> int:
+    if spec.evaluate.k >= n:
+        raise UserError(
+            "evaluate.k", spec.evaluate.k, f"must be below the {n} images that are compared", "Lower it."
+        )
+    return spec.evaluate.k
+
+
+def feature_extractor(run: Store, data: ImageData | ImageStream) -> Extractor:
+    """The feature extractor of this data, trained once for a run and kept beside its reports."""
+    classes = data.codec.label_width
+    return kept_extractor(run, data.digest, data.train_images, data.train_labels, classes)
+
+
+def _choose(images: NDArray[np.uint8], samples: int) -> NDArray[np.uint8]:
+    """A fixed random choice of at most so many images, as sources may be sorted."""
+    n = len(images)
+    order = np.argsort(rng.permute(0, rng.Stream.EVALUATE, np.arange(n), n))
+    return images[order[:samples]]
+
+
+def _read(
+    files: Iterator[Read], codec: ImageCodec, encoding: str, samples: int, searched: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, float]:
+    """The first images with labels, and the share of repeats among the `searched` first.
+
+    Samples do not depend on one another, so the first ones are as good a choice as any.
+    """
+    images: list[NDArray[np.uint8]] = []
+    labels: list[NDArray[np.int64]] = []
+    encoded: list[bytes] = []
+    for file in files:
+        assert isinstance(file, ImageRead)
+        cells = file.cells[: max(0, samples - len(images))]
+        images += [decode(cell, codec, encoding) for cell in cells]
+        if file.labels is not None:
+            labels.append(file.labels[: len(cells)])
+        encoded += file.cells[: max(0, searched - len(encoded))]
+        if len(images) >= samples and len(encoded) >= searched:
+            break
+    return np.stack(images), np.concatenate(labels) if labels else None, duplicate_rate(encoded)
+
+
+class ImageMonitor:
+    """Features are those of the extractor that also makes the report."""
+
+    key = "fid"
+
+    def __init__(self, spec: Spec, store: Store, data: Data):
+        assert isinstance(spec, ImageRun)
+        assert isinstance(data, ImageData | ImageStream)
+        images = data.train_images
+        self.extractor = feature_extractor(store, data)
+        n = min(len(images), spec.train.evaluate_samples)
+        order = np.argsort(rng.permute(0, rng.Stream.EVALUATE, np.arange(len(images)), len(images)))
+        self.real = self.extractor.features(images[order[:n]])
+        self.k = _neighbours(spec, n)
+
+    def scores(self, outputs: Outputs, labels: NDArray[np.int64] | None) -> dict[str, float]:
+        (images,) = outputs
+        fake = self.extractor.features(images)
+        near = prdc(self.real, fake, k=self.k)
+        scores = {
+            "fid": frechet_distance(self.real, fake),
+            "recall": near["recall"],
+            "coverage": near["coverage"],
+        }
+        if labels is not None and self.extractor.classes:
+            scores["agreement"] = float((self.extractor.classify(images) == labels).mean())
+        return scores
+
+
+def picture(outputs: Outputs) -> NDArray[np.uint8]:
+    """The first 64 images as one (H, W, C)."""
+    side = 8
+    tiles = outputs[0][: side * side]
+    h, w, c = tiles.shape[1:]
+    return tiles.reshape(side, side, h, w, c).swapaxes(1, 2).reshape(side * h, side * w, c)
+
+
+# --- the blocks of the page ----------------------------------------------------------------------
+
+
+def _samples(images: NDArray[np.uint8], tiles: NDArray[np.uint8] | None, names: Sequence[str]) -> list[Block]:
+    """A random draw, and the rows of `_tiles_by_class`; those of many classes are folded."""
+    drawn = Picture(png=_png(images[:_SAMPLES]), alt="Grid of generated images")
+    shown = [Block(title="Samples", note="A random draw, not a selection.", pictures=[drawn])]
+    if tiles is not None:
+        ends = (0, _CLASSES, len(names))
+        pictures = [
+            Picture(
+                png=_png(tiles[start:stop]),
+                alt="Generated images, one row for each class",
+                rows=names[start:stop],
+                folded=f"{stop - start} more classes" if start else "",
+            )
+            for start, stop in pairwise(ends)
+            if tiles[start:stop].size
+        ]
+        shown.append(Block(title="Samples by class", pictures=pictures))
+    return shown
+
+
+def _closest(images: NDArray[np.uint8], train: NDArray[np.uint8]) -> Block:
+    """Generated images, each above its nearest training image. This discloses real ones."""
+    _, closest = nearest(images, train)
+    pairs = pair_grid(train[closest], images, columns=_COLUMNS)
+    note = Markup(
+        "Upper image: generated. Lower image: the <strong>real</strong> training image nearest to it. Pairs "
+        "that look the same are a sign of copying; pairs that differ are no proof of privacy."
+    )
+    picture = Picture(
+        png=png_bytes(pairs), alt="Pairs: a generated image above its nearest real training image"
+    )
+    return Block(title="Nearest training images", note=note, pictures=[picture])
+
+
+def _png(images: NDArray[np.uint8]) -> bytes:
+    """A grid of images (..., h, w, channels)."""
+    return png_bytes(image_grid(images.reshape(-1, *images.shape[-3:]), columns=_COLUMNS))
+
+
+def _tiles_by_class(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int) -> NDArray[np.uint8]:
+    """The first images of each class, (classes, columns, h, w, channels); white where there are too few."""
+    tiles = np.full((classes, _COLUMNS, *images.shape[1:]), 255, np.uint8)
+    for c in range(classes):
+        first = images[labels == c][:_COLUMNS]
+        tiles[c, : len(first)] = first
+    return tiles
+
+
+EVALUATOR = Evaluator(measure=measure, monitor=ImageMonitor, picture=picture)

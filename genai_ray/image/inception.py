@@ -1,0 +1,131 @@
+"""Features of the Inception network that published figures on natural images are measured with.
+
+The network of Szegedy et al. 2015 (arXiv 1512.00567) as TensorFlow released it on 2015-12-05 and
+Heusel et al. 2017 used it for FID: 1,008 outputs, and three ways of pooling that torchvision's own
+network does not share. Its weights are never downloaded here: they are given as a file, which must
+be the published `weights-inception-2015-12-05-6726825d.pth`.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genai_ray.errors import UserError
+from genai_ray.metrics.distances import blocks
+from genai_ray.metrics.fidelity import Moments, frechet_from_moments
+from genai_ray.storage import Store
+
+DIGEST = "6726825d"  # how the SHA-256 of the file begins, as its name says
+DIMENSIONS = 2_048
+_SIZE, _BATCH = 299, 64
+_ORIGIN = (
+    "Get weights-inception-2015-12-05-6726825d.pth (release v0.2.0 of torch-fidelity) and give its path."
+)
+
+
+def read_weights(uri: str) -> bytes:
+    """The file of weights from a path or an s3:// URI, checked.
+
+    Raises:
+        UserError: if it is not there, or is another file.
+    """
+    folder, _, name = uri.rpartition("/")
+    try:
+        data = Store(folder or ("/" if uri.startswith("/") else ".")).read(name)
+    except OSError as error:
+        raise UserError("evaluate.inception", uri, f"must be a file ({error})", _ORIGIN) from None
+    digest = hashlib.sha256(data).hexdigest()
+    if not digest.startswith(DIGEST):
+        raise UserError(
+            "evaluate.inception",
+            uri,
+            f"must have a SHA-256 that begins with {DIGEST}, and has {digest[:8]}",
+            _ORIGIN,
+        )
+    return data
+
+
+class Inception:
+    """Images -> the 2,048 values of the last pooling layer."""
+
+    def __init__(self, weights: bytes, device: str):
+        self.device = torch.device(device)
+        self.network = build()
+        self.network.load_state_dict(torch.load(io.BytesIO(weights), weights_only=True))
+        self.network.fc = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+        self.network.eval().requires_grad_(False).to(self.device)
+
+    @torch.no_grad()
+    def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(n, H, W, C) with one or three channels -> (n, 2048)."""
+        pixels = torch.from_numpy(np.array(images)).to(self.device).permute(0, 3, 1, 2).float()
+        pixels = resize(pixels.expand(-1, 3, -1, -1), _SIZE)
+        return self.network((pixels - 128) / 128).cpu().numpy()
+
+    def moments(self, images: NDArray[np.uint8]) -> Moments:
+        """Of the features of any number of images, in memory for one batch."""
+        total = Moments(0, np.zeros(DIMENSIONS), np.zeros((DIMENSIONS, DIMENSIONS)))
+        for rows in blocks(len(images), _BATCH):
+            total += Moments.of(self.features(images[rows]))
+        return total
+
+    def distances(
+        self, train: NDArray[np.uint8], generated: NDArray[np.uint8], holdout: NDArray[np.uint8]
+    ) -> tuple[float, float]:
+        """FID of generated images and of held-out real ones, each against the training set."""
+        against = self.moments(train)
+        return (
+            frechet_from_moments(against, self.moments(generated)),
+            frechet_from_moments(against, self.moments(holdout)),
+        )
+
+
+def build() -> nn.Module:
+    """The network with random weights."""
+    from torchvision.models import inception_v3
+
+    network: Any = inception_v3(num_classes=1008, aux_logits=False, transform_input=False, init_weights=False)
+    within = ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7b")
+    for name in within:
+        _pool_by(getattr(network, name), _mean_within)
+    _pool_by(network.Mixed_7c, _largest)
+    return network
+
+
+def _pool_by(block: Any, pool: Callable[[Tensor], Tensor]) -> None:
+    """Let the last branch of a block begin with another pooling."""
+    branches = block._forward
+    block._forward = lambda x: [*branches(x)[:-1], block.branch_pool(pool(x))]
+
+
+def _mean_within(x: Tensor) -> Tensor:
+    """Of three by three pixels, without counting those beyond the border."""
+    return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+
+
+def _largest(x: Tensor) -> Tensor:
+    return F.max_pool2d(x, 3, 1, 1)
+
+
+def resize(x: Tensor, size: int) -> Tensor:
+    """Bilinear as in the first TensorFlow: output pixel i lies at i * (H / size) of the input.
+
+    (n, C, H, W) -> (n, C, size, size). No other library call aligns pixels this way.
+    """
+    for axis in (2, 3):
+        length = x.shape[axis]
+        position = torch.arange(size, device=x.device) * (length / size)
+        low = position.long()
+        high = (low + 1).clamp(max=length - 1)
+        shape = [1, 1, 1, 1]
+        shape[axis] = size
+        part = (position - low).view(shape)
+        x = x.index_select(axis, low) * (1 - part) + x.index_select(axis, high) * part
+    return x

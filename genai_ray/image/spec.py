@@ -1,0 +1,546 @@
+"""What a spec of images holds beside what every spec has: its data, its three families, its presets."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field, field_validator, model_validator
+
+from genai_ray.errors import UserError
+from genai_ray.spec.sections import (
+    DataSpec,
+    EvaluateSpec,
+    ExportSpec,
+    GenerateSpec,
+    ModelSpec,
+    Preset,
+    Spec,
+    absolute,
+    key,
+    outside,
+)
+
+SOURCES = ("digits", "mnist", "fashion_mnist", "cifar10", "folder", "parquet")
+#: Samples in one call of a model, unless the spec says otherwise: what the caches of a processor take.
+BATCH = 64
+_FILES = ("folder", "parquet")
+_TORCHVISION = ("mnist", "fashion_mnist", "cifar10")
+_CONV = {"network": ("conv", "resnet")}
+_MLP = {"network": ("mlp",)}
+_RESNET = {"network": ("resnet",)}
+_PENALISED = {"penalty": ("gradient", "r1", "dragan")}
+
+
+class ImageDataSpec(DataSpec):
+    """Where the real images are and how they are brought to one shape."""
+
+    source: Literal["digits", "mnist", "fashion_mnist", "cifar10", "folder", "parquet"] = "digits"
+    root: str | None = outside(
+        None, needs={"source": (*_FILES, *_TORCHVISION)}, description="folder or s3:// URI of the source"
+    )
+    size: int | None = Field(default=None, ge=8, le=512, description="height and width in pixels")
+    channels: Literal[1, 3] | None = Field(default=None, description="null: as in the source")
+    holdout: float | None = Field(
+        default=None, gt=0, lt=1, description="share kept from training; null: the source's test split"
+    )
+    on_corrupt: Literal["fail", "skip"] = key("fail", needs={"source": _FILES})
+    image_column: str = key("image", needs={"source": ("parquet",)})
+    label_column: str = key("label", needs={"source": ("parquet",)})
+    download: bool = outside(
+        True, needs={"source": _TORCHVISION}, description="let torchvision fetch what data.root lacks"
+    )
+    # In the fingerprint: a stream shows Parquet in another order than memory does.
+    ingest: Literal["auto", "resident", "stream"] = Field(
+        default="auto", description="hold all decoded images in memory, or decode while training"
+    )
+    resident_gb: float = Field(
+        default=4.0, gt=0, description="auto streams a folder or Parquet that decodes to more"
+    )
+
+    @model_validator(mode="after")
+    def _a_stream_needs_files(self) -> "ImageDataSpec":
+        if self.ingest == "stream" and self.source not in ("folder", "parquet"):
+            raise UserError(
+                "data.ingest",
+                self.ingest,
+                f"cannot stream the source {self.source}",
+                "Use data.ingest=auto, or data.source=folder or parquet.",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _root_where_needed(self) -> "ImageDataSpec":
+        if self.source in _FILES and not self.root:
+            raise UserError(
+                "data.root",
+                self.root,
+                f"must say where the {self.source} lies",
+                "Give data.root=… a folder or an s3:// URI.",
+            )
+        return self
+
+
+# --- families ------------------------------------------------------------------------------------
+
+
+class ImageModelSpec(ModelSpec):
+    """What all families of images have. Sizes, channels and classes come from the data."""
+
+    network: Literal["mlp", "conv", "resnet"] = "conv"
+    latent: int = Field(default=100, ge=1, description="numbers in one noise vector")
+    width: int = key(
+        64,
+        needs=_CONV,
+        ge=1,
+        description="channels of the finest layer (conv), or of the discriminator (resnet; the generator "
+        "has twice as many)",
+    )
+    generator_widths: tuple[int, ...] = key((), needs=_MLP, description="hidden layers")
+    discriminator_widths: tuple[int, ...] = key(
+        (), needs=_MLP, description="hidden layers, also of an encoder"
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="in the discriminator or the encoder")
+    generator_spectral_norm: bool = False
+    mirror: bool = Field(
+        default=False, description="show real images mirrored half of the time: scenes, not digits"
+    )
+
+    @model_validator(mode="after")
+    def _mlp_has_layers(self) -> "ImageModelSpec":
+        if self.network == "mlp" and not self.discriminator_widths:
+            raise UserError(
+                "model.discriminator_widths",
+                self.discriminator_widths,
+                "must name hidden layers for model.network=mlp (an encoder has them too)",
+                "The preset mlp_gan shows some.",
+            )
+        return self
+
+
+class AdversarialSpec(ImageModelSpec):
+    """What families with a discriminator have."""
+
+    init: Literal["normal", "xavier", "orthogonal"] = key("normal", needs=_CONV, description="of the weights")
+    discriminator_norm: Literal["none", "spectral", "batch", "layer"] = "none"
+    loss: Literal["nonsaturating", "hinge", "least_squares", "wasserstein"] = "nonsaturating"
+    n_dis: int = Field(default=1, ge=1, description="discriminator steps for one generator step")
+    discriminator_learning_rate: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="null: learning_rate"
+    )
+
+    def rate_of(self, net: str) -> float:
+        own = self.discriminator_learning_rate if net == "discriminator" else None
+        return self.learning_rate if own is None else own
+
+
+class GanSpec(AdversarialSpec):
+    """A generator and a discriminator."""
+
+    implementation = "genai_ray.image.gan:Gan"
+
+    preset: str = "dcgan"
+    family: Literal["gan"] = "gan"
+    attention: bool = key(False, needs=_RESNET, description="self-attention at half the size of the image")
+    hierarchical: bool = key(
+        False, needs=_RESNET, description="the noise is split over the blocks and joins one class embedding"
+    )
+    pooling: Literal["sum", "mean"] = key(
+        "sum", needs=_RESNET, description="of the discriminator's last feature map"
+    )
+    penalty: Literal["none", "gradient", "r1", "dragan"] = Field(
+        default="none", description="on the gradient of the discriminator by its input"
+    )
+    penalty_weight: float = key(10.0, needs=_PENALISED, ge=0)
+    penalty_interval: int = key(
+        1, needs=_PENALISED, ge=1, description="discriminator steps between penalties, weighted up as much"
+    )
+    consistency: float = Field(default=0.0, ge=0, description="weight of D(x) = D(shifted x); 0 is off")
+    augment: tuple[Literal["color", "translation", "cutout"], ...] = Field(
+        default=(), description="of everything the discriminator sees, for small data sets"
+    )
+
+    @model_validator(mode="after")
+    def _a_penalty_needs_samples_apart(self) -> "GanSpec":
+        if self.penalty != "none" and self.discriminator_norm == "batch":
+            raise UserError(
+                "model.discriminator_norm",
+                "batch",
+                f"mixes the samples of a batch, and model.penalty={self.penalty} needs the gradient of each "
+                "alone",
+                "Use model.discriminator_norm=layer, spectral or none.",
+            )
+        return self
+
+
+class AutoencoderSpec(ImageModelSpec):
+    """What families with an encoder have."""
+
+    network: Literal["mlp", "conv"] = "conv"
+    beta: float = Field(default=1.0, ge=0, description="weight of the KL term")
+    kl_warm_up: int = Field(default=0, ge=0, description="samples over which beta rises from 0")
+    prior: Literal["normal", "mixture"] = Field(
+        default="normal", description="of the latents when sampling; mixture is fitted to encoded images"
+    )
+    mixture_components: int = key(
+        10, needs={"prior": ("mixture",)}, ge=1, description="for each class, if any"
+    )
+
+    @property
+    def is_point(self) -> bool:
+        """Whether the encoder gives points in place of normal distributions."""
+        return False
+
+
+class VaeSpec(AutoencoderSpec):
+    """VAE, beta-VAE and regularised autoencoders."""
+
+    implementation = "genai_ray.image.vae:Vae"
+
+    preset: str = "vae"
+    family: Literal["vae"] = "vae"
+    posterior: Literal["gaussian", "point"] = Field(
+        default="gaussian", description="of the encoder; point is a regularised autoencoder"
+    )
+    decoder_decay: float = Field(default=0.0, ge=0, description="weight of the decoder's squared weights")
+
+    @property
+    def is_point(self) -> bool:
+        return self.posterior == "point"
+
+    @model_validator(mode="after")
+    def _points_need_a_fitted_prior(self) -> "VaeSpec":
+        if self.posterior == "point" and self.prior == "normal":
+            raise UserError(
+                "model.prior",
+                "normal",
+                "does not fit model.posterior=point, whose latents follow no known distribution",
+                "Set model.prior=mixture.",
+            )
+        return self
+
+
+class VaeGanSpec(AutoencoderSpec, AdversarialSpec):
+    """A VAE with a discriminator in place of the pixel error."""
+
+    implementation = "genai_ray.image.vae_gan:VaeGan"
+
+    preset: str = "vae_gan"
+    family: Literal["vae_gan"] = "vae_gan"
+    adversarial: float = Field(default=1.0, ge=0, description="weight of the decoder's adversarial loss")
+
+
+# --- what is generated, and how it is measured ---------------------------------------------------
+
+
+class ImageExportSpec(ExportSpec):
+    """How the model is turned into ONNX."""
+
+    precision: Literal["fp32", "fp16", "int8"] = Field(
+        default="fp32", description="of the weights; fp16 for GPUs, int8 for CPUs with VNNI"
+    )
+    difference_max: float = key(
+        2.0,
+        needs={"precision": ("fp16", "int8")},
+        gt=0,
+        description="mean difference from fp32 in grey levels above which fp16 and int8 are refused",
+    )
+
+    @property
+    def difference_limit(self) -> float:
+        return self.difference_max
+
+
+class ImageGenerateSpec(GenerateSpec):
+    """What to generate and how it is cut into files."""
+
+    truncation: float | None = Field(
+        default=None,
+        gt=0,
+        description="largest number in the noise: less variety, cleaner samples; null: not cut",
+    )
+    encoding: Literal["png", "jpeg", "webp", "raw"] = Field(
+        default="png", description="of the pixels; raw for Parquet and Iceberg"
+    )
+    quality: int = key(90, needs={"encoding": ("jpeg", "webp")}, ge=1, le=100)
+    classes: dict[str, float] | None = Field(
+        default=None, description="class name to count or share; null: equal counts"
+    )
+    conditions: str | None = Field(
+        default=None,
+        description="Parquet or CSV file with a column `label`: row i says of what class sample i is, and "
+        "its other columns stand beside the sample",
+    )
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _class_names_are_strings(cls, classes: Any) -> Any:
+        # YAML reads the class 3 as a number.
+        if not isinstance(classes, Mapping):
+            return classes
+        named = cast(Mapping[Any, Any], classes)
+        return {str(name): value for name, value in named.items()}
+
+    @field_validator("conditions")
+    @classmethod
+    def _conditions_are_seen_by_workers(cls, conditions: str | None) -> str | None:
+        return conditions and absolute(conditions)
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> "ImageGenerateSpec":
+        if self.encoding == "raw" and self.sink in ("images", "webdataset"):
+            raise UserError(
+                "generate.encoding",
+                "raw",
+                f"is no file format for sink={self.sink}",
+                "Use png, jpeg or webp, or generate.sink=parquet.",
+            )
+        if self.conditions is not None and self.classes is not None:
+            raise UserError(
+                "generate.conditions",
+                self.conditions,
+                "says what each sample is, and so does generate.classes",
+                "Drop one of the two.",
+            )
+        return self
+
+
+class ImageEvaluateSpec(EvaluateSpec):
+    """How the shipped images are measured; nothing here changes them."""
+
+    duplicate_rows: int = outside(1_000_000, ge=100, description="searched for repeats, at most")
+    k: int = outside(5, ge=1, description="neighbours of precision, recall, density, coverage")
+    inception: str | None = outside(
+        None,
+        description="file of the reference Inception weights, to measure fid_inception against the whole "
+        "training set, as published figures are; null: not measured",
+    )
+    inception_samples: int = outside(
+        50_000, ge=2, description="generated images that fid_inception is measured on"
+    )
+
+
+class ImageRun(Spec):
+    """One run with images."""
+
+    data: ImageDataSpec = ImageDataSpec()
+    model: Annotated[GanSpec | VaeSpec | VaeGanSpec, Field(discriminator="family")] = GanSpec()
+    export: ImageExportSpec = ImageExportSpec()
+    generate: ImageGenerateSpec = ImageGenerateSpec()
+    evaluate: ImageEvaluateSpec = ImageEvaluateSpec()
+
+    @model_validator(mode="after")
+    def _classes_need_a_conditional_model(self) -> "ImageRun":
+        for name in ("classes", "conditions"):
+            requested = getattr(self.generate, name)
+            if requested is not None and not self.model.conditional:
+                raise UserError(
+                    f"generate.{name}",
+                    requested,
+                    "asks for labels, but the model has no classes",
+                    f"Set model.conditional=true, or drop generate.{name}.",
+                )
+        if self.generate.truncation is not None and getattr(self.model, "prior", "normal") == "mixture":
+            raise UserError(
+                "generate.truncation",
+                self.generate.truncation,
+                "would change how often model.prior=mixture picks each component",
+                "Drop generate.truncation, or set model.prior=normal.",
+            )
+        for gate, limit in self.evaluate.gates.items():
+            if gate.startswith("agreement_") and not self.model.conditional:
+                raise UserError(
+                    f"evaluate.gates.{gate}",
+                    limit,
+                    "needs a model with classes",
+                    "Set model.conditional=true, or drop the gate.",
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _published_figures_need_many(self) -> "ImageRun":
+        evaluate = self.evaluate
+        for gate, limit in evaluate.gates.items():
+            if gate.startswith("fid_inception_") and evaluate.inception is None:
+                raise UserError(
+                    f"evaluate.gates.{gate}",
+                    limit,
+                    "needs the reference weights",
+                    "Set evaluate.inception, or drop the gate.",
+                )
+        if evaluate.inception is None:
+            return self
+        if self.generate.samples < evaluate.inception_samples:
+            raise UserError(
+                "evaluate.inception_samples",
+                evaluate.inception_samples,
+                f"is more than generate.samples={self.generate.samples}",
+                f"Set generate.samples={evaluate.inception_samples}, or take fewer and say so.",
+            )
+        if self.data.ingest == "stream":
+            raise UserError(
+                "evaluate.inception",
+                evaluate.inception,
+                "compares with every training image, and data.ingest=stream keeps few",
+                "Set data.ingest=resident.",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_stream_needs_ray(self) -> "ImageRun":
+        if self.data.ingest == "stream" and not self.train.workers:
+            raise UserError(
+                "data.ingest",
+                self.data.ingest,
+                "needs Ray to decode, and train.workers=0 trains without it",
+                "Set train.workers=1 or more, or data.ingest=resident.",
+            )
+        return self
+
+
+# --- presets -------------------------------------------------------------------------------------
+
+
+_DCGAN = {
+    "family": "gan",
+    "network": "conv",
+    "latent": 100,
+    "width": 64,
+    "discriminator_norm": "spectral",
+    "loss": "nonsaturating",
+    "learning_rate": 2e-4,
+    "betas": (0.5, 0.999),
+}
+_SNGAN = {
+    "family": "gan",
+    "network": "resnet",
+    "latent": 128,
+    "width": 128,
+    "init": "xavier",
+    "discriminator_norm": "spectral",
+    "loss": "hinge",
+    "n_dis": 5,
+    "learning_rate": 2e-4,
+    "learning_rate_decay": "linear",
+    "betas": (0.0, 0.9),
+}
+_VAE = {
+    "family": "vae",
+    "network": "conv",
+    "latent": 16,
+    "width": 64,
+    "learning_rate": 1e-3,
+    "betas": (0.9, 0.999),
+}
+
+PRESETS: dict[str, Preset] = {
+    "mlp_gan": Preset(
+        about="Fully connected GAN: the smallest thing that works, and fast on a CPU",
+        source="Goodfellow et al. 2014, arXiv 1406.2661",
+        values={
+            "family": "gan",
+            "network": "mlp",
+            "latent": 100,
+            "generator_widths": (256, 512, 1024, 1024),
+            "discriminator_widths": (1024, 512, 256),
+            "dropout": 0.3,
+            "loss": "nonsaturating",
+            "learning_rate": 2e-4,
+            "betas": (0.5, 0.999),
+        },
+    ),
+    "dcgan": Preset(
+        about="Convolutional GAN; spectral norm in place of batch norm in the discriminator",
+        source="Radford et al. 2015, arXiv 1511.06434; Miyato et al. 2018, arXiv 1802.05957",
+        values=_DCGAN,
+    ),
+    "sngan": Preset(
+        about="Residual GAN with spectral norm and hinge loss",
+        source="Miyato et al. 2018, arXiv 1802.05957",
+        values=_SNGAN,
+    ),
+    "wgan_gp": Preset(
+        about="Residual GAN with the Wasserstein loss and a gradient penalty; steady, but slow",
+        source="Gulrajani et al. 2017, arXiv 1704.00028",
+        values=_SNGAN
+        | {
+            "discriminator_norm": "none",
+            "pooling": "mean",
+            "loss": "wasserstein",
+            "penalty": "gradient",
+            "penalty_weight": 10.0,
+        },
+    ),
+    "cgan_projection": Preset(
+        about="sngan for classes (model.conditional=true): conditional batch norm, projection",
+        source="Miyato and Koyama 2018, arXiv 1802.05637",
+        values=_SNGAN,
+    ),
+    "sagan": Preset(
+        about="sngan with self-attention, spectral norm in both networks, two learning rates",
+        source="Zhang et al. 2019, arXiv 1805.08318",
+        values=_SNGAN
+        | {
+            "attention": True,
+            "generator_spectral_norm": True,
+            "n_dis": 1,
+            "learning_rate": 1e-4,
+            "discriminator_learning_rate": 4e-4,
+            "learning_rate_decay": "none",
+        },
+    ),
+    "biggan32": Preset(
+        about="BigGAN for small images, with consistency regularisation; for GPUs",
+        source="Brock et al. 2019, arXiv 1809.11096; Zhang et al. 2020, arXiv 1910.12027",
+        values={
+            "family": "gan",
+            "network": "resnet",
+            "latent": 80,
+            "width": 192,
+            "init": "orthogonal",
+            "discriminator_norm": "spectral",
+            "generator_spectral_norm": True,
+            "attention": True,
+            "hierarchical": True,
+            "loss": "hinge",
+            "consistency": 10.0,
+            "n_dis": 5,
+            "learning_rate": 2e-4,
+            "betas": (0.5, 0.999),
+            "ema_half_life": 2_000_000,
+        },
+    ),
+    "vae": Preset(
+        about="Convolutional variational autoencoder with a Gaussian encoder",
+        source="Kingma and Welling 2013, arXiv 1312.6114",
+        values=_VAE,
+    ),
+    "beta_vae": Preset(
+        about="VAE with a heavier KL term that warms up: smoother, more independent latents",
+        source="Higgins et al. 2017, ICLR (beta-VAE); Bowman et al. 2016, arXiv 1511.06349",
+        values=_VAE | {"beta": 4.0, "kl_warm_up": 50_000},
+    ),
+    "vae_mixture": Preset(
+        about="VAE that samples from a Gaussian mixture fitted to its latents",
+        source="Ghosh et al. 2020, arXiv 1903.12436 (section 4, ex-post density estimation)",
+        values=_VAE | {"prior": "mixture"},
+    ),
+    "rae": Preset(
+        about="Regularised autoencoder: no noise in training, a fitted mixture when sampling",
+        source="Ghosh et al. 2020, arXiv 1903.12436 (RAE-L2)",
+        values=_VAE | {"posterior": "point", "prior": "mixture", "beta": 0.02, "decoder_decay": 1e-6},
+    ),
+    "vae_gan": Preset(
+        about="VAE whose reconstruction is measured by a discriminator's features: sharper samples",
+        source="Larsen et al. 2016, arXiv 1512.09300",
+        values=_VAE
+        | {
+            "family": "vae_gan",
+            "latent": 32,
+            "beta": 0.1,
+            "adversarial": 5.0,
+            "prior": "mixture",
+            "discriminator_norm": "spectral",
+            "learning_rate": 5e-4,
+            "betas": (0.5, 0.999),
+        },
+    ),
+}

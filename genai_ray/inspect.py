@@ -1,0 +1,81 @@
+"""What a run, a data set, a model file or a source holds: `inspect(uri)`."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from genai_ray import modalities
+from genai_ray.dataset.manifest import read_manifest
+from genai_ray.errors import UserError
+from genai_ray.onnx_session import read_model
+from genai_ray.provenance import MODEL_KEY, Manifest
+from genai_ray.runs import saved_spec
+from genai_ray.spec import Spec
+from genai_ray.storage import Store
+
+
+def inspect(uri: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The card of an ONNX file, the types of a table's columns, the manifest of a data set, or the
+    stages of a run.
+
+    Args:
+        overrides: `data.table.…=value`, how to read a table.
+
+    Raises:
+        UserError: if the URI is none of these.
+    """
+    folder, _, name = uri.rstrip("/").rpartition("/")
+    described = modalities.describe(uri, overrides)
+    if described is not None:
+        return described
+    if name.endswith(".onnx"):
+        try:
+            model = Store(folder or ".").read(name)
+        except FileNotFoundError:
+            raise UserError("uri", uri, "must be a file that exists", "Check the path.") from None
+        card, digest = read_model(model, where=uri)
+        return {"digest": digest, "bytes": len(model), **json.loads(card.to_json())}
+    store = Store(uri)
+    store.check(write=False)
+    manifest = read_manifest(store) or read_manifest(store.at("dataset"))
+    spec = saved_spec(store)
+    if spec is None and manifest is None:
+        raise UserError(
+            "uri",
+            uri,
+            "must be a run, a data set, an ONNX file of ours or a table",
+            "Give <store>/<name>, <store>/<name>/dataset, a .onnx, a .csv or a .parquet file.",
+        )
+    found: dict[str, Any] = {"uri": store.uri}
+    if spec is not None:
+        found |= _stages(store, spec)
+    if manifest is not None:
+        found["dataset"] = _described(manifest)
+    return found
+
+
+def _stages(store: Store, spec: Spec) -> dict[str, Any]:
+    from genai_ray.training import checkpoint
+
+    return {
+        "preset": spec.model.preset,
+        "source": spec.data.source,
+        "trained": max(checkpoint.saved(store), default=0),
+        "of": spec.train.samples,
+        "exported": store.exists(MODEL_KEY),
+        "receipts": len(store.list("dataset/_receipts/")),
+        "published": store.exists("dataset/_SUCCESS"),
+    }
+
+
+def _described(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "rows": manifest.rows,
+        "files": len(manifest.files),
+        "bytes": manifest.bytes,
+        "model": manifest.model,
+        "fingerprint": manifest.fingerprint,
+        "seed": manifest.fields["seed"],
+        "accept_rate": manifest.accept_rate,
+        **modalities.codec_from_json(manifest.card["codec"]).describe(),
+    }

@@ -1,0 +1,446 @@
+"""The sections of a spec that every modality has. What a modality adds stands in its own `spec.py`.
+
+A key that has no effect is no key: a field says by `needs` which values of other keys of its section
+give it one, and without these it is as unknown as a misspelt one.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from genai_ray.errors import UserError, nearest
+
+
+def key(
+    default: Any,
+    *,
+    fingerprint: bool = True,
+    later: bool = False,
+    needs: Mapping[str, tuple[object, ...]] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """A key of a section.
+
+    Args:
+        fingerprint: False for what cannot change a result.
+        later: earlier versions did not have it: outside the fingerprint while it has its default,
+            so that their runs resume.
+        needs: key of the same section -> the values with which this one has an effect.
+        kwargs: as for pydantic's `Field`.
+    """
+    extra: dict[str, Any] = {"fingerprint": fingerprint, "later": later}
+    if needs:
+        extra["needs"] = {name: list(values) for name, values in needs.items()}
+    return Field(
+        default, json_schema_extra={k: v for k, v in extra.items() if v is not (k == "fingerprint")}, **kwargs
+    )
+
+
+def outside(default: Any, **kwargs: Any) -> Any:
+    """A key that cannot change a result, so it is left out of the fingerprint."""
+    return key(default, fingerprint=False, **kwargs)
+
+
+def later(default: Any, **kwargs: Any) -> Any:
+    """A key that earlier versions did not have."""
+    return key(default, later=True, **kwargs)
+
+
+def absolute(uri: str) -> str:
+    """Workers run in folders of their own, so a relative path would mean another place there."""
+    return uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().resolve())
+
+
+class Section(BaseModel):
+    """A frozen part of a spec that refuses what it does not know.
+
+    path: where it stands in the spec. v0: values that version 0 put into the fingerprint of such a
+    section for keys that the section does not have, where they differ from `fingerprint.V0`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: ClassVar[str] = ""
+    v0: ClassVar[Mapping[str, object]] = {}
+
+    @classmethod
+    def effective(cls, values: Mapping[str, Any]) -> list[str]:
+        """The keys that have an effect beside these values, in order."""
+        return [name for name in cls.model_fields if not cls.lacking(name, values)]
+
+    @classmethod
+    def lacking(cls, name: str, values: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """What a key needs that these values do not have: other key -> its values that would do."""
+        extra: Any = cls.model_fields[name].json_schema_extra or {}
+        needs: dict[str, list[Any]] = extra.get("needs", {})
+        fields = cls.model_fields
+        return {k: v for k, v in needs.items() if values.get(k, fields[k].default) not in v}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _every_key_has_an_effect(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        given = cast(Mapping[str, Any], values)
+        for name in given:
+            lacking = cls.lacking(name, given) if name in cls.model_fields else {}
+            for switch, accepted in lacking.items():
+                options = " or ".join(f"{switch}={_plain(v)}" for v in accepted)
+                raise UserError(
+                    f"{cls.path}.{name}",
+                    given[name],
+                    f"is no key beside {switch}={_plain(given.get(switch, cls.model_fields[switch].default))}; "
+                    f"it needs {options}",
+                    nearest(name, [k for k in cls.effective(given) if k != name]),
+                )
+        return values
+
+    @model_serializer(mode="wrap")
+    def _only_what_has_an_effect(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped = handler(self)
+        return {k: v for k, v in dumped.items() if not type(self).lacking(k, self.__dict__)}
+
+
+def _plain(value: object) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class DataSpec(Section):
+    """Where the real data are."""
+
+    path = "data"
+
+    source: str
+    root: str | None = outside(None)
+    holdout: float | None = Field(default=None, gt=0, lt=1)
+
+
+class ModelSpec(Section):
+    """A preset, and the values that differ from it. Each family adds its own.
+
+    implementation: "module:class" of the `Family` that is built from it.
+    """
+
+    path = "model"
+    implementation: ClassVar[str] = ""
+
+    preset: str
+    family: str
+    conditional: bool = Field(
+        default=False, description="generate a class, or rows with a category, that is asked for"
+    )
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = Field(default=2e-4, gt=0, allow_inf_nan=False)
+    learning_rate_decay: Literal["none", "linear"] = Field(
+        default="none", description="linear: to 0 at the end of training"
+    )
+    betas: tuple[float, float] = key((0.5, 0.999), needs={"optimizer": ("adam",)}, description="of Adam")
+    weight_decay: float = later(0.0, ge=0, description="half the weight of |w|^2")
+    ema_half_life: int = Field(
+        default=10_000, ge=0, description="of the generator average, in samples; 0 is off"
+    )
+    ema_ramp_up: float = Field(
+        default=0.05, gt=0, description="the half-life is at most this share of the samples shown so far"
+    )
+
+    @property
+    def trains_on_labels(self) -> bool:
+        """Whether training samples come with what the model is asked for."""
+        return self.conditional
+
+    def rate_of(self, net: str) -> float:
+        """The learning rate that a network begins with."""
+        return self.learning_rate
+
+    @field_validator("betas")
+    @classmethod
+    def _betas_below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= b < 1 for b in betas):
+            raise ValueError("each of Adam's betas must be at least 0 and below 1")
+        return betas
+
+
+class TrainSpec(Section):
+    """How long and on what to train. `samples` and `global_batch` count real samples."""
+
+    path = "train"
+
+    workers: int | tuple[int, int] = outside(
+        1,
+        description="0: in the driver's own process, for debugging; [least, most]: as many as the "
+        "cluster can give, fewer when it loses some, more when it gets them back",
+    )
+    cpus_per_worker: float = outside(1, gt=0)
+    device: Literal["cpu", "cuda"] = "cpu"
+    global_batch: int = Field(default=128, ge=1)
+    micro_batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="samples in one forward pass; a worker's share is made of as many as it needs. "
+        "null: the share of each of the most workers",
+    )
+    samples: int = Field(default=400_000, ge=1)
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        default="fp32", description="tf32: on a GPU; bf16: autocast, with fp32 losses"
+    )
+    channels_last: bool = Field(default=True, description="memory layout of convolutions")
+    compile: Literal["none", "default", "cuda_graphs"] = Field(
+        default="none", description="the networks by torch.compile, without their penalties"
+    )
+    checkpoint_every: int = Field(default=50_000, ge=1, description="in samples")
+    keep_checkpoints: int = outside(2, ge=2)
+    evaluate_every: int | None = Field(
+        default=None, ge=1, description="in samples: measure against training images; null: never"
+    )
+    evaluate_samples: int = Field(default=2_000, ge=100, description="in each such measurement")
+    keep: Literal["last", "best"] = Field(
+        default="last", description="the state that is exported; best: of the lowest FID measured"
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="measurements without a better FID before training ends"
+    )
+    max_failures: int = outside(2, ge=0, description="worker crashes to survive in one call")
+    log_seconds: float = outside(5.0, gt=0)
+    start_timeout_s: float = outside(120.0, gt=0)
+    stall_timeout_s: float = outside(
+        900.0, ge=1, description="a worker that waits so long for another takes it for crashed"
+    )
+    mlflow: str | None = outside(None, description="tracking URI; null: no MLflow")
+
+    @property
+    def least_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @model_validator(mode="after")
+    def _workers_are_a_range(self) -> "TrainSpec":
+        least, most = self.least_workers, self.most_workers
+        if least < (0 if least == most else 1) or most < least:
+            raise UserError(
+                "train.workers",
+                self.workers,
+                "must be a number, or [least, most] with 1 <= least <= most",
+                "Use train.workers=2 or [1,2].",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _workers_divide_the_batch(self) -> "TrainSpec":
+        part = self.micro_batch or max(1, self.most_workers)
+        field = "train.micro_batch" if self.micro_batch else "train.workers"
+        if self.global_batch % part:
+            divisible = self.global_batch - self.global_batch % part or part
+            raise UserError(
+                "train.global_batch",
+                self.global_batch,
+                f"must be divisible by {field}={part}",
+                f"Use train.global_batch={divisible}, or another {field}.",
+            )
+        if self.micro_batch and self.most_workers * self.micro_batch > self.global_batch:
+            raise UserError(
+                "train.micro_batch",
+                self.micro_batch,
+                f"leaves some of {self.most_workers} workers without work",
+                f"Use at most {self.global_batch // self.most_workers}, or fewer train.workers.",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _choices_need_measurements(self) -> "TrainSpec":
+        asked = "keep" if self.keep == "best" else "patience" if self.patience else None
+        if asked and self.evaluate_every is None:
+            raise UserError(
+                f"train.{asked}",
+                getattr(self, asked),
+                "needs measurements while training",
+                "Set train.evaluate_every, in samples.",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_only(self) -> "TrainSpec":
+        for field, value in (("precision", "tf32"), ("compile", "cuda_graphs")):
+            if getattr(self, field) == value and self.device == "cpu":
+                raise UserError(
+                    f"train.{field}",
+                    value,
+                    "needs train.device=cuda",
+                    f"Set train.device=cuda, or another train.{field}.",
+                )
+        return self
+
+
+class GenerateSpec(Section):
+    """What to generate and how it is cut into files. Which sinks there are, the modality says."""
+
+    path = "generate"
+
+    into: str = outside(
+        "dataset",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="folder of the data set in the run; several of one model, each of its own seed, lie "
+        "side by side",
+    )
+    samples: int = Field(default=10_000, ge=1)
+    seed: int | None = Field(default=None, ge=0, lt=2**63, description="null: the seed of the run")
+    shard_rows: int = Field(default=8192, ge=1)
+    shard_bytes: int | None = Field(
+        default=None,
+        ge=1024,
+        description="bytes that the files of a shard should have, in place of shard_rows",
+    )
+    sink: str = Field(default="parquet", description="what writes the files of a shard")
+    catalog: str = outside(
+        "default", needs={"sink": ("iceberg",)}, description="as pyiceberg's settings name it"
+    )
+    table: str | None = outside(
+        None, pattern=r"^[^.\s]+(\.[^.\s]+)+$", description="of sink=iceberg, as namespace.name"
+    )
+    batch: int | None = outside(
+        None, ge=1, description="samples in one call of the model; null: as the modality says"
+    )
+    workers: int = outside(1, ge=1)
+    cpus_per_worker: float = outside(1, gt=0)
+    device: Literal["cpu", "cuda"] = Field(default="cpu")
+    gpus_per_worker: float = outside(1.0, gt=0, le=1, description="0.5: two workers on a GPU")
+    gpu_memory_gb: float | None = outside(
+        None, gt=0, description="a worker takes no more of its GPU; null: all it wants"
+    )
+    max_attempts: int = outside(3, ge=1, description="at one shard, before it is a failure")
+    start_timeout_s: float = outside(120.0, gt=0)
+    lease_s: float = outside(
+        30.0, ge=1, description="a driver without a heartbeat for so long is taken for dead"
+    )
+
+    @model_validator(mode="after")
+    def _iceberg_has_a_table(self) -> "GenerateSpec":
+        if (self.sink == "iceberg") != (self.table is not None):
+            raise UserError(
+                "generate.table",
+                self.table,
+                "names the table of generate.sink=iceberg",
+                "Set both, as in generate.sink=iceberg generate.table=synthetic.digits.",
+            )
+        return self
+
+
+class ExportSpec(Section):
+    """How the model is turned into ONNX."""
+
+    path = "export"
+
+    precision: Literal["fp32", "fp16", "int8"] = Field(default="fp32", description="of the weights")
+
+    @property
+    def difference_limit(self) -> float:
+        """How far a lower precision may be from fp32, on average, in the unit of the modality."""
+        return 0.0
+
+
+class ProvenanceSpec(Section):
+    """What every file says of its origin, beside that it is synthetic."""
+
+    path = "provenance"
+
+    producer: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21\x23-\x5B\x5D-\x7E]+$",
+        description="name or code of the provider, without spaces or quotes: every file then carries the "
+        "label of GB 45438-2025 (CSV cannot); null: none",
+    )
+
+
+class Prices(Section):
+    """What things cost at your provider, in any one currency, for `genai-ray plan`."""
+
+    path = "prices"
+
+    node_hour: float = outside(0.0, ge=0, description="of one machine")
+    workers_per_node: int = outside(1, ge=1)
+    gb_month: float = outside(0.0, ge=0, description="of 10^9 bytes stored")
+    put_1000: float = outside(0.0, ge=0, description="of 1,000 requests that write")
+
+
+class EvaluateSpec(Section):
+    """How the shipped data are measured; nothing here changes them.
+
+    gates: name -> limit, a name being `<metric>[_ratio]_(min|max)` for any metric of the modality;
+    a ratio is over the same metric of real data.
+    """
+
+    path = "evaluate"
+
+    samples: int = outside(10_000, ge=100, description="at most, of real and of generated")
+    gates: dict[str, float] = outside(
+        {}, description="limits on metrics, as in fid_ratio_max: a data set that breaks one is not published"
+    )
+
+    @field_validator("gates", mode="before")
+    @classmethod
+    def _null_is_no_gate(cls, gates: Any) -> Any:
+        if not isinstance(gates, Mapping):
+            return {} if gates is None else gates
+        return {k: v for k, v in cast(Mapping[str, Any], gates).items() if v is not None}
+
+
+class Spec(Section):
+    """One run."""
+
+    name: str = outside(..., pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    store: str = outside("runs", description="folder or s3://bucket/prefix", validate_default=True)
+    data: DataSpec
+    model: ModelSpec
+    train: TrainSpec = TrainSpec()
+    export: ExportSpec = ExportSpec()
+    generate: GenerateSpec = GenerateSpec()
+    provenance: ProvenanceSpec = ProvenanceSpec()
+    prices: Prices = Prices()
+    evaluate: EvaluateSpec = EvaluateSpec()
+
+    @field_validator("store")
+    @classmethod
+    def _store_has_a_place(cls, store: str) -> str:
+        if re.fullmatch("s3:/*", store):
+            raise ValueError("must name a bucket, as in s3://bucket/prefix")
+        return absolute(store)
+
+    @property
+    def run_uri(self) -> str:
+        return f"{self.store}/{self.name}"
+
+    @property
+    def generation_seed(self) -> int:
+        return self.seed if self.generate.seed is None else self.generate.seed
+
+    @property
+    def report(self) -> str:
+        """Folder of the report in the run: one for each data set."""
+        into = self.generate.into
+        return "report" if into == "dataset" else f"{into}-report"
+
+
+class Preset(BaseModel):
+    """A named model, what it is for, and the paper it follows."""
+
+    model_config = ConfigDict(frozen=True)
+
+    about: str
+    source: str
+    values: dict[str, Any]

@@ -1,0 +1,300 @@
+"""Rules that every row keeps: what they say, whether they can be kept together, which rows do.
+
+less: low <= high. together: the combinations are those seen. formula: a column is arithmetic of
+others. unique: no value twice. How the codec makes rows that keep them is in `codec`.
+"""
+
+import ast
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from genai_ray.errors import UserError, nearest
+from genai_ray.table.columns import Column
+from genai_ray.table.spec import Constraint
+from genai_ray.table.values import value_type
+
+FIELD = "data.table.constraints"
+Numbers = Callable[[str], NDArray[np.float64]]
+_OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: np.add,
+    ast.Sub: np.subtract,
+    ast.Mult: np.multiply,
+    ast.Div: np.divide,
+}
+
+
+@dataclass(frozen=True)
+class Less:
+    low: str
+    high: str
+    strict: bool
+
+
+@dataclass(frozen=True)
+class Formula:
+    """`column = expression`. Names of columns that are no identifiers stand in backquotes."""
+
+    text: str
+
+    @cached_property
+    def _parsed(self) -> tuple[str, ast.expr, dict[str, str]]:
+        names: dict[str, str] = {}
+
+        def placeholder(found: re.Match[str]) -> str:
+            names[f"column_{len(names)}_"] = found[1]
+            return f"column_{len(names) - 1}_"
+
+        target, equals, expression = re.sub(r"`([^`]+)`", placeholder, self.text).partition("=")
+        target = target.strip()
+        if not equals or not target:
+            raise self._wrong("must be `column = expression`")
+        try:
+            tree = ast.parse(expression.strip(), mode="eval").body
+        except (SyntaxError, ValueError) as error:
+            raise self._wrong(f"must be arithmetic ({error})") from None
+        for node in ast.walk(tree):
+            allowed = (ast.BinOp, ast.UnaryOp, ast.Name, ast.Constant, ast.Load, ast.UAdd, ast.USub)
+            number = not isinstance(node, ast.Constant) or type(node.value) in (int, float)
+            if not (isinstance(node, (*allowed, *_OPERATORS)) and number):
+                raise self._wrong(f"has {type(node).__name__}")
+        return names.get(target, target), tree, names
+
+    def _wrong(self, rule: str) -> UserError:
+        return UserError(
+            FIELD,
+            self.text,
+            rule,
+            "Use + - * /, numbers, parentheses and columns; put a name such as `net price` in backquotes.",
+        )
+
+    @property
+    def column(self) -> str:
+        return self._parsed[0]
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        _, tree, names = self._parsed
+        found = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name)]
+        return tuple(dict.fromkeys(names.get(n, n) for n in found))
+
+    def compute(self, numbers: Numbers, rows: int) -> NDArray[np.float64]:
+        """The expression's value in each row (N,); NaN where it has none."""
+        _, tree, names = self._parsed
+
+        def value(node: ast.AST) -> Any:
+            if isinstance(node, ast.BinOp):
+                return _OPERATORS[type(node.op)](value(node.left), value(node.right))
+            if isinstance(node, ast.UnaryOp):
+                operand = value(node.operand)
+                return -operand if isinstance(node.op, ast.USub) else operand
+            if isinstance(node, ast.Constant):
+                return np.float64(node.value)  # pyright: ignore[reportArgumentType]
+            assert isinstance(node, ast.Name)
+            return numbers(names.get(node.id, node.id))
+
+        with np.errstate(all="ignore"):
+            out = np.broadcast_to(np.asarray(value(tree), np.float64), (rows,))
+        return np.where(np.isfinite(out), out, np.nan)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """All constraints of a table. `less` is in an order in which low columns come before high."""
+
+    less: tuple[Less, ...] = ()
+    together: tuple[tuple[str, ...], ...] = ()
+    formulas: tuple[Formula, ...] = ()
+    unique: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.less or self.together or self.formulas or self.unique)
+
+    def lows(self, high: str) -> list[Less]:
+        return [rule for rule in self.less if rule.high == high]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "less": [[r.low, r.high, r.strict] for r in self.less],
+            "together": [list(t) for t in self.together],
+            "formulas": [f.text for f in self.formulas],
+            "unique": list(self.unique),
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Rules":
+        return cls(
+            tuple(Less(*v) for v in values["less"]),
+            tuple(tuple(v) for v in values["together"]),
+            tuple(Formula(v) for v in values["formulas"]),
+            tuple(values["unique"]),
+        )
+
+
+def rules_of(constraints: Iterable[Constraint], names: Iterable[str]) -> Rules:
+    """The constraints of a spec on a table of these columns.
+
+    Raises:
+        UserError: for columns that are not there, and for rules that contradict each other.
+    """
+    constraints, names = list(constraints), list(names)
+    formulas = tuple(Formula(c.formula) for c in constraints if c.formula is not None)
+    less = tuple(dict.fromkeys(Less(*c.less, c.strict) for c in constraints if c.less is not None))
+    together = tuple(c.together for c in constraints if c.together is not None)
+    unique = tuple(dict.fromkeys(c.unique for c in constraints if c.unique is not None))
+    used = [n for f in formulas for n in (f.column, *f.inputs)]
+    used += [n for r in less for n in (r.low, r.high)]
+    for name in (*used, *(n for t in together for n in t), *unique):
+        if name not in names:
+            raise UserError(FIELD, name, "is not a column of the table", nearest(name, names))
+    for group in together:
+        if len(set(group)) < 2 or len(set(group)) < len(group):
+            raise UserError(
+                FIELD, list(group), "must be two or more columns, each once", "Correct the names."
+            )
+    computed = [f.column for f in formulas]
+    grouped = [n for t in together for n in t]
+    compared = {n for r in less for n in (r.low, r.high)}
+    contradictions = [
+        (_twice(computed), "has two formulas"),
+        (_twice(grouped), "is in two sets of columns kept together"),
+        (set(computed) & set(grouped), "is computed by a formula and kept together with others"),
+        (set(computed) & compared, "is computed by a formula and compared by less"),
+        (set(computed) & set(unique), "is computed by a formula and unique"),
+        (set(unique) & set(grouped), "is unique and kept together with others"),
+        (set(unique) & compared, "is unique and compared by less"),
+    ]
+    for columns, what in contradictions:
+        if columns:
+            raise UserError(
+                FIELD, min(columns), f"{what}, which cannot both be promised", "Keep one of the constraints."
+            )
+    order = _sorted({r.high: [x.low for x in less if x.high == r.high] for r in less}, "less")
+    computing = _sorted({f.column: f.inputs for f in formulas}, "formula")
+    return Rules(
+        tuple(sorted(less, key=lambda r: order.index(r.high))),
+        together,
+        tuple(sorted(formulas, key=lambda f: computing.index(f.column))),
+        unique,
+    )
+
+
+def check_kinds(rules: Rules, columns: Mapping[str, Column]) -> None:
+    """That columns are such as the rules can be about.
+
+    Raises:
+        UserError: for a rule about numbers that has a column of another kind.
+    """
+
+    def need(name: str, allowed: tuple[str, ...], rule: str) -> None:
+        column = columns[name]
+        kind = _domain(column)
+        if kind not in allowed:
+            raise UserError(
+                FIELD,
+                name,
+                f"is {column.kind} and cannot be in {rule}",
+                "Correct the constraint, or the type by data.table.columns.",
+            )
+
+    for formula in rules.formulas:
+        for name in (formula.column, *formula.inputs):
+            need(name, ("number",), "a formula")
+    for rule in rules.less:
+        need(rule.low, ("number", "date", "time"), "less")
+        need(rule.high, (_domain(columns[rule.low]),), f"less beside {rule.low}")
+    for name in (n for t in rules.together for n in t):
+        need(name, ("number", "date", "time", "category"), "together")
+
+
+def _domain(column: Column) -> str:
+    if column.kind == "id":
+        return "id"
+    if column.kind in ("numerical", "formula") or (
+        column.kind == "constant"
+        and type(column.value) in (int, float)
+        and not pa.types.is_temporal(value_type(column.type))
+    ):
+        return "number"
+    if column.kind in ("datetime", "constant"):
+        kind = value_type(column.type)
+        if not pa.types.is_temporal(kind):
+            return "category"
+        return "time" if pa.types.is_time(kind) else "date"
+    return "category"
+
+
+def checks(
+    rules: Rules, columns: Mapping[str, Column], numbers: Numbers, rows: int
+) -> Iterator[tuple[str, tuple[str, ...], NDArray[np.bool_]]]:
+    """What each rule about numbers says, its columns, and which rows (N,) keep it; a row with a
+    missing value keeps it.
+    """
+    for column in columns.values():
+        if column.min is not None or column.max is not None:
+            value = numbers(column.name)
+            low = -np.inf if column.min is None else column.min
+            high = np.inf if column.max is None else column.max
+            # NaN compares false.
+            inside = ~((value < low) | (value > high))
+            yield f"{column.name} in {low:g}..{high:g}", (column.name,), inside
+    for rule in rules.less:
+        low, high = compared(columns[rule.low], columns[rule.high], numbers)
+        broken = (low >= high) if rule.strict else (low > high)
+        said = f"{rule.low} {'<' if rule.strict else '<='} {rule.high}"
+        yield said, (rule.low, rule.high), ~broken
+    for formula in rules.formulas:
+        value = numbers(formula.column)
+        computed = formula.compute(numbers, rows)
+        column = columns[formula.column]
+        # Half a unit of the last decimal, and what arithmetic or a cell's type loses.
+        lost = 1e-6 if column.decimals is None else 1e-9
+        if pa.types.is_floating(value_type(column.type)):
+            lost = max(lost, float(np.finfo(value_type(column.type).to_pandas_dtype()).eps))
+        margin = column.step * 0.5 + lost * np.maximum(1, np.abs(value))
+        missing = np.isnan(value) | np.isnan(computed)
+        right = missing | (np.abs(value - computed) <= margin)
+        yield formula.text, (formula.column, *formula.inputs), right
+
+
+def compared(low: Column, high: Column, numbers: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The numbers of two columns in the finer unit of the two."""
+    unit = min(low.unit, high.unit)
+    return numbers(low.name) * (low.unit // unit), numbers(high.name) * (high.unit // unit)
+
+
+def _twice(names: list[str]) -> set[str]:
+    return {n for n in names if names.count(n) > 1}
+
+
+def _sorted(needs: Mapping[str, Iterable[str]], what: str) -> list[str]:
+    """Names, each after those it needs; those that need nothing first.
+
+    Raises:
+        UserError: for a circle.
+    """
+    order: list[str] = []
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            circle = [*path[path.index(name) :], name]
+            raise UserError(
+                FIELD,
+                " -> ".join(circle),
+                f"go round in a circle by {what}",
+                "Drop one of these constraints.",
+            )
+        if name not in order:
+            for other in needs.get(name, ()):
+                visit(other, (*path, name))
+            order.append(name)
+
+    for name in needs:
+        visit(name, ())
+    return order

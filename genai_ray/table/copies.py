@@ -1,0 +1,97 @@
+"""Copying alarms for tables: does the generator repeat itself, or its training rows?
+
+These are alarms, not privacy proofs. Rows that pass can still betray who was in the training set
+("The DCR Delusion", Yao et al. 2025, arXiv 2505.01524): never call data private because of a
+number from this module.
+"""
+
+from collections.abc import Collection
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from genai_ray.metrics.memorisation import nearest
+from genai_ray.table.matrix import MISSING, Columns, encode, row_keys, sample
+
+#: Categories of a column that the distance tells apart; the others count as one.
+_TOLD_APART = 64
+
+
+def exact_copy_rate(train: pa.Table, table: pa.Table, *, skip: Collection[str] = ()) -> float:
+    """Share of the rows of `table`, 0..1, that equal a training row in every column but `skip`.
+
+    Tables of few or coarse columns hold equal rows without any copying: compare with a holdout.
+    """
+    known, made = row_keys((train, table), skip=skip)
+    return float(np.isin(made, known).mean())
+
+
+def duplicate_rate(table: pa.Table, *, skip: Collection[str] = ()) -> float:
+    """Share of the rows, 0..1, that repeat an earlier row in every column but `skip`.
+
+    It grows with the number of rows: compare tables of equal size.
+    """
+    (keys,) = row_keys((table,), skip=skip)
+    return 1 - len(np.unique(keys)) / len(keys)
+
+
+def closest_share(
+    train: pa.Table,
+    holdout: pa.Table,
+    table: pa.Table,
+    *,
+    categorical: Collection[str] = (),
+    skip: Collection[str] = (),
+    seed: int = 0,
+    queries: int = 5_000,
+) -> tuple[float, dict[str, float]]:
+    """Share of synthetic rows nearer to a training row than to any holdout row, and medians.
+
+    0.5 is expected of a generator that learnt the distribution and 1 of one that repeats its
+    training rows; ties count half. Both sides have equally many rows, as the nearest of more rows
+    is nearer: the larger one is cut to the size of the smaller by a seeded choice. At most
+    `queries` rows of `table` ask; the references are never thinned out further, which would hide
+    copies. The standard error of the share is about 0.5 / sqrt(rows asked).
+
+    The distance is Euclidean: a number counts by its rank among the training values (0..1), and
+    two categories are 1 apart if they differ, as is a missing value from one that is there. Beyond
+    the 63 most frequent training categories of a column all count as one.
+
+    An alarm, not a privacy proof (Yao et al. 2025, arXiv 2505.01524).
+
+    Returns:
+        The share, and the median distances to the nearest row: {"train": ..., "holdout": ...}.
+    """
+    known, unseen, made = encode((train, holdout, table), categorical=categorical, skip=skip)
+    size = min(len(known), len(unseen))
+    ask = _embed(known, made.take(sample(len(made), queries, seed)))
+    sides = {
+        name: nearest(ask, _embed(known, side.take(sample(len(side), size, seed))), chunk=1_024)[0]
+        for name, side in (("train", known), ("holdout", unseen))
+    }
+    gap = sides["holdout"] - sides["train"]
+    # Distances that differ by rounding are ties.
+    share = (gap > 1e-9).mean() + (np.abs(gap) <= 1e-9).mean() / 2
+    return float(share), {name: float(np.median(side)) for name, side in sides.items()}
+
+
+def _embed(train: Columns, columns: Columns) -> NDArray[np.float64]:
+    """Rows as points: ranks of numbers with a mark for missing, and categories as one-hot / √2."""
+    parts = [np.zeros((len(columns), 1))]  # a table of no columns has points all the same
+    for j in range(len(columns.number_names)):
+        values, known = columns.numbers[:, j], train.numbers[:, j]
+        known = np.sort(known[~np.isnan(known)])
+        ends = [np.searchsorted(known, values, side=side) for side in ("left", "right")]
+        missing = np.isnan(values)
+        # A missing value lies at 1/2 and √3/2 off the line, so between √3/2 and 1 from the others.
+        rank = np.where(missing, 0.5, (ends[0] + ends[1]) / (2 * max(len(known), 1)))
+        parts.append(np.stack([rank, missing * np.sqrt(0.75)], axis=1))
+    for j, size in enumerate(columns.sizes):
+        counts = np.bincount(train.categories[:, j], minlength=size)
+        counts[MISSING] = len(train) + 1  # which is never lumped together with others
+        place = np.empty(size, np.int64)
+        place[np.argsort(-counts, kind="stable")] = np.arange(size)
+        place = np.minimum(place, _TOLD_APART - 1)
+        parts.append(np.eye(place.max() + 1)[place[columns.categories[:, j]]] * np.sqrt(0.5))
+    return np.concatenate(parts, axis=1)

@@ -1,0 +1,165 @@
+"""Tables: distributions, what classifiers make of them, what gives them away, copies."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import yaml
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from genai_ray.errors import UserError
+from genai_ray.modality import Data, Evaluator, Measured, Outputs, Read, Shipped
+from genai_ray.report.page import Report, Score, render_html
+from genai_ray.spec import Spec, dump
+from genai_ray.storage import Store
+from genai_ray.table.codec import TableCodec
+from genai_ray.table.matrix import sample
+from genai_ray.table.panels import blocks, column_panels, preview_png, sample_rows
+from genai_ray.table.scores import table_scores
+from genai_ray.table.shapes import column_shapes, pair_trends
+from genai_ray.table.sinks import TableRead, retyped
+from genai_ray.table.source import TableData
+from genai_ray.table.spec import TableRun
+
+_NOTICE = Markup(
+    "<strong>All rows on this page are synthetic.</strong> A model generated them; do not take them for "
+    "records of real people or things. Of the real rows the page shows how often values occur, and nothing "
+    "that only few of them have."
+)
+_SCORES_NOTE = Markup(
+    "Compare each score with the one next to it: “real” is the same metric of held-out real rows in place of "
+    "the synthetic ones, about the best a generator can reach. Copies, duplicates and the share nearer to "
+    "training rows are <strong>copying alarms</strong>: they can find a generator that repeats its training "
+    "rows, but no value of them proves privacy."
+)
+
+
+class TableMonitor:
+    """How far columns and pairs are from those of training rows."""
+
+    key = "error"
+
+    def __init__(self, spec: Spec, store: Store, data: Data):
+        assert isinstance(data, TableData)
+        self.codec, self.seed = data.codec, spec.seed
+        rows = sample(data.train.num_rows, spec.train.evaluate_samples, 0)
+        self.real = data.train.take(rows)
+        self.how: dict[str, Any] = _kinds(data)
+
+    def scores(self, outputs: Outputs, labels: NDArray[np.int64] | None) -> dict[str, float]:
+        codes, values = outputs
+        # Ids take no part in these scores, and there may be fewer of them than rows.
+        table = self.codec.decode(codes, values, np.zeros(len(codes), np.int64), self.seed)
+        shapes = np.mean([*column_shapes(self.real, table, **self.how).values()])
+        pairs = np.mean([*pair_trends(self.real, table, **self.how).values()] or [1.0])
+        return {
+            "column_shapes": float(shapes),
+            "pair_trends": float(pairs),
+            "error": float(2 - shapes - pairs),
+        }
+
+
+def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
+    """Measure the rows of a finished data set beside held-out ones."""
+    assert isinstance(spec, TableRun)
+    assert isinstance(data, TableData)
+    manifest = shipped.manifest
+    target = _target(spec, data)
+    schema = TableCodec.from_json(manifest.card["codec"]).schema
+    if schema != data.codec.schema:
+        raise UserError(
+            "data.table",
+            shipped.run.uri,
+            "reads other columns or types than the data set was made from "
+            f"({schema.names} there, {data.codec.schema.names} here)",
+            "Use the spec of the run.",
+        )
+    table = _read(shipped.files, data.train.schema, spec.evaluate.samples)
+    kinds, rare = _kinds(data), spec.data.table.rare
+    valid = data.codec.valid(table) if data.codec.rules else None
+    found = table_scores(
+        data.train,
+        data.holdout,
+        table,
+        target=target,
+        rare=rare,
+        valid=valid,
+        holdout_valid=None if valid is None else data.codec.valid(data.holdout),
+        **kinds,
+    )
+    compared = found.details["rows"]["compared"]
+
+    def page(published: bool, scores: list[Score]) -> str:
+        panels = column_panels(data.train, table, rare=rare, **kinds)
+        columns, rows = sample_rows(data.train, table, rare=rare, **kinds)
+        return render_html(
+            Report(
+                title=f"{spec.name}: {manifest.rows:,} synthetic rows",
+                summary={
+                    "Rows": f"{manifest.rows:,} of {len(columns)} columns",
+                    "Model": f"{spec.model.preset}, {manifest.model[:16]}",
+                    "Compared": f"{compared:,} generated with {compared:,} held-out real",
+                    "Rows that fitted": f"{manifest.accept_rate:.1%} of those drawn",
+                    "Published": "yes" if published else "no",
+                },
+                notice=_NOTICE,
+                scores=scores,
+                scores_note=_SCORES_NOTE,
+                blocks=blocks(found.details, panels, columns, rows),
+                losses=shipped.losses,
+                provenance=manifest.about,
+                spec_yaml=yaml.safe_dump(dump(spec), sort_keys=False),
+            )
+        )
+
+    return Measured(
+        samples=compared,
+        features="columns",
+        fake=found.fake,
+        real=found.real,
+        counts={
+            "generated": manifest.rows,
+            "compared": compared,
+            "train": data.n,
+            "holdout": data.holdout.num_rows,
+        },
+        page=page,
+        record={"details": found.details, "accept_rate": manifest.accept_rate},
+        files={"preview.png": preview_png(data.train, table, rare=rare, **kinds)},
+    )
+
+
+def _kinds(data: TableData) -> dict[str, Any]:
+    """Which columns are categories, whatever their type, and which take no part."""
+    return {"categorical": data.codec.categorical, "skip": data.codec.without_meaning}
+
+
+def _target(spec: TableRun, data: TableData) -> str | None:
+    """The column to predict: the named one, else the last one that means something."""
+    names = [n for n in data.train.column_names if n not in data.codec.without_meaning]
+    wanted = spec.evaluate.target
+    if wanted is not None and wanted not in names:
+        raise UserError(
+            "evaluate.target",
+            wanted,
+            "must be a column that is neither an id nor constant",
+            f"Columns: {', '.join(names)}.",
+        )
+    return wanted or (names[-1] if len(names) > 1 else None)
+
+
+def _read(files: Iterator[Read], schema: pa.Schema, rows: int) -> pa.Table:
+    """The first rows: samples do not depend on one another, so they are as good as any."""
+    tables, have = [], 0
+    for file in files:
+        assert isinstance(file, TableRead)
+        tables.append(retyped(file.table.slice(0, rows - have), schema))
+        have += tables[-1].num_rows
+        if have >= rows:
+            break
+    return pa.concat_tables(tables).combine_chunks()
+
+
+EVALUATOR = Evaluator(measure=measure, monitor=TableMonitor, picture=lambda outputs: None)

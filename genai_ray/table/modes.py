@@ -1,0 +1,247 @@
+"""Numbers as a code and a place beside it.
+
+Atoms: exact values that many rows have get a code of their own. What is left is coded by the mode
+of a Gaussian mixture that it belongs to (mode-specific normalisation, Xu et al. 2019, arXiv
+1907.00503, section 4.2), or by a bin of equal counts, both with a scalar that says where in it.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genai_ray import rng
+from genai_ray.table.columns import Part
+
+#: A value that so large a share of the rows has is an atom.
+ATOM_SHARE = 0.01
+#: A number with so few different values has atoms alone, if rows of rare ones are fewer than this.
+FEW, FEW_REST = 50, 0.05
+COMPONENTS, CONCENTRATION, LEAST_WEIGHT = 10, 0.001, 0.005
+SAMPLE = 10_000
+BINS = 64
+#: Scalars of modes reach this far, four standard deviations being 1.
+REACH = 0.99
+_CHUNK = 65_536
+
+
+def fit_parts(
+    parts: Sequence[Part],
+    columns: Sequence[NDArray[np.float64]],
+    how: Literal["modes", "quantiles"],
+    rare: int,
+) -> list[Part]:
+    """The parts with codes for the numbers of their columns, (N,) each with NaN for missing.
+
+    The parts come with name, low, high, decimals, and `missing` 0 where a value may be missing;
+    `shares` is left to the caller.
+    """
+    from threadpoolctl import threadpool_limits
+
+    def fit(part: Part, values: NDArray[np.float64]) -> Part:
+        return _fit(part, values, _modes if how == "modes" else _bins, rare)
+
+    # Mixtures of 10,000 numbers are too small for BLAS to share out, and its threads would make
+    # the sums, and so the modes, depend on how many there are. The mixtures of several columns run
+    # side by side: NumPy lets go of the interpreter.
+    with threadpool_limits(1), warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")  # ConvergenceWarning: 100 rounds are near enough
+        return list(pool.map(fit, parts, columns))
+
+
+Rest = Callable[[NDArray[np.float64], int], tuple[list[float], list[float], list[float]]]
+
+
+def _fit(part: Part, values: NDArray[np.float64], rest_of: Rest, rare: int) -> Part:
+    present = values[~np.isnan(values)]
+    distinct, counts = np.unique(present, return_counts=True)
+    common = counts >= max(rare, np.ceil(ATOM_SHARE * len(values)))
+    often = counts >= rare
+    all_atoms = len(distinct) <= FEW and counts[~often].sum() <= FEW_REST * len(present)
+    common = often if all_atoms else common
+    rest = np.clip(present[~common[np.searchsorted(distinct, present)]], part.low, part.high)
+    atoms: list[float] = distinct[common].tolist()
+    enough = len(rest) >= rare and not (len(distinct) <= FEW and len(rest) <= FEW_REST * len(present))
+    offset, scale, weights = [], [], []
+    if not atoms or (len(rest) and enough):
+        # The atoms may lie outside of it, and so the column's own range is no bound for it.
+        rest = np.clip(rest, *span(np.sort(rest), rare))
+        if rest.min() == rest.max():
+            atoms = sorted({*atoms, float(rest[0])})
+        else:
+            offset, scale, weights = rest_of(rest, rare)
+    weights = [0.0] * len(atoms) + weights if weights else []
+    offset, scale = atoms + offset, [0.0] * len(atoms) + scale
+    missing = None
+    if part.missing is not None:
+        missing = len(offset)
+        offset, scale = [*offset, 0.0], [*scale, 0.0]
+        weights = [*weights, 0.0] if weights else []
+    return replace(
+        part,
+        size=len(offset),
+        offset=tuple(offset),
+        scale=tuple(scale),
+        missing=missing,
+        weights=tuple(weights) if any(weights) else (),
+    )
+
+
+def span(ascending: NDArray[np.float64], rare: int) -> tuple[float, float]:
+    """The range that leaves of sorted numbers (N,), N > 0: `rare` of them lie at or beyond either
+    end. Of so few that the ends would cross, the value that `rare` rows have, or else their mean.
+    """
+    if len(ascending) < 2 * rare:
+        middle = ascending[len(ascending) // 2]
+        if (ascending == middle).sum() < rare and ascending[0] < ascending[-1]:
+            middle = ascending.mean()
+        return float(middle), float(middle)
+    return float(ascending[rare - 1]), float(ascending[-rare])
+
+
+def _modes(rest: NDArray[np.float64], rare: int) -> tuple[list[float], list[float], list[float]]:
+    """Means, four standard deviations and weights of the modes, by mean."""
+    from sklearn.mixture import BayesianGaussianMixture
+
+    chosen = rest
+    if len(rest) > SAMPLE:
+        places = np.arange(SAMPLE)
+        chosen = rest[rng.permute(0, rng.Stream.TABLE_MODES, places, len(rest))]
+    mean, spread = chosen.mean(), chosen.std()
+    if spread == 0:  # of those chosen; others differ
+        mean, spread = rest.mean(), rest.std()
+        return [_digits(mean, spread, 5)], [4 * _digits(spread, spread, 5)], [1.0]
+    scaled = ((chosen - mean) / spread)[:, None]
+    mixture = BayesianGaussianMixture(
+        n_components=min(COMPONENTS, len(np.unique(scaled))),
+        weight_concentration_prior_type="dirichlet_process",
+        weight_concentration_prior=CONCENTRATION,
+        random_state=0,
+    ).fit(scaled)
+    weights = mixture.weights_
+    # A mode of a few rows would tell of them; its weight, by the prior, may be that of more.
+    rows = mixture.predict_proba(scaled).sum(0)
+    kept = (weights > LEAST_WEIGHT) & (rows >= rare)
+    if not kept.any():
+        return [_digits(mean, spread, 5)], [4 * _digits(spread, spread, 5)], [1.0]
+    means = mixture.means_[kept, 0] * spread + mean
+    deviations = np.sqrt(mixture.covariances_[kept, 0, 0]) * spread
+    order = np.argsort(means)
+    # Last digits differ between processors, and nobody needs them.
+    rounded = [_digits(d, d, 5) for d in deviations[order]]
+    return (
+        [_digits(m, d, 5) for m, d in zip(means[order], deviations[order], strict=True)],
+        [4 * d for d in rounded],
+        [_digits(w, w, 5) for w in weights[kept][order] / weights[kept].sum()],
+    )
+
+
+def _digits(value: float, unit: float, count: int) -> float:
+    """A value rounded to so many digits of a unit."""
+    places = count - 1 - int(np.floor(np.log10(abs(unit))))
+    return float(np.round(value, places)) if places < 300 else float(value)
+
+
+def _bins(rest: NDArray[np.float64], rare: int) -> tuple[list[float], list[float], list[float]]:
+    """Centres and half widths of bins of about equal counts, none of fewer than `rare` rows."""
+    distinct, counts = np.unique(rest, return_counts=True)
+    reached = counts.cumsum()
+    wanted = int(np.clip(len(rest) // max(1, rare), 1, BINS))
+    cuts = np.searchsorted(reached, len(rest) * np.arange(1, wanted) / wanted)
+    cuts = np.unique(cuts[cuts < len(distinct) - 1])  # a bin ends with each of these
+    while len(cuts):
+        held = np.diff(reached[cuts], prepend=0, append=len(rest))
+        least = int(held.argmin())
+        if held[least] >= rare:
+            break
+        # Joined with the smaller neighbour.
+        left, right = (held[i] if 0 <= i < len(held) else len(rest) for i in (least - 1, least + 1))
+        cuts = np.delete(cuts, least - 1 if left < right else least)
+    # Midway between values, so that no value lies on an edge, and no edge is a value.
+    inner = (distinct[cuts] + distinct[cuts + 1]) / 2
+    edges = np.concatenate([distinct[:1], inner, distinct[-1:]])
+    centre, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
+    return centre.tolist(), half.tolist(), []
+
+
+def _bin_of(edges: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.searchsorted(edges[1:-1], values, side="right")
+
+
+def encode(
+    part: Part, values: NDArray[np.float64], draws: NDArray[np.float64]
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Codes and scalars of numbers, all (N,).
+
+    draws: uniforms in 0..1, by which the mode of a value is drawn from those it may belong to.
+    """
+    codes = np.empty(len(values), np.int32)
+    scalars = np.empty(len(values), np.float32)
+    for start in range(0, len(values), _CHUNK):
+        cut = slice(start, start + _CHUNK)
+        codes[cut], scalars[cut] = _encode(part, values[cut], draws[cut])
+    return codes, scalars
+
+
+def _encode(
+    part: Part, values: NDArray[np.float64], draws: NDArray[np.float64]
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    offset, scale = np.array(part.offset), np.array(part.scale)
+    real = np.arange(part.size) != (-1 if part.missing is None else part.missing)
+    missing = np.isnan(values)
+    clipped = np.clip(np.where(missing, part.low, values), part.low, part.high)
+    atoms, spans = np.flatnonzero(real & (scale == 0)), np.flatnonzero(real & (scale > 0))
+    codes = np.zeros(len(values), np.int32)
+    open_ = np.ones(len(values), bool)
+    if atoms.size:
+        near = np.clip(np.searchsorted(offset[atoms], clipped), 0, len(atoms) - 1)
+        before = np.maximum(near - 1, 0)
+        closer = np.abs(offset[atoms[before]] - clipped) < np.abs(offset[atoms[near]] - clipped)
+        nearest = atoms[np.where(closer, before, near)]
+        codes = nearest.astype(np.int32)
+        open_ = (offset[nearest] != clipped) if spans.size else np.zeros(len(values), bool)
+    if spans.size:
+        left = clipped[open_]
+        if part.weights:
+            weights = np.array(part.weights)[spans]
+            codes[open_] = spans[_drawn(left, offset[spans], scale[spans] / 4, weights, draws[open_])]
+        else:
+            edges = np.append(offset[spans] - scale[spans], offset[spans[-1]] + scale[spans[-1]])
+            codes[open_] = spans[_bin_of(edges, left)]
+    limit = REACH if part.weights else 1.0
+    width = np.where(scale > 0, scale, 1)[codes]
+    scalars = np.clip((clipped - offset[codes]) / width, -limit, limit)
+    scalars[(scale[codes] == 0) | missing] = 0
+    if part.missing is not None:
+        codes[missing] = part.missing
+    return codes, scalars.astype(np.float32)
+
+
+def _drawn(
+    values: NDArray[np.float64],
+    means: NDArray[np.float64],
+    deviations: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    draws: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """Which mode (N,) each value comes from, drawn from the posterior."""
+    logits = np.log(weights / deviations) - 0.5 * ((values[:, None] - means) / deviations) ** 2
+    shares = np.exp(logits - logits.max(1, keepdims=True)).cumsum(1)
+    drawn = (shares <= draws[:, None] * shares[:, -1:]).sum(1)
+    return np.minimum(drawn, len(means) - 1)
+
+
+def decode(part: Part, codes: NDArray[np.integer], scalars: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Numbers (N,), NaN for missing: what the end of the ONNX graph computes."""
+    offset, scale = np.array(part.offset), np.array(part.scale)
+    values = np.clip(offset[codes] + scale[codes] * scalars.astype(np.float64), part.low, part.high)
+    if part.decimals is not None:
+        values = np.round(values, part.decimals)
+    values += 0.0  # no negative zero
+    if part.missing is not None:
+        values[codes == part.missing] = np.nan
+    return values

@@ -1,0 +1,207 @@
+"""How like the real table a synthetic one is: columns alone, columns in pairs, what is covered.
+
+The definitions are those of SDMetrics (KSComplement, TVComplement, CorrelationSimilarity,
+ContingencySimilarity, CategoryCoverage, RangeCoverage; https://docs.sdv.dev/sdmetrics), so that
+figures can be compared; each docstring says where one goes further. All scores are 0..1, 1 is best.
+Real columns compared with real ones do not reach 1 either: compare with a holdout of as many rows.
+
+`categorical` and `skip` are as in `genai_ray.table.matrix`.
+"""
+
+from collections.abc import Collection
+from itertools import combinations
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from genai_ray.table.matrix import MISSING, Columns, encode, sample
+
+#: Bins of a number that is paired with a category.
+BINS = 10
+#: Contingency tables of more cells than this are counted by sorting.
+_CELLS = 4_000_000
+
+
+def column_shapes(
+    real: pa.Table, table: pa.Table, *, categorical: Collection[str] = (), skip: Collection[str] = ()
+) -> dict[str, float]:
+    """How like each column of `table` is to the same of `real`: name -> 0..1.
+
+    Categories: 1 - total variation distance, missing counting as one more category. Numbers and
+    dates: the lesser of 1 - Kolmogorov-Smirnov statistic of the values that are there and
+    1 - difference of the missing shares. Without missing numbers this is what SDMetrics gives;
+    with some, SDMetrics does not look at the shares.
+    """
+    a, b = encode((real, table), categorical=categorical, skip=skip)
+    scores = {name: _number_shape(a.numbers[:, j], b.numbers[:, j]) for j, name in enumerate(a.number_names)}
+    for j, name in enumerate(a.category_names):
+        scores[name] = 1 - total_variation(a.categories[:, j], b.categories[:, j])
+    return {name: scores[name] for name in real.column_names if name in scores}
+
+
+def pair_trends(
+    real: pa.Table,
+    table: pa.Table,
+    *,
+    categorical: Collection[str] = (),
+    skip: Collection[str] = (),
+    seed: int = 0,
+    rows: int = 50_000,
+) -> dict[tuple[str, str], float]:
+    """How alike each pair of columns hangs together in both tables: (name, name) -> 0..1.
+
+    Two numbers: 1 - half the difference of the Pearson correlations, each of the rows in which
+    both are there. Two categories: 1 - total variation distance of the contingency tables, missing
+    counting as one more category. A number with a category: the same, the number cut into 10 bins
+    of equal width between the least and the greatest real value, plus one for missing; what lies
+    outside counts to the bin at that end.
+
+    A pair of numbers whose correlation is undefined in the real table (one is constant) is left
+    out; one that is undefined only in the other counts as correlation 0 there, where SDMetrics
+    would leave it out too. Tables of more than `rows` rows are sampled. Scores are high for pairs
+    that have nothing to do with each other, as in SDMetrics.
+    """
+    a, b = encode((real, table), categorical=categorical, skip=skip)
+    a, b = a.take(sample(len(a), rows, seed)), b.take(sample(len(b), rows, seed))
+    scores: dict[tuple[str, str], float] = {}
+    correlations = correlation(a.numbers), correlation(b.numbers)
+    for i, j in combinations(range(len(a.number_names)), 2):
+        was, now = (float(c[i, j]) for c in correlations)
+        if not np.isnan(was):
+            gap = abs(was - (0.0 if np.isnan(now) else now))
+            scores[a.number_names[i], a.number_names[j]] = 1 - gap / 2
+    names = [*a.category_names, *a.number_names]
+    codes = _as_codes(a, a), _as_codes(a, b)
+    sizes = [*a.sizes, *[BINS + 1] * len(a.number_names)]
+    for i, j in combinations(range(len(names)), 2):
+        if i < len(a.category_names):
+            cells = sizes[i] * sizes[j]
+            both = (c[:, i] * sizes[j] + c[:, j] for c in codes)
+            scores[names[i], names[j]] = 1 - total_variation(*both, cells=cells)
+    order = {name: place for place, name in enumerate(real.column_names)}
+    sided = {_sided(pair, order): score for pair, score in scores.items()}
+    return dict(sorted(sided.items(), key=lambda item: [order[name] for name in item[0]]))
+
+
+def category_coverage(
+    real: pa.Table,
+    table: pa.Table,
+    *,
+    categorical: Collection[str] = (),
+    skip: Collection[str] = (),
+    rare: int = 1,
+) -> dict[str, float]:
+    """Share of the real categories of each column that occur in `table`: name -> 0..1.
+
+    Missing is no category here. Categories with fewer than `rare` real rows are not asked for, as
+    a model is not to make those; a column without any other is left out.
+    """
+    a, b = encode((real, table), categorical=categorical, skip=skip)
+    scores = {}
+    for j, (name, size) in enumerate(zip(a.category_names, a.sizes, strict=True)):
+        wanted = np.bincount(a.categories[:, j], minlength=size) >= max(rare, 1)
+        wanted[MISSING] = False
+        there = np.bincount(b.categories[:, j], minlength=size) > 0
+        if wanted.any():
+            scores[name] = float(there[wanted].mean())
+    return scores
+
+
+def range_coverage(
+    real: pa.Table, table: pa.Table, *, categorical: Collection[str] = (), skip: Collection[str] = ()
+) -> dict[str, float]:
+    """Share of the range of each real number or date that `table` reaches: name -> 0..1.
+
+    The range is from the least to the greatest real value, as in SDMetrics, so a single outlier
+    widens it, also for the holdout beside which the score is read. Of a constant real column the
+    score is 1 if the constant lies in the range of `table` and else 0. Columns without real values
+    are left out; a column without synthetic ones covers nothing.
+    """
+    a, b = encode((real, table), categorical=categorical, skip=skip)
+    scores = {}
+    for j, name in enumerate(a.number_names):
+        there, made = _present(a.numbers[:, j]), _present(b.numbers[:, j])
+        if not len(there):
+            continue
+        low, high = there.min(), there.max()
+        if not len(made):
+            scores[name] = 0.0
+        elif low == high:
+            scores[name] = float(made.min() <= low <= made.max())
+        else:
+            short = max(made.min() - low, 0) + max(high - made.max(), 0)
+            scores[name] = max(0.0, float(1 - short / (high - low)))
+    return scores
+
+
+# --- the distances underneath --------------------------------------------------------------------
+
+
+def ks_statistic(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Greatest difference of the two empirical distribution functions, 0..1 (two-sample
+    Kolmogorov-Smirnov). Of two empty samples 0, of one 1.
+    """
+    if not len(a) or not len(b):
+        return float(len(a) != len(b))
+    a, b = np.sort(a), np.sort(b)
+    grid = np.concatenate([a, b])
+    gaps = np.searchsorted(a, grid, side="right") / len(a) - np.searchsorted(b, grid, side="right") / len(b)
+    return float(np.abs(gaps).max())
+
+
+def total_variation(a: NDArray[np.int64], b: NDArray[np.int64], *, cells: int = 0) -> float:
+    """Half the summed difference of the shares of each code, 0..1. Codes lie in 0..cells-1."""
+    if cells > _CELLS:
+        _, codes = np.unique(np.concatenate([a, b]), return_inverse=True)
+        a, b = codes[: len(a)], codes[len(a) :]
+    size = int(max(a.max(), b.max())) + 1
+    shares = (np.bincount(codes, minlength=size) / len(codes) for codes in (a, b))
+    return float(np.abs(np.subtract(*shares)).sum() / 2)
+
+
+def correlation(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pearson correlations (M, M) of the columns of (N, M), each of the rows where both are there.
+
+    NaN where there are fewer than two such rows or one column is constant in them.
+    """
+    there = ~np.isnan(numbers)
+    x, mask = np.where(there, numbers, 0), there.astype(np.float64)
+    counts = np.maximum(mask.sum(axis=0), 1)
+    # Centred and scaled first: products of dates in nanoseconds would drown the differences.
+    x = (x - x.sum(axis=0) / counts) * mask
+    scale = np.sqrt((x * x).sum(axis=0) / counts)
+    x /= np.where(scale > 0, scale, 1)
+    n, sums, squares = mask.T @ mask, x.T @ mask, (x * x).T @ mask
+    with np.errstate(divide="ignore", invalid="ignore"):
+        covariance = x.T @ x - sums * sums.T / n
+        variance = squares - sums * sums / n
+        # What rounding leaves of the variance of a constant is no variance.
+        variance[variance <= 1e-12 * n] = np.nan
+        return np.clip(covariance / np.sqrt(variance * variance.T), -1, 1)
+
+
+def _number_shape(real: NDArray[np.float64], made: NDArray[np.float64]) -> float:
+    missing = abs(np.isnan(real).mean() - np.isnan(made).mean())
+    return float(min(1 - ks_statistic(_present(real), _present(made)), 1 - missing))
+
+
+def _present(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values[~np.isnan(values)]
+
+
+def _as_codes(real: Columns, columns: Columns) -> NDArray[np.int64]:
+    """Categories, then numbers cut into bins: (N, C + M) codes."""
+    binned = np.full(columns.numbers.shape, BINS, np.int64)
+    for j in range(columns.numbers.shape[1]):
+        there = _present(real.numbers[:, j])
+        values = columns.numbers[:, j]
+        edges = np.linspace(there.min(), there.max(), BINS + 1)[1:-1] if len(there) else []
+        cut = np.searchsorted(edges, values, side="right")
+        binned[:, j] = np.where(np.isnan(values), BINS, cut)
+    return np.concatenate([columns.categories, binned], axis=1)
+
+
+def _sided(pair: tuple[str, str], order: dict[str, int]) -> tuple[str, str]:
+    a, b = pair
+    return (a, b) if order[a] < order[b] else (b, a)

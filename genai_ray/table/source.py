@@ -1,0 +1,310 @@
+"""A table read, checked, split and encoded; and what a person is told of a file before.
+
+Shapes: N training rows; codes (N, parts) int32, scalars (N, numeric parts) float32.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from genai_ray import rng
+from genai_ray.errors import UserError
+from genai_ray.order import rows_at, split
+from genai_ray.spec import Spec
+from genai_ray.table import constraints, files, metadata, values
+from genai_ray.table.codec import TableCodec, fit
+from genai_ray.table.columns import Column
+from genai_ray.table.constraints import Rules
+from genai_ray.table.files import Files
+from genai_ray.table.infer import infer
+from genai_ray.table.spec import ColumnSpec, TableDataSpec, TableRun
+
+
+@dataclass(frozen=True)
+class TableData:
+    """Real rows, split once and for all into what trains and what judges, and their codes.
+
+    train, holdout: rows in the schema of the source. by_condition: train by sampling, in which
+    every category of a column comes about as often as its frequency's logarithm says (Xu et al.
+    2019, arXiv 1907.00503, section 4.3).
+    """
+
+    codec: TableCodec
+    train: pa.Table
+    holdout: pa.Table
+    codes: NDArray[np.int32]
+    scalars: NDArray[np.float32]
+    by_condition: bool = False
+    skipped: tuple[str, ...] = ()
+
+    resident: ClassVar[bool] = True
+
+    @property
+    def n(self) -> int:
+        """Training rows of an epoch."""
+        return len(self.codes)
+
+    @property
+    def holdout_n(self) -> int:
+        return self.holdout.num_rows
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the encoded training rows and of the codec."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        digest = hashlib.sha256(np.ascontiguousarray(self.codes).astype("<i4", copy=False).data)
+        digest.update(np.ascontiguousarray(self.scalars).astype("<f4", copy=False).data)
+        digest.update(json.dumps(self.codec.to_json(), sort_keys=True).encode())
+        return digest.hexdigest()
+
+    def at(self, seed: int, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+        """Rows (N, parts + numeric parts) at places of the line, codes and then scalars, and what
+        they were drawn by: labels (N, parts), a code and -1 elsewhere; see `Data.at`.
+
+        by_condition: a place draws a discrete part, all alike; a code of it by log(1 + count); and
+        a row, all alike, of those that have it.
+        """
+        if not self.by_condition:
+            return self._rows(rows_at(seed, start, stop, self.n)), None
+        index = self._index
+        draws = rng.bits(seed, rng.Stream.TRAIN_ORDER, start, stop - start, 3)
+        unit = (draws >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        chosen = _below(unit[:, 0], len(index.parts))
+        # Part p owns the stretch p..p+1 of one line of all codes.
+        place = np.searchsorted(index.line, chosen + unit[:, 1], side="right")
+        place = np.clip(place, index.first[chosen], index.last[chosen])
+        count = index.stop[place] - index.start[place]
+        rows = index.rows[index.start[place] + _below(unit[:, 2], count)]
+        labels = np.full((stop - start, len(self.codec.parts)), -1, np.int64)
+        labels[np.arange(stop - start), index.parts[chosen]] = index.code[place]
+        return self._rows(rows), labels
+
+    def _rows(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        width = self.codes.shape[1]
+        out = np.empty((len(rows), width + self.scalars.shape[1]), np.float32)
+        out[:, :width] = self.codes[rows]
+        out[:, width:] = self.scalars[rows]
+        return out
+
+    @cached_property
+    def _index(self) -> "_Index":
+        return _Index.of(self.codec, self.codes)
+
+
+@dataclass(frozen=True)
+class _Index:
+    """Training rows by category. An entry is a code that some row has, part after part.
+
+    parts: numbers (D,) of the discrete parts; first, last: of each, its first and last entry.
+    line: upper ends (entries,) of stretches as long as the code is likely, within part p of p..p+1.
+    code: of each entry; rows[start:stop]: the rows that have it.
+    """
+
+    parts: NDArray[np.int64]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    line: NDArray[np.float64]
+    code: NDArray[np.int64]
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    rows: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, codec: TableCodec, codes: NDArray[np.int32]) -> "_Index":
+        chosen = np.array([i for i, p in enumerate(codec.parts) if p.discrete], np.int64)
+        n, first, last = len(codes), [], []
+        line, code, start, stop, rows = [], [], [], [], []
+        for number, part in enumerate(chosen):
+            counts = np.bincount(codes[:, part], minlength=codec.parts[part].size)
+            present = np.flatnonzero(counts)
+            share = np.log1p(counts[present])
+            first.append(sum(map(len, code)))
+            last.append(first[-1] + len(present) - 1)
+            line.append(number + np.cumsum(share) / share.sum())
+            code.append(present)
+            ends = np.cumsum(counts[present]) + number * n
+            stop.append(ends)
+            start.append(ends - counts[present])
+            rows.append(np.argsort(codes[:, part], kind="stable").astype(np.int32))
+        joined = [np.concatenate(x) for x in (line, code, start, stop, rows)]
+        return cls(chosen, np.array(first), np.array(last), *joined)
+
+
+def _below(unit: NDArray[np.float64], count: Any) -> NDArray[np.int64]:
+    """Uniforms in 0..1 as whole numbers below `count`."""
+    return np.minimum((unit * count).astype(np.int64), np.asarray(count, np.int64) - 1)
+
+
+def load(spec: Spec) -> TableData:
+    """Read the table that a spec names; see `load_table`."""
+    assert isinstance(spec, TableRun)
+    return load_table(spec.data, conditional=spec.model.trains_on_labels)
+
+
+def load_table(spec: TableDataSpec, *, conditional: bool = False) -> TableData:
+    """Read, check, split and encode the table that the spec names.
+
+    Args:
+        spec: the `data` section.
+        conditional: train by sampling, with the categories that were drawn as labels.
+
+    Raises:
+        UserError: for files that cannot be read, columns that cannot be learnt, and constraints
+            that contradict each other or the data.
+    """
+    table, columns, rules, held = _understood(spec)
+    n = table.num_rows
+    if held:
+        train, holdout = table.slice(0, n - held), table.slice(n - held)
+    else:
+        train_rows, holdout_rows = split(spec.holdout, n, "row")
+        train, holdout = table.take(pa.array(train_rows)), table.take(pa.array(holdout_rows))
+    del table
+    codec, codes, scalars = fit(train, columns, rules, spec.table)
+    if conditional and not codec.discrete:
+        raise UserError(
+            "model.conditional",
+            True,
+            "needs columns of categories, and the table has none",
+            "Set model.conditional=false, or data.table.columns.NAME=categorical.",
+        )
+    return TableData(codec, train, holdout, codes, scalars, conditional)
+
+
+def describe_file(spec: TableDataSpec) -> dict[str, Any]:
+    """What is inferred of a table, for a person who may know better.
+
+    Returns:
+        rows, files, and by column: type, cells (Arrow), why, distinct, missing, range or the most
+        frequent values (none that fewer than `data.table.rare` rows have), and override.
+
+    Raises:
+        UserError: as `load_table`, up to the split.
+    """
+    found = _files(spec)
+    table, columns, rules = _typed(spec, found)
+    _check_rows(rules, columns, table, found)
+    return {
+        "rows": table.num_rows,
+        "files": len(found.parts),
+        "columns": {c.name: _seen(c, table.column(c.name), spec.table.rare) for c in columns},
+        "override": "data.table.columns.NAME=TYPE, TYPE one of numerical, categorical, boolean, "
+        "datetime, id, constant, drop; more by data.table.columns.NAME.datetime_format, .decimals, "
+        ".pattern, .min, .max",
+    }
+
+
+def _seen(column: Column, cells: pa.ChunkedArray, rare: int) -> dict[str, Any]:
+    which, found = values.plain_dictionary(cells)
+    counts = np.bincount(which[which >= 0], minlength=len(found))
+    out: dict[str, Any] = {
+        "type": column.kind,
+        "cells": values.type_to_text(column.type),
+        "why": column.why,
+        "distinct": int((counts > 0).sum()),
+        "missing": int((which < 0).sum()),
+    }
+    if column.kind == "id":
+        return out | {"pattern": column.pattern}
+    if column.is_number:
+        numbers = values.numbers(cells, column.unit)
+        ends = (np.nanmin(numbers), np.nanmax(numbers))
+        low, high = (values.shown(e, column.type, column.unit) for e in ends)
+        return out | {"range": [low, high], "decimals": column.decimals}
+    order = np.argsort(-counts, kind="stable")[:5]
+    kept = [i for i in order if counts[i] >= rare]
+    shown = values.from_plain([found[i] for i in kept], column.type).to_pylist()
+    return out | {"most frequent": {str(v): int(counts[i]) for v, i in zip(shown, kept, strict=True)}}
+
+
+# --- steps ---------------------------------------------------------------------------------------
+
+
+def _understood(spec: TableDataSpec) -> tuple[pa.Table, tuple[Column, ...], Rules, int]:
+    """The typed table, its columns, its rules, and how many rows at its end are kept back."""
+    found = _files(spec)
+    table, columns, rules = _typed(spec, found)
+    _check_rows(rules, columns, table, found)
+    return table, columns, rules, found.held
+
+
+def _files(spec: TableDataSpec) -> Files:
+    if spec.source != "table":
+        return _bundled(spec)
+    assert spec.root is not None
+    return files.read(spec.table, spec.root, spec.holdout_root)
+
+
+def _typed(spec: TableDataSpec, found: Files) -> tuple[pa.Table, tuple[Column, ...], Rules]:
+    known: dict[str, ColumnSpec] = dict(spec.table.columns)
+    if spec.table.metadata:
+        names = found.table.column_names
+        said = metadata.read(spec.table.metadata, names, [n for n, c in known.items() if c.type])
+        known = {n: _merged(said.get(n), known.get(n)) for n in {**said, **known}}
+    left = [n for n in found.table.column_names if _type(known, n) != "drop"]
+    rules = constraints.rules_of(spec.table.constraints, left)
+    computed = {f.column for f in rules.formulas}
+    table, columns = infer(found, known, rules.unique, computed)
+    constraints.check_kinds(rules, {c.name: c for c in columns})
+    return table, columns, rules
+
+
+def _type(known: Mapping[str, ColumnSpec], name: str) -> str | None:
+    return known[name].type if name in known else None
+
+
+def _merged(said: ColumnSpec | None, known: ColumnSpec | None) -> ColumnSpec:
+    """What the metadata say, with what the spec says above it."""
+    base = said or ColumnSpec()
+    return base.model_copy(update=known.model_dump(exclude_unset=True) if known else {})
+
+
+def _check_rows(rules: Rules, columns: tuple[Column, ...], table: pa.Table, found: Files) -> None:
+    """That all rows, those kept from training too, keep the constraints."""
+    by_name = {c.name: c for c in columns}
+
+    def number(name: str) -> NDArray[np.float64]:
+        return values.numbers(table.column(name), by_name[name].unit)
+
+    for rule, used, kept in constraints.checks(rules, by_name, number, table.num_rows):
+        row = values.first_true(~kept)
+        if row is not None:
+            cells = {n: table.column(n)[row].as_py() for n in by_name if n in used}
+            raise UserError(
+                constraints.FIELD,
+                f"{found.place(row)}: {cells}",
+                f"breaks {rule}, as {int((~kept).sum())} of {len(kept)} rows do",
+                "Mend the rows, or drop the constraint.",
+            )
+
+
+def _bundled(spec: TableDataSpec) -> Files:
+    """A table that ships with scikit-learn, its target last and by name."""
+    from sklearn import datasets
+
+    if spec.source == "diabetes":
+        bunch: Any = datasets.load_diabetes(scaled=False)
+    else:
+        bunch = getattr(datasets, f"load_{spec.source}")()
+    arrays: dict[str, Any] = {
+        str(name): pa.array(np.ascontiguousarray(bunch.data[:, i]))
+        for i, name in enumerate(bunch.feature_names)
+    }
+    if "target_names" in bunch:
+        names = pa.array([str(n) for n in bunch.target_names])
+        arrays["target"] = names.take(pa.array(bunch.target))
+    else:
+        arrays["target"] = pa.array(bunch.target)
+    table = pa.table(arrays)
+    part = files.File("data.source", files.Store("."), "", table.num_rows)
+    return Files(spec.table, table, False, (part,))

@@ -1,0 +1,417 @@
+"""What a spec of tables holds beside what every spec has: its data, its three families, its presets."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, cast
+
+from pydantic import Field, field_validator, model_validator
+
+from genai_ray.errors import UserError
+from genai_ray.spec.sections import (
+    DataSpec,
+    EvaluateSpec,
+    ExportSpec,
+    GenerateSpec,
+    ModelSpec,
+    Preset,
+    Section,
+    Spec,
+    key,
+    later,
+    outside,
+)
+
+SOURCES = ("table", "breast_cancer", "diabetes", "wine")
+#: Rows in one call of a model, unless the spec says otherwise: the cost is that of the call.
+BATCH = 1024
+
+
+class ColumnSpec(Section):
+    """What is known of a column better than its cells tell."""
+
+    type: Literal["numerical", "categorical", "boolean", "datetime", "id", "constant", "drop"] | None = Field(
+        default=None, description="null: as inferred; drop: leave it out"
+    )
+    datetime_format: str | None = Field(default=None, description="of strings, as in strptime: %d/%m/%Y")
+    decimals: int | None = Field(default=None, ge=0, le=12, description="null: as in the source")
+    pattern: str | None = Field(
+        default=None,
+        description="regular expression of an id: literals, classes and fixed counts, such as "
+        "[A-Z]{3}-[0-9]{6}",
+    )
+    min: float | str | None = Field(
+        default=None,
+        description="a number, or a date as in 2024-12-31; null: the least that data.table.rare rows reach",
+    )
+    max: float | str | None = Field(
+        default=None, description="null: the greatest that data.table.rare rows reach"
+    )
+
+    @field_validator("min", "max", mode="before")
+    @classmethod
+    def _dates_are_strings(cls, bound: Any) -> Any:
+        # YAML makes a date of 2024-12-31 by itself.
+        return bound.isoformat() if hasattr(bound, "isoformat") else bound
+
+    @model_validator(mode="after")
+    def _range_is_not_empty(self) -> "ColumnSpec":
+        low, high = self.min, self.max
+        if low is not None and high is not None:
+            if isinstance(low, str) != isinstance(high, str) or low > high:  # pyright: ignore
+                raise UserError(
+                    "data.table.columns", [low, high], "min must not be above max", "Swap or correct them."
+                )
+        return self
+
+
+class Constraint(Section):
+    """A rule that every row keeps; exactly one of the kinds is given."""
+
+    less: tuple[str, str] | None = Field(
+        default=None, description="[low, high]: low <= high, in numbers or dates"
+    )
+    strict: bool = Field(default=False, description="low < high")
+    together: tuple[str, ...] | None = Field(
+        default=None, description="columns whose combinations are those seen in the source"
+    )
+    formula: str | None = Field(
+        default=None,
+        description="column = arithmetic of other columns, as in total = net + tax; a name such as "
+        "`net price` stands in backquotes",
+    )
+    unique: str | None = Field(default=None, description="a column without repeats")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Constraint":
+        kinds = {k: getattr(self, k) for k in ("less", "together", "formula", "unique")}
+        given = [k for k, v in kinds.items() if v is not None]
+        if len(given) != 1:
+            raise UserError(
+                "data.table.constraints",
+                given,
+                f"must each have one of {', '.join(kinds)}",
+                "Write one constraint a line: - {less: [start, end]}.",
+            )
+        return self
+
+
+class TableSpec(Section):
+    """How the files of a table are read and what its columns mean."""
+
+    columns: dict[str, ColumnSpec] = Field(
+        default={}, description="by name; `genai-ray inspect FILE` shows what is inferred"
+    )
+    metadata: str | None = Field(
+        default=None, description="SDV metadata JSON (V1 or V2) that says the types of columns"
+    )
+    names: tuple[str, ...] | None = Field(
+        default=None, description="of the columns, for CSV files without a header"
+    )
+    delimiter: str = Field(default=",", description="of CSV; `space` is any run of spaces and tabs")
+    comment: str | None = Field(
+        default=None, min_length=1, description="CSV lines that begin with it are no rows"
+    )
+    encoding: str = Field(default="utf8", description="of CSV")
+    nulls: tuple[str, ...] = Field(
+        default=("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"),
+        description="strings that mean a missing value",
+    )
+    numbers: Literal["modes", "quantiles"] = Field(
+        default="modes",
+        description="how numbers are encoded: by the modes of a Gaussian mixture, or by bins of "
+        "equal counts (the choice for model.preset=table_ar); both with the place inside",
+    )
+    rare: int = Field(default=5, ge=1, description="a category seen fewer times is never generated")
+    rare_label: str = Field(default="(other)", description="what stands for such categories")
+    constraints: tuple[Constraint, ...] = ()
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _a_type_alone_is_enough(cls, columns: Any) -> Any:
+        if not isinstance(columns, Mapping):
+            return columns
+        named = cast(Mapping[Any, Any], columns)
+        return {str(n): {"type": v} if isinstance(v, str) else v for n, v in named.items()}
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, delimiter: str) -> str:
+        delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter)
+        if delimiter != "space" and (len(delimiter) != 1 or not delimiter.isascii()):
+            raise UserError(
+                "data.table.delimiter",
+                delimiter,
+                "must be one ASCII character, `tab` or `space`",
+                "Use , or ; or tab.",
+            )
+        return delimiter
+
+    @field_validator("names")
+    @classmethod
+    def _names_differ(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        twice = sorted({n for n in names or () if (names or ()).count(n) > 1})
+        if twice or names == ():
+            raise UserError(
+                "data.table.names", twice or names, "must be names that all differ", "Name every column once."
+            )
+        return names
+
+
+class TableDataSpec(DataSpec):
+    """Where the real rows are, and how they are read."""
+
+    source: Literal["table", "breast_cancer", "diabetes", "wine"]
+    root: str | None = outside(
+        None, needs={"source": ("table",)}, description="file, folder or s3:// URI of the table"
+    )
+    holdout: float | None = Field(default=None, gt=0, lt=1, description="share kept from training; null: 0.2")
+    holdout_root: str | None = outside(
+        None,
+        needs={"source": ("table",)},
+        description="files with the rows kept from training, in place of a share",
+    )
+    table: TableSpec = later(TableSpec())
+
+    @model_validator(mode="after")
+    def _one_holdout(self) -> "TableDataSpec":
+        if self.holdout is not None and self.holdout_root is not None:
+            raise UserError(
+                "data.holdout_root",
+                self.holdout_root,
+                f"names the holdout, and data.holdout={self.holdout:g} does too",
+                "Drop one of them.",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _root_where_needed(self) -> "TableDataSpec":
+        if self.source == "table" and not self.root:
+            raise UserError(
+                "data.root",
+                self.root,
+                "must say where the table lies",
+                "Give data.root=… a file, a folder or an s3:// URI.",
+            )
+        return self
+
+
+# --- families ------------------------------------------------------------------------------------
+
+
+class TableModelSpec(ModelSpec):
+    """What all families of tables have. Columns and categories come from the data."""
+
+    v0: ClassVar[Mapping[str, object]] = {"network": "mlp"}
+
+    generator_widths: tuple[int, ...] = Field(default=(), description="hidden layers, also of a decoder")
+
+
+class TableGanSpec(TableModelSpec):
+    """CTGAN: a generator and a discriminator."""
+
+    implementation = "genai_ray.table.families:TableGan"
+
+    preset: str = "ctgan"
+    family: Literal["table_gan"] = "table_gan"
+    latent: int = Field(default=100, ge=1, description="numbers in one noise vector")
+    discriminator_widths: tuple[int, ...] = Field(default=(), min_length=1, description="hidden layers")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="in the discriminator")
+    loss: Literal["nonsaturating", "hinge", "least_squares", "wasserstein"] = "nonsaturating"
+    penalty: Literal["none", "gradient", "r1"] = Field(
+        default="none", description="on the gradient of the discriminator by its input"
+    )
+    penalty_weight: float = key(10.0, needs={"penalty": ("gradient", "r1")}, ge=0)
+    penalty_interval: int = key(
+        1,
+        needs={"penalty": ("gradient", "r1")},
+        ge=1,
+        description="discriminator steps between penalties, weighted up as much",
+    )
+    n_dis: int = Field(default=1, ge=1, description="discriminator steps for one generator step")
+    discriminator_learning_rate: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="null: learning_rate"
+    )
+    pack: int = later(1, ge=1, description="rows that the discriminator sees as one sample")
+    temperature: float = later(0.2, gt=0, description="of the softmax by which categories pass")
+
+    def rate_of(self, net: str) -> float:
+        own = self.discriminator_learning_rate if net == "discriminator" else None
+        return self.learning_rate if own is None else own
+
+
+class TableVaeSpec(TableModelSpec):
+    """TVAE: an encoder and a decoder."""
+
+    implementation = "genai_ray.table.families:TableVae"
+
+    preset: str = "tvae"
+    family: Literal["table_vae"] = "table_vae"
+    latent: int = Field(default=100, ge=1, description="numbers in one noise vector")
+    discriminator_widths: tuple[int, ...] = Field(
+        default=(), min_length=1, description="hidden layers of the encoder"
+    )
+    beta: float = Field(default=1.0, ge=0, description="weight of the KL term")
+    kl_warm_up: int = Field(default=0, ge=0, description="samples over which beta rises from 0")
+    reconstruction: float = later(1.0, gt=0, description="weight of the reconstruction")
+
+
+class TableArSpec(TableModelSpec):
+    """Columns one after another, in any order."""
+
+    implementation = "genai_ray.table.families:TableAr"
+
+    preset: str = "table_ar"
+    family: Literal["table_ar"] = "table_ar"
+    generator_widths: tuple[int, ...] = Field(
+        default=(), min_length=1, description="the width of the embeddings, then hidden layers"
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def trains_on_labels(self) -> bool:
+        """Any columns can be fixed, so no labels are drawn in training."""
+        return False
+
+
+# --- what is generated, and how it is measured ---------------------------------------------------
+
+
+class TableExportSpec(ExportSpec):
+    """How the model is turned into ONNX."""
+
+    precision: Literal["fp32"] = Field(default="fp32", description="of the weights")
+
+
+class RowCondition(Section):
+    """Rows of a table in which some columns are fixed."""
+
+    where: dict[str, Any] = Field(default={}, description="column to value; {}: nothing is fixed")
+    rows: int | None = Field(default=None, ge=0, description="exactly so many")
+    share: float | None = Field(default=None, ge=0, le=1, description="of generate.samples")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "RowCondition":
+        if (self.rows is None) == (self.share is None):
+            raise UserError(
+                "generate.conditions",
+                self.where,
+                "must have either rows or a share",
+                "Write - {where: {column: value}, rows: 1000}.",
+            )
+        return self
+
+
+class TableGenerateSpec(GenerateSpec):
+    """What to generate and how it is cut into files."""
+
+    conditions: tuple[RowCondition, ...] | None = Field(
+        default=None, description="a list of {where: {column: value}, rows or share}"
+    )
+
+
+class TableEvaluateSpec(EvaluateSpec):
+    """How the shipped rows are measured; nothing here changes them."""
+
+    target: str | None = outside(
+        None, description="column that classifiers or regressors predict; null: the last"
+    )
+
+
+class TableRun(Spec):
+    """One run with a table."""
+
+    data: TableDataSpec
+    model: Annotated[TableGanSpec | TableVaeSpec | TableArSpec, Field(discriminator="family")]
+    export: TableExportSpec = TableExportSpec()
+    generate: TableGenerateSpec = TableGenerateSpec()
+    evaluate: TableEvaluateSpec = TableEvaluateSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bins_for_a_model_of_categories(cls, values: Any) -> Any:
+        """`table_ar` knows categories alone, so numbers come in bins unless the spec says otherwise."""
+        model, data = values.get("model"), values.get("data")
+        if isinstance(model, Mapping) and isinstance(data, Mapping) and model.get("family") == "table_ar":
+            table = data.get("table") or {}
+            if isinstance(table, Mapping):
+                values = {**values, "data": {**data, "table": {"numbers": "quantiles", **table}}}
+        return values
+
+    @model_validator(mode="after")
+    def _csv_has_no_place_for_a_label(self) -> "TableRun":
+        if self.generate.sink == "csv" and self.provenance.producer is not None:
+            raise UserError(
+                "provenance.producer",
+                self.provenance.producer,
+                "labels files, and CSV has no place for a label",
+                "Drop it, or set generate.sink=parquet.",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _packs_are_whole(self) -> "TableRun":
+        if isinstance(self.model, TableGanSpec):
+            train, pack = self.train, self.model.pack
+            share = train.micro_batch or train.global_batch // max(1, train.most_workers)
+            if share % pack:
+                raise UserError(
+                    "train.global_batch",
+                    train.global_batch,
+                    f"gives each worker {share} samples at once, and model.pack={pack} of them are seen as one",
+                    "Use multiples of model.pack.",
+                )
+        return self
+
+
+# --- presets -------------------------------------------------------------------------------------
+
+PRESETS: dict[str, Preset] = {
+    "ctgan": Preset(
+        about="GAN for tables: asked for one category at a time, which it sees more often if rare",
+        source="Xu et al. 2019, arXiv 1907.00503; Lin et al. 2018, arXiv 1712.04086 (packing); "
+        "Karras et al. 2020, arXiv 1912.04958 (penalty at every fourth step)",
+        values={
+            "family": "table_gan",
+            "conditional": True,
+            "latent": 128,
+            "generator_widths": (256, 256),
+            "discriminator_widths": (256, 256),
+            "dropout": 0.5,
+            "loss": "wasserstein",
+            "penalty": "gradient",
+            "penalty_weight": 10.0,
+            "penalty_interval": 4,
+            "pack": 10,
+            "ema_half_life": 0,
+            "learning_rate": 2e-4,
+            "betas": (0.5, 0.9),
+            "weight_decay": 1e-6,
+        },
+    ),
+    "tvae": Preset(
+        about="VAE for tables: fast, and close to the columns' distributions",
+        source="Xu et al. 2019, arXiv 1907.00503 (section 4.5)",
+        values={
+            "family": "table_vae",
+            "latent": 128,
+            "generator_widths": (128, 128),
+            "discriminator_widths": (128, 128),
+            "reconstruction": 2.0,
+            "learning_rate": 1e-3,
+            "betas": (0.9, 0.999),
+            "weight_decay": 1e-5,
+        },
+    ),
+    "table_ar": Preset(
+        about="Columns of a table one after another: closest to the data, any columns can be fixed",
+        source="Uria et al. 2014, arXiv 1310.1757; Hoogeboom et al. 2022, arXiv 2110.02037",
+        values={
+            "family": "table_ar",
+            "conditional": True,
+            "generator_widths": (256, 256, 256),
+            "dropout": 0.1,
+            "learning_rate": 1e-3,
+            "learning_rate_decay": "linear",
+            "betas": (0.9, 0.99),
+        },
+    ),
+}

@@ -1,0 +1,200 @@
+"""A group of workers of Ray Train, each of which runs the same loop: `fit_on_cluster`."""
+
+import contextlib
+import math
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from genai_ray import modalities
+from genai_ray.errors import IncompleteError, UserError
+from genai_ray.modality import Data
+from genai_ray.spec import Spec
+from genai_ray.storage import Store
+from genai_ray.training import checkpoint
+from genai_ray.training.loop import compile_networks, steps
+from genai_ray.training.state import State
+from genai_ray.training.watcher import Watcher
+
+_RESIZE_POLL_S = 10.0  # between looks whether more workers could join
+_ROLL_CALL_S = 1.0
+_STARTS = 3  # of a worker group that does not come up, before the call ends
+
+
+def resources(spec: Spec) -> dict[str, float]:
+    gpu = {"GPU": 1.0} if spec.train.device == "cuda" else {}
+    return {"CPU": float(spec.train.cpus_per_worker)} | gpu
+
+
+def fit_on_cluster(spec: Spec, shared: dict[str, Any], data: Data) -> dict[str, Any]:
+    import ray
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    # Ray gives a group that finds no place this long, and then tries again.
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(spec.train.start_timeout_s / _STARTS)
+    # One copy a node, mapped by every worker on it.
+    shelf = ray.put(data)
+    # Wherever it lies, that node may be lost.
+    roll: Any = ray.remote(_Roll).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    with tempfile.TemporaryDirectory(prefix="genai_ray-") as scratch:
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"shared": shared, "data": [shelf], "roll": roll},
+            torch_config=TorchConfig(timeout_s=math.ceil(spec.train.stall_timeout_s)),
+            scaling_config=ScalingConfig(
+                num_workers=spec.train.workers,
+                use_gpu=spec.train.device == "cuda",
+                resources_per_worker=resources(spec),
+                elastic_resize_monitor_interval_s=_RESIZE_POLL_S,
+            ),
+            # Checkpoints are ours (checkpoint.py); Ray only keeps its own notes here.
+            run_config=RunConfig(
+                name=spec.name,
+                storage_path=scratch,
+                failure_config=FailureConfig(
+                    max_failures=spec.train.max_failures, controller_failure_limit=_STARTS
+                ),
+                # Without a dashboard Ray's own watcher warns every second.
+                logging_config=LoggingConfig(log_level="ERROR"),
+            ),
+        )
+        try:
+            result: Any = _while_answered(roll, 2 * spec.train.start_timeout_s, trainer.fit)
+            result = result.return_value
+        except TrainingFailedError as error:
+            raise IncompleteError(
+                f"training of {spec.run_uri} stopped: its workers crashed more than "
+                f"train.max_failures={spec.train.max_failures} times, or did not come up: {error}"
+            ) from error
+    if "error" in result:
+        raise result["error"]
+    return result
+
+
+class _Roll:
+    """An actor that the workers answer to, since Ray waits for ever for one that hangs at start."""
+
+    def __init__(self) -> None:
+        self._answered = time.monotonic()
+
+    def answer(self) -> None:
+        self._answered = time.monotonic()
+
+    def silence(self) -> float:
+        """Seconds since any worker answered."""
+        return time.monotonic() - self._answered
+
+
+def _while_answered(roll: Any, limit_s: float, call: Callable[[], Any]) -> Any:
+    """The result of a call that is given up when no worker answers for so long.
+
+    What was given up is still held by this process, and ends with it.
+    """
+    import ray
+
+    done: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    while True:
+        with contextlib.suppress(TimeoutError):
+            return done.result(timeout=_ROLL_CALL_S)
+        silence: Any = ray.get(roll.silence.remote(), timeout=limit_s)
+        if silence > limit_s:
+            raise IncompleteError(
+                f"no worker came up for {limit_s:g} s, twice train.start_timeout_s; the same "
+                "command goes on from the newest checkpoint"
+            )
+
+
+def _answer(roll: Any, done: threading.Event) -> None:
+    while not done.wait(_ROLL_CALL_S):
+        roll.answer.remote()
+
+
+def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
+    import ray
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    if (device := ray.train.torch.get_device()).type == "cuda":
+        torch.cuda.set_device(device)  # the workers of a node see all its cards
+    done = threading.Event()
+    threading.Thread(target=_answer, args=(arguments["roll"], done), daemon=True).start()
+    data: Any = ray.get(arguments["data"][0])
+    try:
+        return fit(arguments["shared"], data, rank=context.get_world_rank(), world=context.get_world_size())
+    except (UserError, IncompleteError) as error:
+        # As a value: an exception would be taken for a crash and tried again.
+        return {"error": error}
+    finally:
+        done.set()
+
+
+def _preempted() -> bool:
+    """Whether a node of this job is about to be taken away; a barrier of all workers."""
+    import ray.train
+
+    return ray.train.get_preemption_info() is not None
+
+
+def fit(shared: dict[str, Any], data: Data, *, rank: int, world: int) -> dict[str, Any]:
+    """What every worker runs; returns the fields of a TrainResult."""
+    spec, codec = modalities.parse(shared["spec"]), modalities.codec_from_json(shared["codec"])
+    device = torch.device(spec.train.device)
+    torch.set_num_threads(max(1, int(spec.train.cpus_per_worker)))
+    torch.backends.cuda.matmul.allow_tf32 = spec.train.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = spec.train.precision == "tf32"
+    store = Store(spec.run_uri)
+    state = State(spec, codec, shared["source"], device)
+    samples = _resume(store, spec, state, rank, world)
+    if spec.train.compile != "none":
+        compile_networks(state.family, spec)
+
+    first, started = samples, time.monotonic()
+    with contextlib.ExitStack() as stack:
+        watcher = None
+        if rank == 0:
+            watcher = Watcher(store, spec, state, data, done=first, workers=world)
+            stack.enter_context(watcher)
+        for seen in steps(spec, state, data, first, rank, world, watcher, _preempted):
+            samples = seen
+    seconds = time.monotonic() - started
+    rate = (samples - first) / max(seconds, 1e-9)
+    return {"samples": samples, "seconds": seconds, "rate": rate}
+
+
+def _resume(store: Store, spec: Spec, state: State, rank: int, world: int) -> int:
+    """Load the newest checkpoint that rank 0 can read; the samples seen."""
+    found = checkpoint.latest(store) if rank == 0 else None
+    samples = 0 if found is None else found["samples"]
+    if world > 1:
+        agreed = torch.tensor(samples, device=spec.train.device)
+        dist.broadcast(agreed, 0)
+        samples = int(agreed)
+        if rank and samples:
+            found = checkpoint.unpack(store.read(checkpoint.key(samples)))
+    if found is not None:
+        if found["source"] != state.source:
+            raise UserError(
+                "data",
+                spec.data.source,
+                "holds other samples than the run was begun with",
+                "Restore them, or give the run another name.",
+            )
+        state.load_state_dict(found)
+    return samples

@@ -1,0 +1,118 @@
+"""What the workers of a training add up, compare and agree on; one worker alone does without."""
+
+import math
+import time
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from genai_ray.errors import IncompleteError
+from genai_ray.training.state import State
+
+_PREEMPTION_POLL_S = 2.0
+_PENDING_LOSSES = 50  # on a GPU: looked at together, since each look waits for it
+
+
+class DivergedError(IncompleteError):
+    """A loss stopped being finite; the message says at which step and phase."""
+
+
+class Reduction:
+    """Adds gradients up over the workers, as one flat tensor.
+
+    The loss rides along, so that all ranks see at the same step what is not finite, and a flag of
+    the clock of rank 0: it is time to ask for news of preemption.
+    """
+
+    def __init__(self, world: int, device: torch.device):
+        self.world = world
+        self._every = 1 if device.type == "cpu" else _PENDING_LOSSES
+        self._due = torch.zeros(1, device=device)
+        self._seen = self._due
+        self._asked = time.monotonic()
+
+    def __call__(self, parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
+        if self.world == 1:
+            return loss
+        if dist.get_rank() == 0 and time.monotonic() - self._asked > _PREEMPTION_POLL_S:
+            self._due.fill_(1.0)
+        grads = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([*(g.flatten() for g in grads), loss.reshape(1), self._due])
+        dist.all_reduce(flat)
+        parts = flat[:-2].split([g.numel() for g in grads])
+        sums = [p.view_as(g) for p, g in zip(parts, grads, strict=True)]
+        torch._foreach_copy_(grads, sums)  # pyright: ignore
+        self._seen = flat[-1:]
+        return flat[-2]
+
+    def asked(self, step: int) -> bool:
+        """Whether all ranks shall now ask; the same on every rank."""
+        if self.world == 1 or step % self._every or not bool(self._seen):
+            return False
+        self._due.zero_()
+        self._seen = self._due
+        self._asked = time.monotonic()
+        return True
+
+
+class Losses:
+    """Ends training at the first loss that is not finite.
+
+    On a card every look waits for the card, so many losses are looked at together, and always
+    before something is stored.
+    """
+
+    def __init__(self) -> None:
+        self._pending: list[tuple[int, str, Tensor]] = []
+
+    def add(self, step: int, phase: str, loss: Tensor) -> None:
+        self._pending.append((step, phase, loss))
+        if not loss.is_cuda or len(self._pending) >= _PENDING_LOSSES:
+            self.check()
+
+    def check(self) -> None:
+        pending, self._pending = self._pending, []
+        if not pending or bool(torch.stack([p[2] for p in pending]).isfinite().all()):
+            return
+        step, phase, loss = next(p for p in pending if not math.isfinite(p[2]))
+        raise DivergedError(
+            f"step {step}, phase {phase}: the loss is {float(loss)}; lower "
+            "model.learning_rate, or check the data"
+        )
+
+
+def synchronise(modules: Iterable[nn.Module], world: int) -> None:
+    """Average batch-norm statistics over the workers, so what is saved depends on no rank.
+
+    Raises:
+        IncompleteError: if the weights, which all ranks step alike, are not the same on all.
+    """
+    if world == 1:
+        return
+    for module in modules:
+        weights = torch.stack([p.detach().double().sum() for p in module.parameters()])
+        ends = torch.stack([weights, -weights])
+        dist.all_reduce(ends, dist.ReduceOp.MAX)
+        if not torch.equal(ends[0], -ends[1]):
+            raise IncompleteError("the workers' weights differ; go on from the checkpoint before")
+        buffers = [b for b in module.buffers() if b.is_floating_point()]
+        if buffers:
+            flat = torch.cat([b.flatten() for b in buffers])
+            dist.all_reduce(flat)
+            parts = (flat / world).split([b.numel() for b in buffers])
+            for buffer, part in zip(buffers, parts, strict=True):
+                buffer.copy_(part.view_as(buffer))
+
+
+def agree(state: State, error: IncompleteError | None, world: int, device: torch.device) -> None:
+    """Let all ranks know whether rank 0 failed to store, or saw that training may end."""
+    if world > 1:
+        news = torch.tensor([error is not None, state.progress["ended"]], device=device).int()
+        dist.broadcast(news, 0)
+        state.progress["ended"] = bool(news[1])
+        if news[0] and error is None:
+            error = IncompleteError("rank 0 could not store a checkpoint")
+    if error is not None:
+        raise error

@@ -1,0 +1,69 @@
+"""Train a model, data-parallel, by Ray Train: `train(spec)`."""
+
+from dataclasses import dataclass
+
+from genai_ray import cluster, modalities
+from genai_ray.modality import Data
+from genai_ray.runs import claim
+from genai_ray.spec import Spec, dump
+from genai_ray.storage import Store
+from genai_ray.training import checkpoint
+from genai_ray.training.group import fit, fit_on_cluster, resources
+from genai_ray.training.log import require_mlflow
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """samples: real samples seen by the model; seconds and rate: of this call alone."""
+
+    samples: int
+    seconds: float
+    rate: float
+
+
+def train(spec: Spec, data: Data | None = None) -> TrainResult:
+    """Train until `spec.train.samples` real samples were seen, going on from what is in the store.
+
+    Args:
+        spec: the run.
+        data: the real data, if already loaded.
+
+    Raises:
+        UserError: for bad input, another fingerprint, or more workers than the cluster has.
+        DivergedError: for a loss that is not finite.
+        IncompleteError: for workers that crash or do not come up, or a store that takes nothing.
+    """
+    store = Store(spec.run_uri)
+    store.check()
+    if spec.train.mlflow:
+        require_mlflow(spec.train.mlflow)
+    data = data or modalities.of_spec(spec).load(spec)
+    if spec.train.workers:
+        cluster.connect()
+        cluster.require(
+            "train.workers",
+            spec.train.least_workers,
+            resources(spec),
+            timeout_s=spec.train.start_timeout_s,
+            remedy="Lower train.workers or train.cpus_per_worker, or use a larger cluster; "
+            "train.start_timeout_s says how long to wait.",
+        )
+    claim(store, spec)
+    if (samples := finished(store, spec)) is not None:
+        return TrainResult(samples=samples, seconds=0.0, rate=0.0)
+    shared = {"spec": dump(spec), "codec": data.codec.to_json(), "source": data.digest}
+    if not spec.train.workers:
+        return TrainResult(**fit(shared, data, rank=0, world=1))
+    return TrainResult(**fit_on_cluster(spec, shared, data))
+
+
+def finished(store: Store, spec: Spec) -> int | None:
+    """Samples seen by a run that is trained to its end; None if it is not."""
+    newest = max(checkpoint.saved(store), default=0)
+    if newest >= spec.train.samples:
+        return newest
+    if spec.train.patience and newest:
+        state = checkpoint.latest(store)
+        if state is not None and state["progress"]["ended"]:
+            return state["samples"]
+    return None
