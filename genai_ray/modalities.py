@@ -139,7 +139,8 @@ def check_gate(gate: str, limit: float, metrics: Mapping[str, Metric]) -> None:
     ratio = name.endswith("_ratio")
     name = name.removesuffix("_ratio")
     if name not in metrics or bound not in ("min", "max"):
-        known = [f"{m}_{'max' if about.better == 'lower' else 'min'}" for m, about in metrics.items()]
+        bounds = {m: "max" if about.better == "lower" else "min" for m, about in metrics.items()}
+        known = [f"{m}{kind}_{bound}" for m, bound in bounds.items() for kind in ("", "_ratio")]
         raise UserError(
             field, limit, "must be <metric>_min, _max, _ratio_min or _ratio_max", nearest(gate, known)
         )
@@ -147,7 +148,10 @@ def check_gate(gate: str, limit: float, metrics: Mapping[str, Metric]) -> None:
     most = float("inf") if ratio else metric.most
     if not (0.0 if ratio else metric.least) <= limit <= most:
         raise UserError(
-            field, limit, f"must be between {metric.least:g} and {most:g}, as {name} is", "Correct the limit."
+            field,
+            limit,
+            f"must be between {metric.least:g} and {most:g}, as {name} is",
+            f"Change {field} in the spec or give {field}=… on the command line.",
         )
 
 

@@ -16,8 +16,8 @@ from genai_ray import local, modalities
 from genai_ray.dataset.plan import Plan
 from genai_ray.image.samples import ImageSamples
 from genai_ray.image.source import ImageData, load_images
-from genai_ray.image.spec import ImageDataSpec
-from genai_ray.spec import Spec
+from genai_ray.image.spec import ImageDataSpec, ImageRun
+from genai_ray.storage import Store
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -90,10 +90,12 @@ SMALL = [
 ]
 
 
-def small_spec(store: Path | str, *overrides: str) -> Spec:
+def small_spec(store: Path | str, *overrides: str) -> ImageRun:
     """SMALL in a store, with some values changed."""
     root = Path(__file__).resolve().parents[1]
-    return modalities.load(root / "jobs" / "specs" / "digits.yaml", [f"store={store}", *SMALL, *overrides])
+    spec = modalities.load(root / "jobs" / "specs" / "digits.yaml", [f"store={store}", *SMALL, *overrides])
+    assert isinstance(spec, ImageRun)
+    return spec
 
 
 def images_of(made: Plan) -> ImageSamples:
@@ -122,7 +124,7 @@ def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = load_images(spec.data)
     train(spec, data)
     export(spec)
-    feature_extractor(spec, data)
+    feature_extractor(Store(spec.run_uri), data)
     return store
 
 

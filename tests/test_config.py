@@ -2,14 +2,14 @@
 
 import pickle
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
 from variants import presets_of
 
 from genai_ray import modalities
+from genai_ray.image.spec import ImageRun
 from genai_ray import spec as specs
 from genai_ray.errors import UserError
 from genai_ray.modalities import parse
@@ -67,8 +67,8 @@ def test_a_preset_fills_in_the_model_and_gives_way_to_the_spec(tmp_path: Path, p
     spec = loaded(tmp_path, f"model.preset={preset}", *data)
     for name, value in modalities.presets()[preset].values.items():
         assert getattr(spec.model, name) == value
-    changed = loaded(tmp_path, f"model.preset={preset}", "model.latent=7", *data)
-    assert changed.model == spec.model.model_copy(update={"latent": 7})
+    changed = loaded(tmp_path, f"model.preset={preset}", "model.learning_rate=7", *data)
+    assert changed.model == spec.model.model_copy(update={"learning_rate": 7})
     assert parse(dump(changed)) == changed
 
 
@@ -82,10 +82,8 @@ def test_a_preset_fills_in_the_model_and_gives_way_to_the_spec(tmp_path: Path, p
         ("model.conditional=true", "model", True),
         ("model.betas=[0, 0.9]", "model", (0, 0.9)),
         ("model.ema_half_life=0", "model", 0),
-        ("data.root=a=b", "data", "a=b"),
         ("data.root=", "data", None),
         ("data.holdout=0.25", "data", 0.25),
-        ("evaluate.gates.fid_ratio_max=2", "evaluate.gates", 2.0),
         ("name=other", "", "other"),
     ],
 )
@@ -105,6 +103,7 @@ def test_an_override_wins_over_the_file_and_the_last_one_over_the_others(tmp_pat
 def test_a_number_of_the_file_can_be_the_name_of_a_class(tmp_path: Path):
     text = "name: run\nmodel: {conditional: true}\ngenerate: {classes: {0: 10, 3: 5}}"
     spec = loaded(tmp_path, text=text)
+    assert isinstance(spec, ImageRun)
     assert spec.generate.classes == {"0": 10, "3": 5}
 
 
@@ -139,7 +138,7 @@ def test_generation_takes_the_seed_of_the_run_unless_it_has_its_own(
         ("train.worker", "workers"),
         ("generate.shard_row", "shard_rows"),
         ("evaluate.gate", "gates"),
-        ("evaluate.gates.fid_ratio", "fid_ratio_max"),
+        ("evaluate.gates.fid_mx", "fid_max"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(tmp_path: Path, key: str, near: str):
@@ -277,26 +276,12 @@ def test_sources_of_the_user_need_a_root(tmp_path: Path, source: str):
     assert loaded(tmp_path, f"data.source={source}", "data.root=x").data.root == "x"
 
 
-@pytest.mark.parametrize(
-    ("overrides", "remedy"),
-    [
-        (["data.source=mnist"], "data.ingest=auto"),
-        (["data.source=folder", "data.root=x", "train.workers=0"], "train.workers=1"),
-    ],
-)
-def test_a_stream_needs_files_and_ray(tmp_path: Path, overrides: list[str], remedy: str):
-    error = refusal(tmp_path, "data.ingest=stream", *overrides)
-    assert (error.field, error.value) == ("data.ingest", "stream")
-    assert remedy in error.remedy
-    assert loaded(tmp_path, *overrides).data.ingest == "auto"
-
-
 @pytest.mark.parametrize("preset", ["dcgan", "vae"])
 def test_an_mlp_needs_hidden_layers(tmp_path: Path, preset: str):
     overrides = [f"model.preset={preset}", "model.network=mlp"]
     assert refusal(tmp_path, *overrides).field == "model.discriminator_widths"
     spec = loaded(tmp_path, *overrides, "model.discriminator_widths=[8]")
-    assert spec.model.discriminator_widths == (8,)
+    assert getattr(spec.model, "discriminator_widths") == (8,)
 
 
 @pytest.mark.parametrize("override", ["seed", "=1", "seed.x.y=1", "seed=[1,", "seed={"])
@@ -334,245 +319,3 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, kind: str):
     with pytest.raises(UserError, match="readable YAML") as caught:
         modalities.load(path)
     assert caught.value.value == str(path)
-
-
-# --- the fingerprint -----------------------------------------------------------------------------
-
-Stage = Literal["train", "generate"]
-
-#: A legal value that differs from BASE, for every field that can change what training makes, ...
-TRAIN: dict[str, Any] = {
-    "seed": 1,
-    "data.source": "mnist",
-    "data.size": 16,
-    "data.channels": 3,
-    "data.holdout": 0.5,
-    "data.on_corrupt": "skip",
-    "data.image_column": "picture",
-    "data.label_column": "class",
-    "data.ingest": "resident",
-    "data.resident_gb": 1.0,
-    "data.table.columns": {"age": {"type": "categorical"}},
-    "data.table.metadata": "metadata.json",
-    "data.table.names": ["age", "income"],
-    "data.table.delimiter": ";",
-    "data.table.encoding": "latin1",
-    "data.table.nulls": ["-"],
-    "data.table.comment": "#",
-    "data.table.numbers": "quantiles",
-    "data.table.rare": 3,
-    "data.table.rare_label": "rest",
-    "data.table.constraints": [{"less": ["start", "end"]}],
-    "model.preset": "vae",
-    "model.conditional": False,
-    "model.family": "vae",
-    "model.network": "mlp",
-    "model.latent": 3,
-    "model.width": 3,
-    "model.generator_widths": [3],
-    "model.discriminator_widths": [3],
-    "model.dropout": 0.5,
-    "model.discriminator_norm": "layer",
-    "model.loss": "hinge",
-    "model.n_dis": 3,
-    "model.beta": 3.0,
-    "model.learning_rate": 1.0,
-    "model.betas": [0.1, 0.2],
-    "model.ema_half_life": 3,
-    "model.init": "xavier",
-    "model.generator_spectral_norm": True,
-    "model.attention": True,
-    "model.hierarchical": True,
-    "model.pooling": "mean",
-    "model.penalty": "r1",
-    "model.penalty_weight": 3.0,
-    "model.penalty_interval": 3,
-    "model.consistency": 3.0,
-    "model.augment": ["color"],
-    "model.mirror": True,
-    "model.posterior": "point",
-    "model.kl_warm_up": 3,
-    "model.decoder_decay": 3.0,
-    "model.prior": "mixture",
-    "model.mixture_components": 3,
-    "model.adversarial": 3.0,
-    "model.optimizer": "sgd",
-    "model.weight_decay": 3.0,
-    "model.pack": 2,
-    "model.temperature": 3.0,
-    "model.reconstruction": 3.0,
-    "model.discriminator_learning_rate": 3.0,
-    "model.learning_rate_decay": "linear",
-    "model.ema_ramp_up": 3.0,
-    "train.device": "cuda",
-    "train.global_batch": 4,
-    "train.samples": 4,
-    "train.precision": "bf16",
-    "train.checkpoint_every": 4,
-    "train.micro_batch": 64,
-    "train.channels_last": False,
-    "train.compile": "default",
-    "train.evaluate_every": 4,
-    "train.evaluate_samples": 200,
-    "train.keep": "best",
-    "train.patience": 4,
-}
-#: ... what generation makes of a model file, ...
-GENERATE: dict[str, Any] = {
-    "seed": 1,
-    "generate.seed": 2,
-    "generate.samples": 4,
-    "generate.shard_rows": 4,
-    "generate.sink": "images",
-    "generate.encoding": "raw",
-    "generate.classes": {"a": 1.0},
-    "generate.device": "cuda",
-    "generate.truncation": 2.0,
-    "generate.shard_bytes": 4096,
-    "generate.quality": 80,
-    "generate.conditions": "/asked.csv",
-    "provenance.producer": "001191110102MAD55U9H0F10002",
-}
-#: ... and neither.
-NEITHER: dict[str, Any] = {
-    "name": "other",
-    "store": "s3://elsewhere",
-    "data.root": "elsewhere",
-    "data.holdout_root": "elsewhere",
-    "data.download": False,
-    "train.workers": 2,
-    "train.cpus_per_worker": 2.0,
-    "train.keep_checkpoints": 4,
-    "train.max_failures": 4,
-    "train.log_seconds": 1.0,
-    "train.start_timeout_s": 1.0,
-    "train.stall_timeout_s": 2.0,
-    "train.mlflow": "elsewhere",
-    "generate.batch": 4,
-    "generate.workers": 4,
-    "generate.cpus_per_worker": 2.0,
-    "generate.max_attempts": 4,
-    "generate.start_timeout_s": 1.0,
-    "generate.into": "other",
-    "generate.catalog": "other",
-    "generate.table": "other.name",
-    "generate.gpus_per_worker": 0.5,
-    "generate.gpu_memory_gb": 4.0,
-    "generate.lease_s": 4.0,
-    # The digest of the model file tells what the export made.
-    "export.precision": "fp16",
-    "export.difference_max": 4.0,
-    "prices.node_hour": 4.0,
-    "prices.workers_per_node": 4,
-    "prices.gb_month": 4.0,
-    "prices.put_1000": 4.0,
-    "evaluate.samples": 200,
-    "evaluate.duplicate_rows": 200,
-    "evaluate.k": 4,
-    "evaluate.inception": "weights.pth",
-    "evaluate.inception_samples": 200,
-    "evaluate.gates.fid_ratio_max": 1.0,
-    "evaluate.gates.precision_min": 1.0,
-    "evaluate.gates.recall_min": 1.0,
-    "evaluate.gates.coverage_ratio_min": 1.0,
-    "evaluate.gates.agreement_min": 1.0,
-    "evaluate.gates.duplicate_rate_max": 1.0,
-    "evaluate.gates.exact_copy_rate_max": 1.0,
-    "evaluate.target": "income",
-    "evaluate.gates.fid_inception_max": 1.0,
-    "evaluate.gates.column_shapes_min": 1.0,
-    "evaluate.gates.pair_trends_min": 1.0,
-    "evaluate.gates.efficacy_f1_min": 1.0,
-    "evaluate.gates.efficacy_f1_ratio_min": 1.0,
-    "evaluate.gates.efficacy_auc_min": 1.0,
-    "evaluate.gates.efficacy_r2_ratio_min": 1.0,
-    "evaluate.gates.detection_auc_max": 1.0,
-    "evaluate.gates.category_coverage_min": 1.0,
-    "evaluate.gates.range_coverage_min": 1.0,
-    "evaluate.gates.closest_share_max": 1.0,
-    "evaluate.gates.constraint_validity_min": 1.0,
-}
-_TABLE = {"data.source": "breast_cancer", "model.family": "table_gan", "model.network": "mlp"}
-#: What must be set for a field to be legal at its value.
-WITH: dict[str, dict[str, Any]] = {
-    "model.attention": {"model.network": "resnet"},
-    "model.hierarchical": {"model.network": "resnet"},
-    "model.posterior": {"model.prior": "mixture"},
-    "model.pack": _TABLE,
-    "data.holdout_root": _TABLE,
-    "train.keep": {"train.evaluate_every": 4},
-    "train.patience": {"train.evaluate_every": 4},
-    "generate.table": {"generate.sink": "iceberg", "generate.table": "a.name"},
-    "evaluate.inception": {"evaluate.inception_samples": 200},
-    "evaluate.gates.fid_inception_max": {
-        "evaluate.inception_samples": 200,
-        "evaluate.inception": "weights.pth",
-    },
-}
-#: Conditional, and with layers for an MLP, so that each field can be changed alone.
-BASE = parse({"name": "run", "model": {"conditional": True, "discriminator_widths": [8]}})
-
-
-def leaves(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Dotted names of every field that holds a value."""
-    names = []
-    for name, info in model.model_fields.items():
-        kind = info.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            names += leaves(kind, f"{prefix}{name}.")
-        else:
-            names.append(f"{prefix}{name}")
-    return names
-
-
-def changed(fields: dict[str, Any], base: Spec = BASE) -> Spec:
-    values = dump(base)
-    for field, value in fields.items():
-        section: Any = values
-        *parents, last = field.split(".")
-        for parent in parents:
-            section = section[parent]
-        assert section[last] != value, "the table must hold another value than BASE"
-        section[last] = value
-    return parse(values)
-
-
-def digest(spec: Spec, stage: Stage) -> str:
-    return fingerprint(fingerprint.fields(spec, stage))
-
-
-def test_every_field_is_decided():
-    """A new field belongs into a table: can it change what training or generation makes?"""
-    assert set(leaves(Spec)) == TRAIN.keys() | GENERATE.keys() | NEITHER.keys()
-    assert TRAIN.keys() & GENERATE.keys() == {"seed"}
-    assert not NEITHER.keys() & (TRAIN.keys() | GENERATE.keys())
-
-
-@pytest.mark.parametrize("field", leaves(Spec))
-def test_the_fingerprint_hangs_on_what_can_change_a_result(field: str):
-    value = (TRAIN | GENERATE | NEITHER)[field]
-    base = changed(WITH.get(field, {}))
-    spec = changed({field: value}, base)
-    assert (digest(spec, "train") != digest(base, "train")) == (field in TRAIN)
-    assert (digest(spec, "generate") != digest(base, "generate")) == (field in GENERATE)
-
-
-def test_the_fingerprint_is_of_values_not_of_how_they_were_written():
-    direct = parse({"name": "a", "seed": 0, "model": {"preset": "dcgan", "latent": 100}})
-    other = parse({"name": "b", "store": "s3://x", "train": {"workers": 4}})
-    assert digest(direct, "train") == digest(other, "train")
-    assert len(digest(direct, "train")) == 64
-
-
-def test_fields_that_came_later_leave_earlier_runs_alone():
-    fields = fingerprint.fields(parse({"name": "run"}), "train")
-    assert not {"data.table", "model.pack", "model.weight_decay"} & fields.keys()
-    card = {"train": {"device": "cuda"}, "generate": {"device": "cuda"}, "name": "run"}
-    assert fingerprint.fields(parse(card), "generate")["generate.batch"] == 64
-
-
-def test_generation_ignores_the_seed_of_training_when_it_has_its_own():
-    values = dump(BASE)
-    values["generate"]["seed"] = 3
-    one, two = (digest(parse(values | {"seed": seed}), "generate") for seed in (1, 2))
-    assert one == two

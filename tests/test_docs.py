@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from genai_ray.presets import PRESETS
 
 from genai_ray import Spec
 from genai_ray.cli import app
-from genai_ray.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted(path for folder in (".", "docs", "cluster") for path in (ROOT / folder).glob("*.md"))

@@ -6,31 +6,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import images_of, load_resident, small_spec
-from genai_ray.config import Gates
 
 from genai_ray.dataset.generate import generate
 from genai_ray.dataset.manifest import read_manifest, shipped
 from genai_ray.dataset.plan import open_plan
 from genai_ray.errors import GateError, IncompleteError, UserError
-from genai_ray.evaluate import evaluate, judge
+from genai_ray.evaluate import evaluate, gate_outcomes
 from genai_ray.image.encoding import encode_png
 from genai_ray.image.parquet import write_parquet
-from genai_ray.image.rows import ImageRows
+from genai_ray.image.rows import ImageRead, ImageRows
 from genai_ray.image.source import ImageData
-from genai_ray.spec import Spec
+from genai_ray.image.spec import ImageRun
 from genai_ray.storage import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
 @pytest.fixture
-def generated(run_store: Path) -> Spec:
+def generated(run_store: Path) -> ImageRun:
     spec = small_spec(run_store)
     generate(spec)
     return spec
 
 
-def ship(spec: Spec, images: np.ndarray, labels: np.ndarray, data: ImageData) -> None:
+def ship(spec: ImageRun, images: np.ndarray, labels: np.ndarray, data: ImageData) -> None:
     """Put other images in place of those of a data set of one file, manifest and all."""
     store = Store(spec.run_uri).at("dataset")
     manifest = json.loads(store.read("manifest.json"))
@@ -42,7 +41,7 @@ def ship(spec: Spec, images: np.ndarray, labels: np.ndarray, data: ImageData) ->
     store.put("manifest.json", json.dumps(manifest).encode())
 
 
-def test_report_of_a_small_run(generated: Spec) -> None:
+def test_report_of_a_small_run(generated: ImageRun) -> None:
     result = evaluate(generated)
     store = Store(generated.run_uri)
     assert result.published
@@ -62,7 +61,7 @@ def test_report_of_a_small_run(generated: Spec) -> None:
     assert evaluate(generated).fake == result.fake
 
 
-def test_real_images_pass_and_copies_are_caught(generated: Spec) -> None:
+def test_real_images_pass_and_copies_are_caught(generated: ImageRun) -> None:
     data = load_resident(generated.data)
     assert data.holdout_labels is not None
     assert data.train_labels is not None
@@ -83,14 +82,14 @@ def test_real_images_pass_and_copies_are_caught(generated: Spec) -> None:
     assert collapsed.fake["coverage"] < 0.8
 
 
-def test_wrong_classes_are_seen(generated: Spec) -> None:
+def test_wrong_classes_are_seen(generated: ImageRun) -> None:
     data = load_resident(generated.data)
     assert data.holdout_labels is not None
     ship(generated, data.holdout_images, (data.holdout_labels + 1) % 10, data)
     assert evaluate(generated).fake["agreement"] < 0.05
 
 
-def test_failed_gate_is_not_published(generated: Spec) -> None:
+def test_failed_gate_is_not_published(generated: ImageRun) -> None:
     evaluate(generated)
     strict = small_spec(generated.store, "evaluate.gates={fid_ratio_max: 0.01}")
     with pytest.raises(GateError, match=r"fid_ratio_max: .*, limit 0.01"):
@@ -100,7 +99,7 @@ def test_failed_gate_is_not_published(generated: Spec) -> None:
     assert json.loads(store.read("report/quality.json"))["published"] is False
 
 
-def test_altered_file_is_refused(generated: Spec) -> None:
+def test_altered_file_is_refused(generated: ImageRun) -> None:
     path = Path(generated.run_uri) / "dataset" / "data" / "part-000001.parquet"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"part-000001.parquet'; is missing or not what"):
@@ -119,7 +118,7 @@ def test_every_sink_is_read_back(run_store: Path, options: list[str]) -> None:
     store = Store(spec.run_uri).at("dataset")
     manifest = read_manifest(store)
     assert manifest is not None
-    found = list(shipped(store, manifest))
+    found = [file for file in shipped(store, manifest) if isinstance(file, ImageRead)]
     images, labels = images_of(open_plan(spec)).samples(0, 400)
     cells = [cell for file in found for cell in file.cells]
     expected = [i.tobytes() for i in images] if "raw" in options[0] else encode_png(images)
@@ -130,10 +129,10 @@ def test_every_sink_is_read_back(run_store: Path, options: list[str]) -> None:
 
 
 def test_gates() -> None:
-    gates = Gates(fid_ratio_max=2, agreement_min=0.9, duplicate_rate_max=0.01)
+    gates = {"fid_ratio_max": 2, "agreement_min": 0.9, "duplicate_rate_max": 0.01}
     fake = {"fid": 3.0, "agreement": 0.89, "duplicate_rate": 0.01}
-    outcomes = {g.name: g for g in judge(gates, fake, {"fid": 2.0})}
+    outcomes = {g.name: g for g in gate_outcomes(gates, fake, {"fid": 2.0})}
     assert outcomes["fid_ratio_max"].value == 1.5
     assert [g.passed for g in outcomes.values()] == [True, False, True]
     with pytest.raises(UserError, match=r"evaluate.gates.recall_min: got 0.5; recall was not"):
-        judge(Gates(recall_min=0.5), fake, {})
+        gate_outcomes({"recall_min": 0.5}, fake, {})

@@ -12,19 +12,27 @@ from genai_ray import local
 from genai_ray.errors import UserError
 from genai_ray.image.codec import ImageCodec
 from genai_ray.image.encoding import decode
-from genai_ray.image.parquet import parquet_schema
+from genai_ray.image.parquet import parquet_schema, write_parquet
 from genai_ray.image.rows import ImageRows
 from genai_ray.provenance import DIGITAL_SOURCE_TYPE, Manifest
-from genai_ray.sinks import SINKS
 from genai_ray.sinks.iceberg import check_iceberg, commit_iceberg
+from genai_ray.spec import GenerateSpec
 from genai_ray.storage import Store
-from genai_ray.table.sinks import TableRows
+from genai_ray.table.sinks import TableRows, write_table
 
 pytestmark = [pytest.mark.s3]
 pyiceberg = pytest.importorskip("pyiceberg")
 
 CODEC = ImageCodec(8, 1, ("cat", "dog"))
 EXTRA = pa.table({"weight": [0.5, 1.5, 2.5, 3.5], "site": ["a", "b", "a", None]})
+
+
+def check(uri: str, catalog: str, table: str, schema: pa.Schema) -> None:
+    check_iceberg(GenerateSpec(sink="iceberg", catalog=catalog, table=table), Store(uri), schema)
+
+
+def commit(manifest: Manifest, store: Store, catalog: str, table: str) -> None:
+    commit_iceberg(GenerateSpec(sink="iceberg", catalog=catalog, table=table), store, manifest)
 
 
 @pytest.fixture
@@ -67,7 +75,7 @@ def made(
         )
         for i in range(2)
     ]
-    files = [record for rows in shards for record in SINKS["image"]["iceberg"](rows, store)]
+    files = [record for rows in shards for record in write_parquet(rows, store)]
     manifest = Manifest(
         fingerprint=fingerprint,
         fields={},
@@ -90,9 +98,9 @@ def schema(extra: pa.Table | None = EXTRA, encoding: str = "png") -> pa.Schema:
 @pytest.mark.parametrize("encoding", ["png", "raw"])
 def test_a_data_set_is_one_snapshot_of_all_its_rows(s3_uri: str, catalog: str, table: str, encoding: str):
     manifest, shards = made(Store(s3_uri), "ab" * 32, encoding=encoding)
-    check_iceberg(s3_uri, catalog, table, schema(encoding=encoding))
+    check(s3_uri, catalog, table, schema(encoding=encoding))
     for _ in range(2):  # as a job that was killed after its commit and repeated
-        commit_iceberg(manifest, Store(s3_uri), catalog, table)
+        commit(manifest, Store(s3_uri), catalog, table)
     found = opened(table)
     (snapshot,) = found.snapshots()
     assert snapshot.summary["genai_ray.fingerprint"] == "ab" * 32
@@ -126,8 +134,8 @@ def test_rows_of_a_table_keep_their_types(s3_uri: str, catalog: str, table: str)
             }
         ),
     )
-    check_iceberg(s3_uri, catalog, table, rows.schema)
-    (record,) = SINKS["table"]["iceberg"](TableRows(0, 0, rows, {"start": 0}), store)
+    check(s3_uri, catalog, table, rows.schema)
+    (record,) = write_table(TableRows(0, 0, rows, {"start": 0}), store)
     manifest = Manifest(
         fingerprint="ef" * 32,
         fields={},
@@ -140,17 +148,17 @@ def test_rows_of_a_table_keep_their_types(s3_uri: str, catalog: str, table: str)
         columns={},
         versions={},
     )
-    commit_iceberg(manifest, store, catalog, table)
+    commit(manifest, store, catalog, table)
     assert opened(table).scan().to_arrow().to_pylist() == rows.to_pylist()
 
 
 def test_another_data_set_is_another_snapshot(s3_uri: str, catalog: str, table: str):
     stores = [Store(f"{s3_uri}/{name}") for name in ("a", "b")]
     first, second = (made(s, f * 64)[0] for s, f in zip(stores, "ab", strict=True))
-    commit_iceberg(first, stores[0], catalog, table)
-    check_iceberg(stores[1].uri, catalog, table, schema())
-    commit_iceberg(second, stores[1], catalog, table)
-    commit_iceberg(first, stores[0], catalog, table)
+    commit(first, stores[0], catalog, table)
+    check(stores[1].uri, catalog, table, schema())
+    commit(second, stores[1], catalog, table)
+    commit(first, stores[0], catalog, table)
     found = opened(table)
     marks = [s.summary["genai_ray.fingerprint"] for s in found.snapshots()]
     assert marks == ["a" * 64, "b" * 64]
@@ -161,9 +169,9 @@ def test_another_data_set_is_another_snapshot(s3_uri: str, catalog: str, table: 
 
 def test_files_that_the_table_has_are_not_added_again(s3_uri: str, catalog: str, table: str):
     store = Store(s3_uri)
-    commit_iceberg(made(store, "a" * 64)[0], store, catalog, table)
+    commit(made(store, "a" * 64)[0], store, catalog, table)
     with pytest.raises(UserError, match="holds files of") as caught:
-        commit_iceberg(made(store, "b" * 64)[0], store, catalog, table)
+        commit(made(store, "b" * 64)[0], store, catalog, table)
     assert caught.value.field == "generate.table"
     assert opened(table).scan().count() == 8
 
@@ -172,19 +180,19 @@ def test_files_that_the_table_has_are_not_added_again(s3_uri: str, catalog: str,
 
 
 def test_other_columns(s3_uri: str, catalog: str, table: str):
-    commit_iceberg(made(Store(s3_uri), "a" * 64)[0], Store(s3_uri), catalog, table)
+    commit(made(Store(s3_uri), "a" * 64)[0], Store(s3_uri), catalog, table)
     with pytest.raises(UserError, match="site: string there, absent here") as caught:
-        check_iceberg(s3_uri, catalog, table, schema(EXTRA.drop_columns(["site"])))
+        check(s3_uri, catalog, table, schema(EXTRA.drop_columns(["site"])))
     assert (caught.value.field, caught.value.value) == ("generate.table", table)
     with pytest.raises(UserError, match=r"image: struct<.*> there, fixed\[64\] here"):
-        check_iceberg(s3_uri, catalog, table, schema(encoding="raw"))
+        check(s3_uri, catalog, table, schema(encoding="raw"))
 
 
 @pytest.mark.parametrize("kind", [pa.duration("s"), pa.timestamp("ns"), pa.uint64()], ids=str)
 def test_a_type_that_iceberg_does_not_have(s3_uri: str, catalog: str, table: str, kind: pa.DataType):
     extra = pa.table({"when": pa.array([0] * 4, kind)})
     with pytest.raises(UserError, match="Iceberg does not have") as caught:
-        check_iceberg(s3_uri, catalog, table, schema(extra))
+        check(s3_uri, catalog, table, schema(extra))
     assert caught.value.field == "generate.sink"
     assert "'when'" in caught.value.rule
 
@@ -209,7 +217,7 @@ def test_a_catalog_that_cannot_be_used(
 ):
     monkeypatch.setenv(f"PYICEBERG_CATALOG__DEFAULT__{variable}", value)
     with pytest.raises(UserError, match=rule) as caught:
-        check_iceberg(s3_uri, catalog, table, schema())
+        check(s3_uri, catalog, table, schema())
     assert (caught.value.field, caught.value.value) == ("generate.catalog", "default")
     assert "PYICEBERG_CATALOG__DEFAULT__URI" in caught.value.remedy
     assert "wrong-secret" not in str(caught.value)
@@ -217,11 +225,11 @@ def test_a_catalog_that_cannot_be_used(
 
 def test_a_catalog_without_settings(s3_uri: str, table: str):
     with pytest.raises(UserError, match="is no catalog that pyiceberg's settings name") as caught:
-        check_iceberg(s3_uri, "sales-eu", table, schema())
+        check(s3_uri, "sales-eu", table, schema())
     assert "PYICEBERG_CATALOG__SALES_EU__URI" in caught.value.remedy
 
 
 def test_a_folder_is_no_place_for_a_table(catalog: str, table: str):
     with pytest.raises(UserError, match="must be s3://") as caught:
-        check_iceberg("/tmp/runs", catalog, table, schema())
+        check("/tmp/runs", catalog, table, schema())
     assert caught.value.field == "store"

@@ -11,10 +11,9 @@ from conftest import small_spec
 from torch import Tensor, nn
 
 from genai_ray.errors import UserError
-from genai_ray.families import build
-from genai_ray.image.inception import Inception, read_weights, resize
+from genai_ray.image import inception
+from genai_ray.image.inception import Inception, build, read_weights, resize
 from genai_ray.image.source import load_images
-from genai_ray.metrics import inception
 from genai_ray.metrics.fidelity import frechet_distance
 
 RANDOM = np.random.default_rng(0)

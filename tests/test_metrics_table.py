@@ -14,10 +14,10 @@ from conftest import SHARED_DATA, needs_shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genai_ray.image.encoding import encode
 from genai_ray.table.copies import closest_share, duplicate_rate, exact_copy_rate
-from genai_ray.table.matrix import row_keys, sample
-from genai_ray.table.scores import METRICS, TableScores, constraint_validity, table_scores
+from genai_ray.table.matrix import encode, row_keys, sample
+from genai_ray.table.metrics import METRICS
+from genai_ray.table.scores import TableScores, constraint_validity, table_scores
 from genai_ray.table.shapes import (
     category_coverage,
     column_shapes,

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from genai_ray.models import image
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from genai_ray import modalities, penalties
 from genai_ray.errors import UserError
-from genai_ray.image import augment
+from genai_ray.export import fold_parametrizations
+from genai_ray.image import augment, nets
 from genai_ray.modalities import parse
 from genai_ray.spec import ModelSpec
 
@@ -157,13 +157,13 @@ def test_gradients_pass_through(policy: list[str]):
 def test_spectral_norm_makes_the_largest_singular_value_one_and_folds_to_the_same():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(12, 20), nn.Linear(20, 6))
-    image.spectral(net)
+    nets.spectral(net)
     x = torch.randn(3, 12)
     for _ in range(50):
         net(x)
     net.eval()
     before = net(x)
-    image.fold_spectral(net)
+    fold_parametrizations(net)
     torch.testing.assert_close(net(x), before)
     for layer in net:
         assert torch.linalg.matrix_norm(layer.weight, 2).item() == pytest.approx(1, abs=1e-3)
@@ -173,17 +173,17 @@ def test_spectral_norm_makes_the_largest_singular_value_one_and_folds_to_the_sam
 def test_weights_are_drawn_as_asked():
     torch.manual_seed(0)
     layer = nn.Linear(300, 200)
-    image.initialise(layer, "normal")
+    nets.initialise(layer, "normal")
     assert layer.weight.std().item() == pytest.approx(0.02, rel=0.02)
-    image.initialise(layer, "xavier")
+    nets.initialise(layer, "xavier")
     assert layer.weight.abs().max().item() == pytest.approx((6 / 500) ** 0.5, rel=0.01)
-    image.initialise(layer, "orthogonal")
+    nets.initialise(layer, "orthogonal")
     torch.testing.assert_close(layer.weight @ layer.weight.T, torch.eye(200))
     assert not layer.bias.any()
 
 
 def test_attention_begins_as_the_identity():
-    layer = image.SelfAttention(16)
+    layer = nets.SelfAttention(16)
     x = torch.randn(2, 16, 8, 8)
     assert torch.equal(layer(x), x)
 

@@ -13,6 +13,7 @@ from genai_ray.dataset.plan import open_plan
 from genai_ray.errors import UserError
 from genai_ray.image.codec import ImageCodec
 from genai_ray.image.conditions import class_counts
+from genai_ray.image.spec import ImageGenerateSpec
 from genai_ray.onnx_session import BoundRun, open_session, provider_options, session_options
 from genai_ray.provenance import ModelCard
 from genai_ray.quotas import Quotas
@@ -41,7 +42,9 @@ def card(*classes: str) -> ModelCard:
 def test_quotas_are_exact_for_any_shares(shares: list[int], samples: int, seed: int) -> None:
     names = [f"c{i}" for i in range(len(shares))]
     total = sum(shares)
-    spec = GenerateSpec(samples=samples, classes={n: s / total for n, s in zip(names, shares, strict=True)})
+    spec = ImageGenerateSpec(
+        samples=samples, classes={n: s / total for n, s in zip(names, shares, strict=True)}
+    )
     counts = class_counts(spec, card(*names))
     assert counts is not None
     assert sum(counts) == samples
@@ -70,11 +73,11 @@ def test_classes_are_well_mixed() -> None:
 )
 def test_bad_classes(classes: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        class_counts(GenerateSpec(samples=10, classes=classes), card("a", "b"))
+        class_counts(ImageGenerateSpec(samples=10, classes=classes), card("a", "b"))
 
 
 def test_counts_are_taken_as_they_are() -> None:
-    spec = GenerateSpec(samples=10, classes={"b": 10})
+    spec = ImageGenerateSpec(samples=10, classes={"b": 10})
     assert class_counts(spec, card("a", "b")) == [0, 10]
     with pytest.raises(UserError, match="has no classes"):
         class_counts(spec, card())

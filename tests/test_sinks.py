@@ -8,7 +8,7 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -25,17 +25,18 @@ from hypothesis.extra import numpy as stn
 from numpy.typing import NDArray
 from PIL import Image
 
+from genai_ray import modalities
+from genai_ray.image import folder
 from genai_ray.image.codec import ImageCodec
 from genai_ray.image.encoding import Stamp, decode, encode, encode_jpeg, encode_png, encode_webp
 from genai_ray.image.folder import write_images
 from genai_ray.image.parquet import parquet_schema, write_parquet
-from genai_ray.image.rows import SUFFIXES, ImageRows, class_folders
+from genai_ray.image.rows import SUFFIXES, ImageRead, ImageRows, class_folders
 from genai_ray.image.webdataset import write_webdataset
-from genai_ray.modality import discard
+from genai_ray.modality import Sink, discard
 from genai_ray.provenance import AIGC_KEYS, DIGITAL_SOURCE_TYPE, read_label
-from genai_ray.sinks import SINKS, objects, read
 from genai_ray.storage import Store
-from genai_ray.table.sinks import TableRows, retyped
+from genai_ray.table.sinks import CSV, TableRead, TableRows, retyped
 
 NAMES = ("T-shirt/top", "Trouser", "Ankle boot")
 PROVENANCE = {"seed": 7, "model": "ab" * 32, "start": 40, "fingerprint": "0123456789abcdef" * 4}
@@ -69,6 +70,10 @@ def shard(
     return ImageRows(
         2, 40, pixels(n, 8, channels), labels, codec, encoding, PROVENANCE, producer=producer, extra=extra
     )
+
+
+def image_sink(name: str) -> Sink[Any]:
+    return modalities.modality("image").sinks[name]()
 
 
 @pytest.fixture
@@ -291,7 +296,7 @@ def test_a_parquet_file_says_what_made_it(store: Store, encoding: str):
 
 @pytest.mark.parametrize("sink", ["parquet", "images"])
 def test_a_parquet_file_has_a_label_of_its_own(store: Store, sink: str):
-    (record,) = SINKS["image"][sink](shard(producer=PRODUCER), store)
+    (record,) = image_sink(sink).write(shard(producer=PRODUCER), store)
     metadata = pq.read_schema(Path(store.uri) / record.path).metadata
     label = json.loads(metadata[b"AIGC"])
     assert list(label) == list(AIGC_KEYS)
@@ -364,7 +369,7 @@ def test_hugging_face_shows_images_and_class_names(
 
 
 def test_many_rows_are_cut_into_groups(store: Store, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("genai_ray.sinks.parquet._ROW_GROUP_BYTES", 4 * 64)
+    monkeypatch.setattr("genai_ray.image.parquet._ROW_GROUP_BYTES", 4 * 64)
     file = pq.ParquetFile(written(shard(encoding="raw", n=50), store))
     assert file.num_row_groups > 5
     assert file.read()["id"].to_pylist() == list(range(40, 90))
@@ -479,7 +484,7 @@ def test_without_classes_all_images_lie_in_one_folder(store: Store):
 
 def test_the_table_lists_every_image(store: Store):
     (record,) = write_images(shard(encoding="webp"), store)
-    listed = list(objects(record, store.read(record.path)))
+    listed = list(folder.IMAGES.objects(record, store.read(record.path)))
     assert record.rows == len(listed) == 7
     assert sorted(path for path, _, _ in listed) == store.list()[:-1]
     for path, digest, size in listed:
@@ -493,10 +498,10 @@ def test_an_image_that_was_altered_or_is_gone_is_refused(store: Store):
     path = "data/part-000002/Trouser/000000000041.png"
     store.put(path, store.read(path) + b"x")
     with pytest.raises(ValueError, match=r"000000000041\.png is not what its table says"):
-        read(record, data, store)
+        folder.IMAGES.read(record, data, store)
     store.delete(path)
     with pytest.raises(ValueError, match=r"000000000041\.png is missing"):
-        read(record, data, store)
+        folder.IMAGES.read(record, data, store)
 
 
 # --- WebDataset ----------------------------------------------------------------------------------
@@ -592,21 +597,20 @@ def test_reading_gives_ids_labels_and_images(
     store: Store, sink: str, encoding: str, classes: tuple[str, ...] | None
 ):
     rows = shard(encoding=encoding, classes=classes, extra=EXTRA, producer=PRODUCER)
-    (record,) = SINKS["image"][sink](rows, store)
+    (record,) = image_sink(sink).write(rows, store)
     data = store.read(record.path)
-    for known in (record, asdict(record)):
-        ids, labels, cells, _ = read(known, data, store)
-        assert ids is not None
-        assert ids.dtype == np.int64
-        assert ids.tolist() == list(rows.ids)
-        assert cells == encode(rows)
-        if rows.labels is None:
-            assert labels is None
-        else:
-            assert labels is not None
-            assert labels.tolist() == rows.labels.tolist()
+    file = image_sink(sink).read(record, data, store)
+    assert isinstance(file, ImageRead)
+    assert file.ids.dtype == np.int64
+    assert file.ids.tolist() == list(rows.ids)
+    assert file.cells == encode(rows)
+    if rows.labels is None:
+        assert file.labels is None
+    else:
+        assert file.labels is not None
+        assert file.labels.tolist() == rows.labels.tolist()
     if sink != "images":
-        assert list(objects(record, data)) == []
+        assert list(image_sink(sink).objects(record, data)) == []
 
 
 # --- records -------------------------------------------------------------------------------------
@@ -618,12 +622,12 @@ WRITING = pytest.mark.parametrize("sink", ["parquet", "images", "webdataset", "i
 @FILES
 def test_records_are_of_the_files(store: Store, sink: str, encoding: str):
     rows = shard(encoding=encoding)
-    (record,) = SINKS["image"][sink](rows, store)
+    (record,) = image_sink(sink).write(rows, store)
     data = store.read(record.path)
     assert record.rows == len(rows.images)
     assert record.bytes == len(data)
     assert record.sha256 == hashlib.sha256(data).hexdigest()
-    images = [path for path, _, _ in objects(record, data)]
+    images = [path for path, _, _ in image_sink(sink).objects(record, data)]
     assert sorted([record.path, *images]) == store.list()
 
 
@@ -631,14 +635,14 @@ def test_records_are_of_the_files(store: Store, sink: str, encoding: str):
 @FILES
 def test_writing_again_changes_nothing(store: Store, sink: str, encoding: str):
     rows = shard(encoding=encoding, extra=EXTRA, producer=PRODUCER)
-    first = SINKS["image"][sink](rows, store)
+    first = image_sink(sink).write(rows, store)
     before = {key: store.read(key) for key in store.list()}
-    assert SINKS["image"][sink](rows, store) == first
+    assert image_sink(sink).write(rows, store) == first
     assert {key: store.read(key) for key in store.list()} == before
 
 
 def test_discard_writes_nothing(store: Store):
-    assert discard(shard(), store) == []
+    assert discard().write(shard(), store) == []
     assert store.list() == []
 
 
@@ -683,15 +687,15 @@ def test_rows_of_every_type_come_back_from_csv(store: Store):
             "gift": pa.array([True, False, None]),
         }
     )
-    (record,) = SINKS["table"]["csv"](TableRows(0, 0, rows, {}), store)
-    found = read(record, store.read(record.path), store).table
-    assert found is not None
-    assert retyped(found, rows.schema).equals(rows)
+    (record,) = CSV.write(TableRows(0, 0, rows, {}), store)
+    found = CSV.read(record, store.read(record.path), store)
+    assert isinstance(found, TableRead)
+    assert retyped(found.table, rows.schema).equals(rows)
 
 
 def test_one_column_with_a_missing_value_keeps_its_rows(store: Store):
     rows = pa.table({"x": pa.array([1, None, 3])})
-    (record,) = SINKS["table"]["csv"](TableRows(0, 0, rows, {}), store)
-    found = read(record, store.read(record.path), store).table
-    assert found is not None
-    assert retyped(found, rows.schema).equals(rows)
+    (record,) = CSV.write(TableRows(0, 0, rows, {}), store)
+    found = CSV.read(record, store.read(record.path), store)
+    assert isinstance(found, TableRead)
+    assert retyped(found.table, rows.schema).equals(rows)

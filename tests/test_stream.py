@@ -28,10 +28,9 @@ from genai_ray.errors import IncompleteError, UserError
 from genai_ray.image import ingest
 from genai_ray.image import stream as streams
 from genai_ray.image.codec import ImageCodec
-from genai_ray.image.encoding import decode
 from genai_ray.image.source import ImageData, load_images, split
 from genai_ray.image.spec import ImageDataSpec
-from genai_ray.image.stream import CorruptImageWarning, ImageStream, ParquetIndex, Share, pieces, read
+from genai_ray.image.stream import CorruptImageWarning, ImageStream, ParquetIndex, Share, decode, pieces, read
 from genai_ray.storage import Store
 
 Shown = tuple[NDArray[np.uint8], NDArray[np.int64] | None]
@@ -632,7 +631,9 @@ def test_an_epoch_of_more_than_the_object_store_holds(tmp_path: Path, source: st
         table = pa.table([cells], pa.schema([field]))
         pq.write_table(table, tmp_path / "a.parquet", row_group_size=300)
     codec = ImageCodec(128, 3, None)
-    truth = sum(zlib.crc32(codec.encode(Image.fromarray(noise[i])).tobytes()) for i in split(spec, 5000)[0])
+    truth = sum(
+        zlib.crc32(codec.encode(Image.fromarray(noise[i])).tobytes()) for i in split(None, 5000, "image")[0]
+    )
 
     done = subprocess.run(
         [sys.executable, "-c", _EPOCH, spec.model_dump_json()], capture_output=True, text=True, timeout=300

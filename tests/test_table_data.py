@@ -132,7 +132,7 @@ def test_the_split_is_that_of_images():
 
     table = pa.table({"x": pa.array(range(5, 105)).cast(pa.float64()), "y": ["a", "b"] * 50})
     data = load(table, holdout=0.3)
-    train, held = split(TableDataSpec(holdout=0.3), 100)
+    train, held = split(0.3, 100, "row")
     assert data.train["x"].to_pylist() == [5 + i for i in train]
     assert data.holdout["x"].to_pylist() == [5 + i for i in held]
 

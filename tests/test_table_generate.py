@@ -21,9 +21,11 @@ from genai_ray.errors import UserError
 from genai_ray.evaluate import evaluate
 from genai_ray.export import export
 from genai_ray.pipeline import run
+from genai_ray.provenance import Manifest
 from genai_ray.spec import Spec
 from genai_ray.storage import Store
 from genai_ray.table.samples import TableSamples
+from genai_ray.table.sinks import TableRead
 from genai_ray.training.train import train
 
 PRESETS = ("tvae", "ctgan", "table_ar")
@@ -56,6 +58,11 @@ def orders(n: int = 1500) -> pa.Table:
 
 
 CONSTRAINTS = [{"less": ["ordered", "sent"]}, {"together": ["kind", "size"]}]
+
+
+def shipped_table(store: Store, manifest: Manifest) -> pa.Table:
+    files = list(shipped(store, manifest))
+    return pa.concat_tables([f.table for f in files if isinstance(f, TableRead)])
 
 
 def spec_of(folder: Path, preset: str, *overrides: str, **data: Any) -> Spec:
@@ -103,8 +110,7 @@ def finished(spec: Spec) -> tuple[Plan, pa.Table]:
     write_manifest(made, receipts(made))
     manifest = read_manifest(made.store)
     assert manifest is not None
-    tables = [file.table for file in shipped(made.store, manifest)]
-    return made, pa.concat_tables([t for t in tables if t is not None])
+    return made, shipped_table(made.store, manifest)
 
 
 # --- rows by index -------------------------------------------------------------------------------
@@ -154,7 +160,7 @@ def test_what_is_damaged_is_found_and_made_again(folder: Path) -> None:
     assert verify(made.store.uri, repair=True).whole
     manifest = read_manifest(made.store)
     assert manifest is not None
-    again = pa.concat_tables([f.table for f in shipped(made.store, manifest) if f.table])
+    again = shipped_table(made.store, manifest)
     assert again.equals(table)
 
 

@@ -4,18 +4,15 @@ from typing import Any
 
 from genai_ray import modalities
 from genai_ray import spec as specs
-from genai_ray.spec import ModelSpec
 
 
-def variant(preset: str, narrow: dict[str, Any] | None = None, **values: Any) -> ModelSpec:
+def variant(preset: str, narrow: dict[str, Any] | None = None, **values: Any) -> Any:
     """A preset with other values; `narrow` are those that hold only where the family has the key."""
     kind = next(m for m in modalities.every() if preset in m.presets)
     given = kind.presets[preset].values | {"preset": preset} | (narrow or {}) | values
     section = specs.section_type(kind.spec, "model", given)
     known = section.effective(given)
-    out = section.model_validate({k: v for k, v in given.items() if k in known or k in values})
-    assert isinstance(out, ModelSpec)
-    return out
+    return section.model_validate({k: v for k, v in given.items() if k in known or k in values})
 
 
 def presets_of(modality: str) -> list[str]:

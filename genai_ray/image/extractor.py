@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genai_ray.metrics.distances import blocks
 from genai_ray.storage import Store
-
-from .distances import blocks
 
 DIMENSIONS = 64
 _FORMAT = 1

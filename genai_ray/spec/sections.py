@@ -94,8 +94,9 @@ class Section(BaseModel):
             return values
         given = cast(Mapping[str, Any], values)
         for name in given:
-            lacking = cls.lacking(name, given) if name in cls.model_fields else {}
-            for switch, accepted in lacking.items():
+            if given[name] is None or name not in cls.model_fields:
+                continue
+            for switch, accepted in cls.lacking(name, given).items():
                 options = " or ".join(f"{switch}={_plain(v)}" for v in accepted)
                 raise UserError(
                     f"{cls.path}.{name}",
