@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genai_ray.errors import GateError, IncompleteError, UserError
+from genai_ray.errors import GateError, IncompleteError, ParityError, UserError
 
 app = typer.Typer(
     help="From real data to published synthetic data: train, export, generate, evaluate.",
@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command `genai-ray`: runs a verb and exits with its code."""
     try:
         code = app(list(arguments) if arguments is not None else None, standalone_mode=False)
-    except (UserError, IncompleteError, GateError) as error:
+    except (UserError, IncompleteError, GateError, ParityError) as error:
         typer.echo(f"error: {error}", err=True)
         code = error.exit_code
     except typer.Abort:

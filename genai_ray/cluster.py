@@ -61,7 +61,7 @@ def _grows() -> bool:
 
 def _stop(signum: int, frame: FrameType | None) -> None:
     """End at once. An exception from here would be lost where Ray's C++ code is interrupted, and
-    nothing needs a farewell: what is not whole in the store is made again.
+    nothing needs cleaning up: what is incomplete in the store is generated again.
     """
-    os.write(2, b"\nerror: stopped by SIGTERM; the same command goes on from here\n")
+    os.write(2, b"\nerror: stopped by SIGTERM; the same command resumes\n")
     os._exit(IncompleteError.exit_code)

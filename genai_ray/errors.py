@@ -1,11 +1,11 @@
-"""The ways a run can end other than well, each with its exit code."""
+"""The ways in which a run can fail, each with its exit code."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: says the field, the value, the rule and the way out."""
+    """A mistake that the user can correct: names the field, the value, the rule and the remedy."""
 
     exit_code = 2
 
@@ -19,9 +19,15 @@ class UserError(ValueError):
 
 
 class IncompleteError(RuntimeError):
-    """The work stopped before its end; the same command goes on from there."""
+    """The work stopped before its end; the same command resumes it."""
 
     exit_code = 3
+
+
+class ParityError(RuntimeError):
+    """ONNX Runtime and torch give different outputs for the same inputs; nothing was published."""
+
+    exit_code = 1
 
 
 class GateError(RuntimeError):
@@ -31,7 +37,7 @@ class GateError(RuntimeError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest known word, or all of them when none is near."""
+    """A hint that names the nearest known word, or all known words when none is near."""
     known = sorted(known)
     match = difflib.get_close_matches(word, known, n=1)
     return f"Did you mean {match[0]!r}?" if match else f"Known: {', '.join(known)}."

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from genai_ray import modalities, rng
-from genai_ray.errors import IncompleteError, UserError
+from genai_ray.errors import IncompleteError, ParityError, UserError
 from genai_ray.modality import Outputs
 from genai_ray.onnx_session import read_model
 from genai_ray.provenance import BLANK, CARD_KEY, DIGEST_KEY, MODEL_KEY, ModelCard, seal
@@ -53,10 +53,6 @@ class ExportResult:
     difference: float | None
 
 
-class ParityError(RuntimeError):
-    """ONNX Runtime and torch disagree on the same inputs; nothing was published."""
-
-
 def export(spec: Spec) -> ExportResult:
     """Export the averaged model of a trained run (`train.keep`) in `export.precision`, unless that
     was done before.
@@ -66,8 +62,8 @@ def export(spec: Spec) -> ExportResult:
 
     Raises:
         IncompleteError: if the run is not trained to its end.
-        ParityError: if the exported graph does not give what torch gives, or the lower precision
-            differs from it by more than `export.difference_max`.
+        UserError: if the lower precision differs from fp32 by more than `export.difference_max`.
+        ParityError: if the exported graph does not give what torch gives.
     """
     store = Store(spec.run_uri)
     if finished(store, spec) is None:
@@ -92,7 +88,7 @@ def export(spec: Spec) -> ExportResult:
     precision = spec.export.precision
     if (done := _exported(store, training, precision)) is not None:
         return done
-    codec = modalities.codec_from_json(state["codec"])
+    codec, kind = modalities.codec_from_json(state["codec"]), modalities.of_spec(spec)
     family = new_family(spec, codec)
     family.nets[family.averaged].load_state_dict(state["average"])
     card = ModelCard(
@@ -110,20 +106,33 @@ def export(spec: Spec) -> ExportResult:
     sampler = family.sampler().eval()
     fold_parametrizations(sampler)
     whole = to_onnx(sampler, card)
-    parity, difference = check_parity(sampler, whole, card), 0.0
-    lowered = LOWER[precision](whole, card)
-    if lowered is not whole:
-        difference = mean_difference(whole, lowered, card)
-        if difference > spec.export.difference_limit:
-            raise ParityError(
-                f"export.precision={precision} differs from fp32 by {difference:.2f} grey levels "
-                f"on average; export.difference_max is {spec.export.difference_limit:g}. Use another "
-                "precision, or raise the limit if that is good enough"
-            )
+    parity = check_parity(sampler, whole, card)
+    lowered, difference = _lowered(whole, card, spec.export.difference_limit, kind.unit)
     model, digest = seal(lowered)
     store.put(MODEL_KEY, model)
     store.put("model/card.json", json.dumps(json.loads(card.to_json()), indent=2).encode())
     return ExportResult(f"{spec.run_uri}/{MODEL_KEY}", digest, len(model), parity, difference)
+
+
+def _lowered(model: bytes, card: ModelCard, limit: float, unit: str) -> tuple[bytes, float]:
+    """The graph in the precision of its card, and its mean difference from fp32 in the unit of the modality.
+
+    Raises:
+        UserError: if the difference exceeds its limit.
+    """
+    if card.precision == "fp32":
+        return model, 0.0
+    lowered = LOWER[card.precision](model, card)
+    difference = mean_difference(model, lowered, card)
+    if difference > limit:
+        raise UserError(
+            "export.precision",
+            card.precision,
+            f"differs from fp32 by {difference:.2g} {unit} on average, more than "
+            f"export.difference_max={limit:g}",
+            "Use another precision, or raise export.difference_max if that is good enough.",
+        )
+    return lowered, difference
 
 
 def _exported(store: Store, training: dict[str, Any], precision: str) -> ExportResult | None:
@@ -234,11 +243,7 @@ def to_int8(model: bytes, card: ModelCard) -> bytes:
     return _with_card(proto, card)
 
 
-LOWER: dict[str, Callable[[bytes, ModelCard], bytes]] = {
-    "fp32": lambda model, card: model,
-    "fp16": to_fp16,
-    "int8": to_int8,
-}
+LOWER: dict[str, Callable[[bytes, ModelCard], bytes]] = {"fp16": to_fp16, "int8": to_int8}
 
 
 def mean_difference(one: bytes, other: bytes, card: ModelCard) -> float:

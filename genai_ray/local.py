@@ -1,13 +1,16 @@
 """The embedded stack for one machine: a Ray head with its jobs API, and a SeaweedFS S3 server.
 
-Both listen on 127.0.0.1 and want generated keys. `up` starts them, `down` ends the processes that
-`up` started and no others; what is in the object store stays in the folder for the next time.
+Both listen on 127.0.0.1 and require generated keys. `up` starts them, `down` ends the processes that
+`up` started and no others; the objects stay in the folder and are back after the next `up`.
 """
 
+import asyncio
 import contextlib
 import json
+import logging
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -19,29 +22,33 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psutil
 
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.storage import Store
 
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
 BUCKET = "genai"
 #: The bucket of the Iceberg catalog: its tables refer to files in any other.
 WAREHOUSE = "warehouse"
 HOST = "127.0.0.1"
-# Ray replaces 127.0.0.1 by the machine's outside address; of the rest of the loopback net it does
-# not know, and only Linux has it without set-up.
+# Ray replaces 127.0.0.1 by the machine's outside address but keeps other loopback addresses, which
+# only Linux has without set-up.
 _RAY_HOST = "127.0.0.2" if sys.platform == "linux" else HOST
 DEFAULT_FOLDER = Path(".genai-ray")
 _START_DEADLINE_S = 90.0
 _STOP_DEADLINE_S = 5.0
+_SILENCE_DEADLINE_S = 60.0  # of a job's log, until the jobs API is asked whether the job still runs
 _REPORTS = ("report.html", "preview.png", "quality.json")
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A running stack. processes: pid -> creation time, since pids are used again."""
+    """A running stack. processes: pid -> creation time, since the system reuses pids."""
 
     folder: str
     s3_port: int
@@ -92,7 +99,7 @@ def up(
     gcs_port: int | None = None,
     with_ray: bool = True,
 ) -> Stack:
-    """Start what is not running; ports that are not given are chosen among the free ones.
+    """Start the servers unless they run; ports that are not given are chosen among the free ones.
 
     Raises:
         UserError: for a port in use.
@@ -109,11 +116,11 @@ def up(
         s3_port=_port("--s3-port", s3_port),
         dashboard_port=_port("--dashboard-port", dashboard_port),
         gcs_port=_port("--gcs-port", gcs_port),
-        # The same keys as before, since the object store remembers them.
+        # The object store keeps its keys.
         access_key=before.access_key if before else secrets.token_hex(10).upper(),
         secret_key=before.secret_key if before else secrets.token_urlsafe(30),
         token=secrets.token_hex(32),
-        # Sockets live here, and their paths must be short.
+        # Holds sockets, whose paths must be short.
         scratch=tempfile.mkdtemp(prefix="genai-ray-"),
         iceberg_port=_free_port(),
         agent_port=_free_port(),
@@ -131,7 +138,7 @@ def up(
 
 
 def down(folder: Path = DEFAULT_FOLDER) -> bool:
-    """End the stack's processes with all their children; says whether there was one."""
+    """End the stack's processes with all their children; returns whether any was running."""
     folder = folder.resolve()
     stack = find(folder)
     if stack is None:
@@ -179,31 +186,15 @@ def run_job(
     spec = modalities.load(spec_path, overrides)
     # A stack that is still up belongs to a call that was killed, and may still work on this run.
     down(folder)
-    with running(folder) as stack:
-        variables = {**os.environ, **stack.environment, "PATH": _path()}
-        command = [
-            "ray",
-            "job",
-            "submit",
-            "--working-dir",
-            ".",
-            "--",
-            "python",
-            "jobs/pipeline.py",
-            spec_path,
-            *overrides,
-        ]
-        sys.stderr.write(f"$ {' '.join(command)}\n")
-        subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, check=False)
-        code = _job_exit_code(stack)
-        with environment(stack.environment):
-            report = Store(spec.run_uri).at(spec.report)
-            output.mkdir(parents=True, exist_ok=True)
-            for name in _REPORTS:
-                if report.exists(name):
-                    (output / name).write_bytes(report.read(name))
-            if code == 0:
-                then(spec.run_uri)
+    with running(folder) as stack, environment(stack.environment):
+        code = run_command(stack, ["python", "jobs/pipeline.py", spec_path, *overrides])
+        report = Store(spec.run_uri).at(spec.report)
+        output.mkdir(parents=True, exist_ok=True)
+        for name in _REPORTS:
+            if report.exists(name):
+                (output / name).write_bytes(report.read(name))
+        if code == 0:
+            then(spec.run_uri)
     return code
 
 
@@ -216,6 +207,60 @@ def running(folder: Path = DEFAULT_FOLDER, *, with_ray: bool = True) -> Iterator
         down(folder)
 
 
+# --- a job ---------------------------------------------------------------------------------------
+
+
+def run_command(stack: Stack, command: Sequence[str]) -> int:
+    """Run a command as a job in a copy of the current folder and print its log until it ends.
+
+    The environment must be that of the stack. Returns the exit code of the command; 3 if it was killed
+    or never started.
+
+    Raises:
+        IncompleteError: if the jobs API fails or does not answer any more.
+    """
+    from aiohttp import ClientError
+    from ray.job_submission import JobSubmissionClient
+
+    for handler in logging.getLogger("ray").handlers:
+        handler.setLevel(logging.WARNING)  # not each file that is left out of the upload
+    entrypoint = shlex.join(command)
+    sys.stderr.write(f"$ ray job submit --working-dir . -- {entrypoint}\n")
+    try:
+        client = JobSubmissionClient(stack.environment["RAY_API_SERVER_ADDRESS"])
+        job = client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": "."})
+        asyncio.run(_print_log(stack, client, job))
+        details = client.get_job_info(job)
+    except (RuntimeError, OSError, ClientError) as error:
+        log = Path(stack.folder) / "ray.log"
+        raise IncompleteError(f"the jobs API of the stack failed ({error}); see {log}") from error
+    code = details.driver_exit_code
+    if code is None or code < 0:
+        sys.stderr.write(f"job {job}: {details.message}\n")
+        return IncompleteError.exit_code
+    return code
+
+
+async def _print_log(stack: Stack, client: "JobSubmissionClient", job: str) -> None:
+    """Copy the log of a job to stdout until the job ends. It may be silent as long as it runs.
+
+    Raises:
+        TimeoutError: if log and jobs API are both silent.
+    """
+    log = client.tail_job_logs(job)
+    while True:
+        lines = asyncio.ensure_future(anext(log, None))
+        while not (await asyncio.wait([lines], timeout=_SILENCE_DEADLINE_S))[0]:
+            if not _ray_answers(stack):
+                raise TimeoutError(f"no answer and no line of the log for {_SILENCE_DEADLINE_S:g} s")
+            if client.get_job_status(job).is_terminal():
+                return
+        if (text := lines.result()) is None:
+            return
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
 # --- the two servers -----------------------------------------------------------------------------
 
 
@@ -223,20 +268,8 @@ def _s3_command(stack: Stack) -> list[str]:
     data = Path(stack.folder) / "s3"
     data.mkdir(exist_ok=True)
     # Every port is named: the defaults are fixed, and two stacks would meet on them.
-    ports = {
-        name: _free_port()
-        for name in (
-            "master.port",
-            "master.port.grpc",
-            "volume.port",
-            "volume.port.grpc",
-            "filer.port",
-            "filer.port.grpc",
-            "s3.port.grpc",
-            "admin.port",
-            "admin.port.grpc",
-        )
-    }
+    servers = ("master", "volume", "filer", "admin")
+    ports = ["s3.port.grpc", *(f"{name}.port{kind}" for name in servers for kind in ("", ".grpc"))]
     return [
         _executable("weed"),
         "mini",
@@ -251,7 +284,7 @@ def _s3_command(stack: Stack) -> list[str]:
         "-webdav=false",
         "-admin.ui=false",
         "-master.telemetry=false",
-        *(f"-{name}={port}" for name, port in ports.items()),
+        *(f"-{port}={_free_port()}" for port in ports),
     ]
 
 
@@ -278,7 +311,7 @@ def _start(stack: Stack, name: str, command: list[str], answers: Callable[[], bo
     log = Path(stack.folder) / f"{name}.log"
     # Inherited by every job and actor, so no key has to stand in a job's description.
     variables = {**os.environ, **stack.environment, "PATH": _path()}
-    # A head that is told to stop would first wait for its node to be drained.
+    # Else a head that is stopped first waits for its node to be drained.
     variables["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
     variables["RAY_JOB_STOP_WAIT_TIME_S"] = "30"
     for unwanted in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
@@ -306,17 +339,12 @@ def _start(stack: Stack, name: str, command: list[str], answers: Callable[[], bo
 
 def answers(stack: Stack) -> bool:
     """Whether the S3 server is up and has its bucket."""
-    request = urllib.request.Request(f"http://{HOST}:{stack.s3_port}/{BUCKET}")
-    try:
-        urllib.request.urlopen(request, timeout=2)
-    except urllib.error.HTTPError as error:
-        if error.code != 403:  # it is up, knows of keys, and wants one
-            return False
-    except OSError:
+    # 403: it is up and requires a key.
+    if _http_status(f"http://{HOST}:{stack.s3_port}/{BUCKET}") not in (200, 403):
         return False
     with environment(stack.environment):
         try:
-            Store(f"s3://{BUCKET}").check()  # the bucket is made a moment after the first answer
+            Store(f"s3://{BUCKET}").check()  # the bucket is created after the first answer
         except UserError:
             return False
     return True
@@ -324,31 +352,23 @@ def answers(stack: Stack) -> bool:
 
 def _ray_answers(stack: Stack) -> bool:
     """Whether the jobs API and the agent that starts jobs are up: the API waits 10 s for it."""
-    for url in (
+    urls = (
         f"http://{HOST}:{stack.dashboard_port}/api/jobs/",
         f"http://{_RAY_HOST}:{stack.agent_port}/api/local_raylet_healthz",
-    ):
-        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {stack.token}"})
-        try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
-                if answer.status != 200:
-                    return False
-        except OSError:
-            return False
-    return True
-
-
-def _job_exit_code(stack: Stack) -> int:
-    """The exit code of the newest job; 3 if it did not run to an end of its own."""
-    request = urllib.request.Request(
-        f"http://{HOST}:{stack.dashboard_port}/api/jobs/", headers={"Authorization": f"Bearer {stack.token}"}
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        jobs: list[dict[str, Any]] = json.load(answer)
-    submitted = [j for j in jobs if j["type"] == "SUBMISSION"]
-    newest = max(submitted, key=lambda j: j["start_time"] or 0, default={})
-    code = newest.get("driver_exit_code")
-    return IncompleteError.exit_code if code is None else code
+    return all(_http_status(url, stack.token) == 200 for url in urls)
+
+
+def _http_status(url: str, token: str = "") -> int | None:
+    """Status of a GET; None without an answer within 5 s."""
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
 
 
 # --- processes, ports, files ---------------------------------------------------------------------
@@ -356,15 +376,15 @@ def _job_exit_code(stack: Stack) -> int:
 
 def _ours(processes: Mapping[str, float]) -> list[psutil.Process | None]:
     """The processes that still are the ones that were started; None for each that is gone."""
-    found: list[psutil.Process | None] = []
+    ours: list[psutil.Process | None] = []
     for pid, created in processes.items():
         try:
             process = psutil.Process(int(pid))
             same = abs(process.create_time() - created) < 0.01
-            found.append(process if same and process.status() != psutil.STATUS_ZOMBIE else None)
+            ours.append(process if same and process.status() != psutil.STATUS_ZOMBIE else None)
         except psutil.NoSuchProcess:
-            found.append(None)
-    return found
+            ours.append(None)
+    return ours
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
@@ -377,7 +397,7 @@ def _port(option: str, wanted: int | None) -> int:
     if wanted is None:
         return _free_port()
     with socket.socket() as probe:
-        # As servers do, so that a port that is only waiting to be forgotten counts as free.
+        # As servers do, so that a port in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, wanted))
@@ -403,10 +423,10 @@ def _path() -> str:
 
 
 def _executable(name: str) -> str:
-    found = shutil.which(name, path=_path())
-    if found is None:
+    path = shutil.which(name, path=_path())
+    if path is None:
         raise UserError("environment", name, "must be on the PATH", "pip install genai-ray brings it.")
-    return found
+    return path
 
 
 def _save(stack: Stack) -> None:

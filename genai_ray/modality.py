@@ -130,13 +130,20 @@ class Rows(Protocol):
 
 
 class Read(Protocol):
-    """What a file of a data set holds. ids: (N,), None where the file does not say. count: N."""
+    """What a file of a data set holds.
+
+    ids: (N,), None where the file does not say. count: N. labelled: the contents of each sample, where
+    each carries a label of its own that says it is synthetic; else empty.
+    """
 
     @property
     def ids(self) -> NDArray[np.int64] | None: ...
 
     @property
     def count(self) -> int: ...
+
+    @property
+    def labelled(self) -> Sequence[bytes]: ...
 
 
 R = TypeVar("R", bound=Rows)

@@ -6,12 +6,12 @@ from typing import TextIO
 
 
 class Progress:
-    """Counts towards a total and says so at most every few seconds.
+    """Counts towards a total and prints a line at most every few seconds.
 
     Args:
         what: first word of the line.
-        total: where the count ends.
-        done: where it starts, for work that goes on from an earlier run.
+        total: samples at which the count ends.
+        done: where it starts, for work that resumes an earlier run.
         every_s: seconds between lines of a log; a terminal is refreshed five times a second.
     """
 

@@ -60,7 +60,7 @@ _BUCKET = re.compile(r"s3://[A-Za-z0-9._:-]+(/|$)")
 
 
 class StoreUnavailableError(OSError, IncompleteError):
-    """The store failed for longer than it is waited for; the same command goes on later."""
+    """The store failed for longer than it is waited for; the same command resumes later."""
 
 
 class _TruncatedError(OSError):
@@ -68,7 +68,7 @@ class _TruncatedError(OSError):
 
 
 class _RefusedError(OSError):
-    """The server will not do this, however often it is asked."""
+    """The server refuses this request; sending it again does not help."""
 
     code = ""
     retried = False
@@ -101,7 +101,7 @@ class Store:
         return Store(f"{self.uri}/{path.strip('/')}")
 
     def check(self, *, write: bool = True) -> None:
-        """Fail now if the store is not there or may not be listed, before any work is done.
+        """Fail before any work is done if the store does not exist or may not be listed.
 
         write: a folder must also be one that can be written.
 
@@ -127,7 +127,7 @@ class Store:
         return self._open().read_range(key, start, stop)
 
     def put(self, key: str, data: bytes) -> None:
-        """Write or replace an object, whole."""
+        """Write or replace a whole object."""
         self._open().put(key, data)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
@@ -146,7 +146,7 @@ class Store:
         return self._open().exists(key)
 
     def delete(self, key: str) -> None:
-        """Remove an object; none there is fine."""
+        """Remove an object, if it exists."""
         self._open().delete(key)
 
     def _open(self) -> "_Local | _S3":
@@ -163,15 +163,15 @@ class _Local:
     def check(self, *, write: bool) -> None:
         if not write:
             return
-        # A folder is made by the first put; what can be known now is whether its parent allows it.
-        there = self.root
-        while not there.exists():
-            there = there.parent
-        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        # The first put creates the folder; what can be checked now is whether its parent allows that.
+        folder = self.root
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             raise UserError(
                 "store",
                 str(self.root),
-                f"{there} must be a folder that can be written",
+                f"{folder} must be a folder that can be written",
                 "Choose another folder with store=… or change its rights.",
             )
 
@@ -242,7 +242,7 @@ class _Local:
         return name
 
     def _sweep(self, folder: Path) -> None:
-        """Once a folder: remove what killed writers left there; no write takes a day."""
+        """Once a folder: remove files that killed writers left behind; no write takes a day."""
         if folder in self.swept:
             return
         self.swept.add(folder)
@@ -258,7 +258,7 @@ class _S3:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
-        # At INFO it tells, in every process of a job, where it found credentials.
+        # At INFO it logs, in every process of a job, where it found credentials.
         logging.getLogger("botocore").setLevel(logging.WARNING)
         self.uri = uri
         self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
@@ -315,7 +315,7 @@ class _S3:
         except _RefusedError as error:
             if error.code not in _EXISTS:
                 raise
-            # The answer to an earlier try may have been lost: then what is there is ours.
+            # The answer to an earlier try may have been lost: then the object is ours.
             with contextlib.suppress(FileNotFoundError):
                 return error.retried and self.read(key) == data
             return False

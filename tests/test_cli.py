@@ -169,7 +169,7 @@ def test_sigterm_exits_3(tmp_path: Path) -> None:
         time.sleep(0.2)
     process.terminate()
     assert process.wait(30) == 3
-    assert "the same command goes on from here" in (tmp_path / "log").read_text()
+    assert "the same command resumes" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.ray

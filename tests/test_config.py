@@ -9,9 +9,9 @@ import yaml
 from variants import presets_of
 
 from genai_ray import modalities
-from genai_ray.image.spec import ImageRun
 from genai_ray import spec as specs
 from genai_ray.errors import UserError
+from genai_ray.image.spec import ImageRun
 from genai_ray.modalities import parse
 from genai_ray.spec import Spec, dump, fingerprint
 

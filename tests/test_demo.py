@@ -1,4 +1,4 @@
-"""The demo, killed while it trains and begun again by the same command."""
+"""The demo, killed while it trains and resumed by the same command."""
 
 import json
 import os
@@ -29,7 +29,7 @@ SMALL = [
 ]
 
 
-def test_classes_that_do_not_add_up_are_told_before_the_training(tmp_path: Path) -> None:
+def test_classes_that_do_not_add_up_are_reported_before_the_training(tmp_path: Path) -> None:
     wrong = 'generate.classes={"7": 0.5, "8": 0.6}'
     spec = modalities.load(ROOT / "jobs/specs/digits.yaml", [f"store={tmp_path}", wrong])
     with pytest.raises(UserError, match=r"generate.classes: .* add up to 1.1"):

@@ -14,7 +14,8 @@ from genai_ray.image.codec import ImageCodec
 from genai_ray.image.encoding import decode
 from genai_ray.image.parquet import parquet_schema, write_parquet
 from genai_ray.image.rows import ImageRows
-from genai_ray.provenance import DIGITAL_SOURCE_TYPE, Manifest
+from genai_ray.labels import DIGITAL_SOURCE_TYPE
+from genai_ray.provenance import Manifest
 from genai_ray.sinks.iceberg import check_iceberg, commit_iceberg
 from genai_ray.spec import GenerateSpec
 from genai_ray.storage import Store

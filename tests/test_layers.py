@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "genai_ray"
 
 #: From the bottom to the top. A name is a module or a whole package.
 ROWS = [
-    {"errors"},
+    {"errors", "labels"},
     {"presets", "rng", "progress"},
     {"config"},
     {"storage", "provenance"},

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from genai_ray import local
-from genai_ray.errors import UserError
+from genai_ray.errors import IncompleteError, UserError
 from genai_ray.storage import Store
 
 
@@ -68,3 +68,37 @@ def test_a_pid_that_is_another_process_now_is_left_alone(tmp_path: Path) -> None
     stack.processes[str(os.getpid())] = psutil.Process().create_time() - 100
     local._save(stack)
     assert not local.down(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_job_ends_with_the_exit_code_of_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "job.py").write_text("import os, sys\nprint('hello')\nexec(sys.argv[1])")
+    monkeypatch.chdir(tmp_path / "work")
+
+    def run(code: str) -> int:
+        return local.run_command(stack, ["python", "job.py", code])
+
+    with local.running(tmp_path / "stack") as stack, local.environment(stack.environment):
+        assert run("pass") == 0
+        assert run("sys.exit(4)") == 4
+        assert capsys.readouterr().out.count("hello") == 2
+        assert run("os.kill(os.getpid(), 9)") == 3
+        # A job may be silent for longer than the deadline.
+        monkeypatch.setattr(local, "_SILENCE_DEADLINE_S", 0.5)
+        assert run("import time; time.sleep(3); print('late')") == 0
+        assert "late" in capsys.readouterr().out
+        with pytest.raises(IncompleteError, match=r"the jobs API of the stack failed .* see .*ray.log"):
+            run(f"import time; os.kill({dashboard_pid(stack)}, 9); time.sleep(60)")
+
+
+def dashboard_pid(stack: local.Stack) -> int:
+    """The dashboard of a stack's Ray head, which answers for the jobs API."""
+    for pid in stack.processes:
+        for child in psutil.Process(int(pid)).children(recursive=True):
+            if "dashboard.py" in " ".join(child.cmdline()):
+                return child.pid
+    raise AssertionError

@@ -2,36 +2,25 @@
 
 import dataclasses
 import hashlib
-import io
 import json
-import re
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from genai_ray.errors import UserError
 from genai_ray.provenance import (
-    AIGC_KEYS,
     BLANK,
     CARD_KEY,
     DIGEST_KEY,
-    DIGITAL_SOURCE_TYPE,
     SCHEMA_VERSION,
     FileRecord,
     Manifest,
     ModelCard,
     ShardReceipt,
-    aigc_label,
     open_card,
-    produce_id,
-    read_label,
     seal,
-    xmp_packet,
 )
 
 CARD = ModelCard(
@@ -166,114 +155,3 @@ def test_a_newer_schema_is_refused():
     with pytest.raises(UserError, match=f"schema {SCHEMA_VERSION + 1}") as caught:
         open_card(metadata, model, where="m.onnx")
     assert "Upgrade" in caught.value.remedy
-
-
-def test_the_xmp_packet_is_rdf_that_holds_the_source_type():
-    (description,) = ElementTree.fromstring(xmp_packet()).iter(
-        "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description"
-    )
-    name = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
-    assert description.attrib[name] == DIGITAL_SOURCE_TYPE
-
-
-# --- labels inside files -------------------------------------------------------------------------
-
-
-def picture(kind: str, packet: bytes | None, **options: Any) -> bytes:
-    """A file that Pillow wrote, with a packet that Pillow put into it."""
-    file = io.BytesIO()
-    if kind == "PNG" and packet is not None:
-        info = options.setdefault("pnginfo", PngInfo())
-        info.add_itxt("XML:com.adobe.xmp", packet.decode())
-    elif packet is not None:
-        options["xmp"] = packet
-    Image.new("RGB", (9, 7), "red").save(file, kind, **options)
-    return file.getvalue()
-
-
-KINDS = pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-
-
-@KINDS
-def test_a_label_that_pillow_wrote_is_read(kind: str):
-    label = read_label(picture(kind, xmp_packet("ACME<&>", "ab-1")))
-    assert label.aigc is not None
-    assert label.source == DIGITAL_SOURCE_TYPE
-    assert label.aigc == {
-        "Label": "1",
-        "ContentProducer": "ACME<&>",
-        "ProduceID": "ab-1",
-        "ReservedCode1": "",
-        "ContentPropagator": "ACME<&>",
-        "PropagateID": "ab-1",
-        "ReservedCode2": "",
-    }
-    assert tuple(label.aigc) == AIGC_KEYS
-    assert read_label(picture(kind, xmp_packet())).aigc is None
-
-
-@KINDS
-def test_no_packet_is_told(kind: str):
-    with pytest.raises(ValueError, match="has 0 XMP packets"):
-        read_label(picture(kind, None))
-
-
-def test_what_is_no_image_has_no_label():
-    with pytest.raises(ValueError, match="neither a PNG nor"):
-        read_label(b"GIF89a")
-
-
-def test_a_second_packet_is_told():
-    info = PngInfo()
-    info.add_itxt("XML:com.adobe.xmp", xmp_packet().decode())
-    with pytest.raises(ValueError, match="has 2 XMP packets"):
-        read_label(picture("PNG", xmp_packet(), pnginfo=info))
-
-
-def test_a_second_label_elsewhere_in_the_file_is_told():
-    info = PngInfo()
-    info.add_text("AIGC", json.dumps({"AIGC": json.loads(aigc_label("ACME", "1"))}))
-    with pytest.raises(ValueError, match="has 2 labels of GB 45438"):
-        read_label(picture("PNG", xmp_packet("ACME", "1"), pnginfo=info))
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"Label": "4"}, "a Label other than"),
-        ({"Label": 1}, "not strings"),
-        ({"ContentProducer": ""}, "names no producer"),
-        ({"ProduceID": ""}, "empty ProduceID"),
-        ({"Extra": "1"}, "other keys"),
-    ],
-)
-def test_a_label_that_breaks_the_standard_is_told(change: dict[str, Any], told: str):
-    right = aigc_label("ACME", "7")
-    wrong = json.dumps(json.loads(right) | change, separators=(",", ":"))
-    packet = xmp_packet("ACME", "7").replace(right.encode(), wrong.encode())
-    with pytest.raises(ValueError, match=told):
-        read_label(picture("JPEG", packet))
-
-
-def test_keys_in_another_order_are_told():
-    right = aigc_label("ACME", "7")
-    turned = json.dumps(dict(reversed(json.loads(right).items())))
-    packet = xmp_packet("ACME", "7").replace(right.encode(), turned.encode())
-    with pytest.raises(ValueError, match="other keys"):
-        read_label(picture("WEBP", packet))
-
-
-@settings(deadline=None)
-@given(st.from_regex(r"[!#-\[\]-~]{1,60}", fullmatch=True))
-def test_any_producer_survives(producer: str):
-    label = read_label(picture("PNG", xmp_packet(producer, "ab-1"))).aigc
-    assert label is not None
-    assert (label["ContentProducer"], label["ContentPropagator"]) == (producer, producer)
-    # Characters that the standard allows: no blank, no quote, no backslash.
-    assert all(re.fullmatch(r"[!#-\[\]-~]*", value) for value in label.values())
-
-
-def test_numbers_are_of_the_data_set_and_the_place():
-    assert produce_id({"fingerprint": "0123456789abcdef99"}, "7") == "0123456789abcdef-7"
-    assert produce_id({"fingerprint": "ab"}, "7") == "ab00000000000000-7"
-    assert produce_id({}, "7") == "0000000000000000-7"

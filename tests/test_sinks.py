@@ -33,8 +33,8 @@ from genai_ray.image.folder import write_images
 from genai_ray.image.parquet import parquet_schema, write_parquet
 from genai_ray.image.rows import SUFFIXES, ImageRead, ImageRows, class_folders
 from genai_ray.image.webdataset import write_webdataset
+from genai_ray.labels import AIGC_KEYS, DIGITAL_SOURCE_TYPE, read_label
 from genai_ray.modality import Sink, discard
-from genai_ray.provenance import AIGC_KEYS, DIGITAL_SOURCE_TYPE, read_label
 from genai_ray.storage import Store
 from genai_ray.table.sinks import CSV, TableRead, TableRows, retyped
 

@@ -1,11 +1,17 @@
-"""Hold a data set against its manifest, and against the model that made it: `verify(uri)`.
+"""Compare a data set with its manifest and with the model that made it: `verify(uri)`.
 
-Everything is hashed again, schema and ids are read, and random shards are made again and compared,
-byte for byte. What is damaged or missing can be made again too, since a shard is a pure function.
+Everything is hashed again, schema, ids and labels are read, and random shards are made again and
+compared, byte for byte. What is damaged or missing can be made again too, since a shard is a pure function.
+
+Labels (promise 7): the schema of every Parquet file must say that it is synthetic and which model and
+fingerprint made it. Every image file must hold the XMP packet of its id; of at most 256 random images of
+a shard, and of each image without that exact packet, the label is parsed as the standards want it.
 """
 
+import json
 import random
 import secrets
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,10 +23,19 @@ from genai_ray.dataset import manifest as manifests
 from genai_ray.dataset.plan import Shard, fields_of, reopen
 from genai_ray.dataset.shards import ForgetfulStore, ShardMaker
 from genai_ray.errors import IncompleteError, UserError
-from genai_ray.provenance import FileRecord, Manifest
+from genai_ray.labels import (
+    ID_DIGITS,
+    expected_label,
+    produce_id,
+    read_label,
+    read_metadata_label,
+    xmp_packet,
+)
+from genai_ray.provenance import FileRecord, Manifest, ShardReceipt
 from genai_ray.storage import Store
 
 _READERS = 8  # files that are read at once
+_PARSED = 256  # images of a shard whose labels are parsed: 40 us each
 
 
 @dataclass(frozen=True)
@@ -67,52 +82,35 @@ def verify(uri: str, *, regenerate: int = 0, repair: bool = False, seed: int | N
         uri: of the data set, or of its run.
         regenerate: so many random shards are made again and compared.
         repair: make again what is missing or damaged.
-        seed: of the choice of shards; None: another each time.
+        seed: of the choice of shards and images; None: another each time.
 
     Raises:
         UserError: if there is no data set, or its model is not there for what has to be made.
         IncompleteError: if the data set is not finished.
     """
     store, manifest = _find(uri)
-    shards = [Shard(**s) for s in manifest.shards]
-    records = list(manifests.files_of(manifest))
-    if len(records) != len(shards):
-        raise UserError(
-            "uri",
-            uri,
-            "holds no files: it was made with generate.sink=discard",
-            "Generate with another sink.",
-        )
+    shards, records = _contents(uri, manifest)
+    seed = secrets.randbits(64) if seed is None else seed
     faults: dict[int, str] = {}
     known: set[str] = set()
     with ThreadPoolExecutor(_READERS) as pool:
-        jobs = [(store, manifest, r, s) for r, s in zip(records, shards, strict=True)]
-        for index, (fault, paths) in enumerate(pool.map(lambda job: _check(*job), jobs)):
+        checks = pool.map(lambda *job: _check(store, manifest, seed, *job), records, shards)
+        for index, (fault, paths) in enumerate(checks):
             known |= paths
             if fault:
                 faults[index] = fault
     strays = [key for key in store.list("data/") if key not in known]
-    if [s.start for s in shards] + [manifest.rows] != [0] + [s.stop for s in shards]:
-        raise UserError(
-            "uri",
-            uri,
-            "has a manifest whose shards do not cover every row once",
-            "Delete manifest.json and run `genai-ray generate`.",
-        )
 
-    repaired, regenerated = [], []
-    chooser = random.Random(secrets.randbits(64) if seed is None else seed)
+    repaired = []
     sound = [i for i in range(len(shards)) if i not in faults]
-    chosen = sorted(chooser.sample(sound, min(regenerate, len(sound))))
-    if chosen or (repair and faults):
+    regenerated = sorted(random.Random(seed).sample(sound, min(regenerate, len(sound))))
+    if regenerated or (repair and faults):
         maker = ShardMaker(reopen(store, manifest.fields))
-        for index in chosen:
-            regenerated.append(index)
+        for index in regenerated:
             if fault := _differs(maker, shards[index], records[index]):
                 faults[index] = fault
         for index in sorted(faults) if repair else ():
-            fault = _differs(maker, shards[index], records[index])
-            if fault:
+            if fault := _differs(maker, shards[index], records[index]):
                 faults[index] += f"; not repaired: {fault}"
                 continue
             maker.make(shards[index])
@@ -128,6 +126,31 @@ def verify(uri: str, *, regenerate: int = 0, repair: bool = False, seed: int | N
         regenerated=regenerated,
         repaired=repaired,
     )
+
+
+def _contents(uri: str, manifest: Manifest) -> tuple[list[Shard], list[FileRecord]]:
+    """The shards of a data set and the file of each.
+
+    Raises:
+        UserError: if there are no files, or the shards do not cover the samples.
+    """
+    shards = [Shard(**s) for s in manifest.shards]
+    records = list(manifests.files_of(manifest))
+    if len(records) != len(shards):
+        raise UserError(
+            "uri",
+            uri,
+            "holds no files: it was made with generate.sink=discard",
+            "Generate with another sink.",
+        )
+    if [s.start for s in shards] + [manifest.rows] != [0] + [s.stop for s in shards]:
+        raise UserError(
+            "uri",
+            uri,
+            "has a manifest whose shards do not cover every row once",
+            "Delete manifest.json and run `genai-ray generate`.",
+        )
+    return shards, records
 
 
 def _find(uri: str) -> tuple[Store, Manifest]:
@@ -146,19 +169,22 @@ def _find(uri: str) -> tuple[Store, Manifest]:
     )
 
 
-def _check(store: Store, manifest: Manifest, record: FileRecord, shard: Shard) -> tuple[str, set[str]]:
+def _check(
+    store: Store, manifest: Manifest, seed: int, record: FileRecord, shard: Shard
+) -> tuple[str, set[str]]:
     """What is wrong with the files of a shard, empty if nothing; and the objects that belong to it.
 
     The objects of a damaged shard are those that its list, if it can be read, names.
     """
-    paths, sink = {record.path}, manifests.sink_of(manifest)
+    sink = manifests.sink_of(manifest)
     try:
         data = store.read(record.path)
     except FileNotFoundError:
-        return f"{record.path} is missing", paths
+        return f"{record.path} is missing", {record.path}
     if FileRecord.of(record.path, record.rows, data) != record:
-        return f"{record.path} is not what the manifest says: SHA-256 differs", paths
-    paths |= {path for path, _, _ in sink.objects(record, data)}
+        return f"{record.path} is not what the manifest says: SHA-256 differs", {record.path}
+    listed = [path for path, _, _ in sink.objects(record, data)]
+    paths = {record.path, *listed}
     try:
         file = sink.read(record, data, store)
     except (ValueError, FileNotFoundError) as error:
@@ -171,7 +197,57 @@ def _check(store: Store, manifest: Manifest, record: FileRecord, shard: Shard) -
         return f"{record.path} does not hold samples {shard.start}..{shard.stop - 1}", paths
     if manifest.columns and _columns(data) != manifest.columns:
         return f"{record.path} has other columns than the manifest", paths
-    return "", paths
+    fault = _schema_label_fault(manifest, shard, data) if record.path.endswith(".parquet") else ""
+    fault = fault and f"{record.path} {fault}"
+    if not fault:
+        names = listed or [record.path] * len(file.labelled)
+        fault = _sample_label_fault(manifest, shard, seed, names, file.labelled)
+    if fault:
+        receipt = ShardReceipt.key(shard.index)
+        fault += f". Delete manifest.json and {receipt} and run `genai-ray generate`"
+    return fault, paths
+
+
+def _schema_label_fault(manifest: Manifest, shard: Shard, data: bytes) -> str:
+    """What is wrong with the label in the metadata of a Parquet file, or with the origin it names."""
+    metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
+    produced = produce_id({"fingerprint": manifest.fingerprint}, f"part-{shard.index:06d}")
+    try:
+        label = read_metadata_label(metadata)
+    except ValueError as error:
+        return str(error)
+    if difference := label.difference(expected_label(_producer(manifest), produced)):
+        return difference
+    origin = json.loads(metadata.get(b"genai_ray", b"{}"))
+    expected = {"model": manifest.model, "fingerprint": manifest.fingerprint}
+    expected |= {"start": shard.start, "stop": shard.stop}
+    wrong = (f"has {k} {origin.get(k)!r}, not {v!r}" for k, v in expected.items() if origin.get(k) != v)
+    return next(wrong, "")
+
+
+def _sample_label_fault(
+    manifest: Manifest, shard: Shard, seed: int, names: list[str], cells: Sequence[bytes]
+) -> str:
+    """The first image of a shard whose label is missing or wrong, with its file and id."""
+    sample = random.Random(f"{seed} {shard.index}").sample(range(len(cells)), min(_PARSED, len(cells)))
+    parsed, producer, hole = set(sample), _producer(manifest), "{produced}"
+    template = xmp_packet(producer, hole)
+    for i, (name, cell) in enumerate(zip(names, cells, strict=True)):
+        number = f"{shard.start + i:0{ID_DIGITS}d}"
+        produced = produce_id({"fingerprint": manifest.fingerprint}, number)
+        if i not in parsed and template.replace(hole.encode(), produced.encode()) in cell:
+            continue
+        try:
+            difference = read_label(cell).difference(expected_label(producer, produced))
+        except ValueError as error:
+            difference = str(error)
+        if difference:
+            return f"{name}: image {shard.start + i} {difference}"
+    return ""
+
+
+def _producer(manifest: Manifest) -> str | None:
+    return manifest.fields.get("provenance.producer")
 
 
 def _columns(data: bytes) -> dict[str, str]:
@@ -189,5 +265,6 @@ def _differs(maker: ShardMaker, shard: Shard, record: FileRecord) -> str:
         return ""
     return (
         f"made again it has other bytes than {record.path}: another processor type or other "
-        "versions than in the manifest, or a model or writer that is not deterministic"
+        "versions than in the manifest, a model or writer that is not deterministic, or a file that was "
+        "altered together with the manifest"
     )

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from genai_ray.image.codec import ImageCodec
-from genai_ray.image.rows import ID_DIGITS, ImageRows
-from genai_ray.provenance import JPEG_XMP, PNG_XMP, produce_id, xmp_packet
+from genai_ray.image.rows import ImageRows
+from genai_ray.labels import ID_DIGITS, JPEG_XMP, PNG_XMP, produce_id, xmp_packet
 
 _DEFLATE_LEVEL = 1
 _JFIF = b"\xff\xd8\xff\xe0\0\x10JFIF"

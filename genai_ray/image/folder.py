@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from genai_ray.image.encoding import encode
 from genai_ray.image.parquet import labels_of, plain_columns, plain_fields, schema_metadata
 from genai_ray.image.rows import RESERVED, SUFFIXES, ImageRead, ImageRows, class_folders
+from genai_ray.labels import with_label
 from genai_ray.modality import Sink
-from genai_ray.provenance import FileRecord, with_label
+from genai_ray.provenance import FileRecord
 from genai_ray.storage import Store
 
 _THREADS = 16

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from genai_ray.image.codec import ImageCodec
 from genai_ray.image.encoding import encode
 from genai_ray.image.rows import RESERVED, SUFFIXES, ImageRead, ImageRows
+from genai_ray.labels import DIGITAL_SOURCE_TYPE, with_label
 from genai_ray.modality import Sink
-from genai_ray.provenance import DIGITAL_SOURCE_TYPE, FileRecord, with_label
+from genai_ray.provenance import FileRecord
 from genai_ray.storage import Store
 
 _ROW_GROUP_BYTES = 32 << 20
@@ -51,7 +52,8 @@ def read_parquet(record: FileRecord, data: bytes, store: Store) -> ImageRead:
     table = pq.read_table(pa.BufferReader(data))
     column = table["image"].combine_chunks()
     cells = column.field("bytes") if pa.types.is_struct(column.type) else column
-    return ImageRead(table["id"].to_numpy(), labels_of(table), cells.to_pylist())
+    raw = not pa.types.is_struct(column.type)
+    return ImageRead(table["id"].to_numpy(), labels_of(table), cells.to_pylist(), raw)
 
 
 def labels_of(table: pa.Table) -> NDArray[np.int64] | None:

@@ -9,15 +9,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from genai_ray.image.codec import ImageCodec
-from genai_ray.provenance import produce_id
+from genai_ray.labels import ID_DIGITS, produce_id
 
 #: encoding -> suffix of its files; `raw` is no file format.
 SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
 #: Names of columns that are ours in the files of every sink: no further column may have them.
 RESERVED = frozenset({"id", "label", "image"})
-#: Of the number of a sample in names of files and in labels.
-ID_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -64,15 +62,20 @@ class ImageRows:
 
 @dataclass(frozen=True)
 class ImageRead:
-    """What a file holds: ids (N,), labels (N,) or None, and the encoded images."""
+    """What a file holds: ids (N,), labels (N,) or None, and the images, encoded or as raw pixels."""
 
     ids: NDArray[np.int64]
     labels: NDArray[np.int64] | None
     cells: list[bytes]
+    raw: bool = False
 
     @property
     def count(self) -> int:
         return len(self.cells)
+
+    @property
+    def labelled(self) -> list[bytes]:
+        return [] if self.raw else self.cells
 
 
 def class_folders(codec: ImageCodec) -> list[str]:

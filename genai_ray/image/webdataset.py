@@ -16,8 +16,9 @@ import numpy as np
 
 from genai_ray.image.encoding import encode
 from genai_ray.image.rows import RESERVED, SUFFIXES, ImageRead, ImageRows
+from genai_ray.labels import DIGITAL_SOURCE_TYPE, produce_id
 from genai_ray.modality import Sink
-from genai_ray.provenance import DIGITAL_SOURCE_TYPE, FileRecord, produce_id
+from genai_ray.provenance import FileRecord
 from genai_ray.storage import Store
 
 #: A header around its name and its size: mode, owner and group; then time, checksum and the rest.

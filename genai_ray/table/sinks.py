@@ -14,8 +14,9 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from genai_ray.labels import DIGITAL_SOURCE_TYPE, produce_id, with_label
 from genai_ray.modality import Sink
-from genai_ray.provenance import DIGITAL_SOURCE_TYPE, FileRecord, produce_id, with_label
+from genai_ray.provenance import FileRecord
 from genai_ray.storage import Store
 
 _ABOUT = "genai_ray"
@@ -52,6 +53,10 @@ class TableRead:
     @property
     def count(self) -> int:
         return self.table.num_rows
+
+    @property
+    def labelled(self) -> tuple[()]:
+        return ()
 
 
 def write_table(rows: TableRows, store: Store) -> list[FileRecord]:

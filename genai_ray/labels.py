@@ -1,0 +1,197 @@
+"""The labels inside files: that content is synthetic, in the words of the standards; written and read.
+
+Every image carries one XMP packet with the DigitalSourceType of IPTC Photo Metadata 2025.1 and, where
+a producer is named, the implicit label of GB 45438-2025. A Parquet file carries both as metadata of its
+schema. A writer and `verify` meet here: what is written is what is read back.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: IPTC DigitalSourceType of media made by a trained model (full URI, as the standard requires).
+DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+#: Digits of the number of a sample, in names of files and in labels.
+ID_DIGITS = 12
+#: Keys of the implicit label of GB 45438-2025, Annex E, in its order.
+AIGC_KEYS = (
+    "Label",
+    "ContentProducer",
+    "ProduceID",
+    "ReservedCode1",
+    "ContentPropagator",
+    "PropagateID",
+    "ReservedCode2",
+)
+_AIGC_NAMESPACE = "http://www.tc260.org.cn/ns/AIGC/1.0/"
+_IPTC_NAMESPACE = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+_RDF_NAMESPACE = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+#: First bytes of an iTXt body with XMP: keyword, no compression, no language (XMP, part 3).
+PNG_XMP = b"XML:com.adobe.xmp\0\0\0\0\0"
+#: First bytes of an APP1 segment with XMP.
+JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """What a file says of its origin: DigitalSourceType, and the label of GB 45438-2025 by key."""
+
+    source: str
+    aigc: dict[str, str] | None
+
+    def difference(self, expected: "Label") -> str:
+        """The first thing in which this label is not the expected one; empty if it is."""
+        has, must = (label.aigc or {} for label in (self, expected))
+        pairs = {"DigitalSourceType": (self.source, expected.source)}
+        pairs |= {key: (has.get(key), must.get(key)) for key in AIGC_KEYS}
+        wrong = (f"has {key} {one!r}, not {other!r}" for key, (one, other) in pairs.items() if one != other)
+        return next(wrong, "")
+
+
+def expected_label(producer: str | None, produced: str) -> Label:
+    """The label that a writer gives to one content, see `xmp_packet`."""
+    aigc = None if producer is None else json.loads(aigc_label(producer, produced))
+    return Label(source=DIGITAL_SOURCE_TYPE, aigc=aigc)
+
+
+def produce_id(provenance: Mapping[str, Any], part: str) -> str:
+    """The unique number of one content: of its data set, and of the sample or shard in it."""
+    return f"{provenance.get('fingerprint', '')[:16]:0<16}-{part}"
+
+
+def aigc_label(producer: str, produced: str) -> str:
+    """The label of GB 45438-2025 as JSON; whoever produces is also the first to propagate."""
+    values = ("1", producer, produced, "", producer, produced, "")
+    return json.dumps(dict(zip(AIGC_KEYS, values, strict=True)), separators=(",", ":"))
+
+
+def with_label(schema: "pa.Schema", producer: str | None, produced: str) -> "pa.Schema":
+    """A schema of Arrow with the label of GB 45438-2025 for the file, if there is a producer."""
+    if producer is None:
+        return schema
+    return schema.with_metadata({**(schema.metadata or {}), "AIGC": aigc_label(producer, produced)})
+
+
+def xmp_packet(producer: str | None = None, produced: str = "") -> bytes:
+    """An XMP packet that marks an image as made by a trained model (IPTC Photo Metadata 2025.1).
+
+    Args:
+        producer: name or code of the provider; given, the packet carries its label, too.
+        produced: the unique number of the image.
+    """
+    about = f'xmlns:Iptc4xmpExt="{_IPTC_NAMESPACE}" '
+    about += f'Iptc4xmpExt:DigitalSourceType="{DIGITAL_SOURCE_TYPE}"'
+    end = "/>"
+    if producer is not None:
+        about += f' xmlns:TC260="{_AIGC_NAMESPACE}"'
+        label = escape(aigc_label(producer, produced))
+        end = f"><TC260:AIGC>{label}</TC260:AIGC></rdf:Description>"
+    return (
+        f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_RDF_NAMESPACE}">'
+        f'<rdf:Description rdf:about="" {about}{end}</rdf:RDF></x:xmpmeta>'
+    ).encode()
+
+
+def read_label(data: bytes) -> Label:
+    """The label inside a PNG, JPEG or WebP file.
+
+    Raises:
+        ValueError: if there is not exactly one, or it breaks a standard; a half sentence whose subject
+            is the file.
+    """
+    packets = list(_xmp_packets(data))
+    if len(packets) != 1:
+        raise ValueError(f"has {len(packets)} XMP packets; one is right")
+    try:
+        root = ElementTree.fromstring(packets[0])
+    except ElementTree.ParseError as error:
+        raise ValueError(f"has an XMP packet that is no XML ({error})") from None
+    name = f"{{{_IPTC_NAMESPACE}}}DigitalSourceType"
+    sources = [e.attrib[name] for e in root.iter() if name in e.attrib]
+    sources += [e.text or "" for e in root.iter(name)]
+    if len(sources) != 1:
+        raise ValueError(f"names {len(sources)} digital source types; one is right")
+    labels = [e.text or "" for e in root.iter(f"{{{_AIGC_NAMESPACE}}}AIGC")]
+    # Not only in the packet: a copy elsewhere (Exif, a text chunk) breaks the standard as well.
+    count = max(len(labels), data.count(b"ReservedCode2"))
+    if count > 1:
+        raise ValueError(f"has {count} labels of GB 45438-2025; one is right")
+    return Label(source=sources[0], aigc=_parse_aigc(labels[0]) if labels else None)
+
+
+def read_metadata_label(metadata: Mapping[bytes, bytes] | None) -> Label:
+    """The label in the schema metadata of a Parquet file.
+
+    Raises:
+        ValueError: as `read_label`.
+    """
+    metadata = metadata or {}
+    if b"DigitalSourceType" not in metadata:
+        raise ValueError("names no digital source type")
+    aigc = metadata.get(b"AIGC")
+    return Label(
+        source=metadata[b"DigitalSourceType"].decode(),
+        aigc=None if aigc is None else _parse_aigc(aigc.decode()),
+    )
+
+
+def _parse_aigc(label_json: str) -> dict[str, str]:
+    try:
+        pairs = json.loads(label_json, object_pairs_hook=tuple)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"has a label that is no JSON ({error})") from None
+    if not isinstance(pairs, tuple) or tuple(key for key, _ in pairs) != AIGC_KEYS:
+        raise ValueError(f"has a label with other keys than {', '.join(AIGC_KEYS)}")
+    label = dict(pairs)
+    if not all(isinstance(value, str) for value in label.values()):
+        raise ValueError("has a label with values that are not strings")
+    if label["Label"] not in ("1", "2", "3") or not label["ContentProducer"]:
+        raise ValueError("has a label that names no producer, or a Label other than 1, 2 and 3")
+    if not label["ProduceID"]:
+        raise ValueError("has a label with an empty ProduceID")
+    return label
+
+
+def _xmp_packets(data: bytes) -> Iterator[bytes]:
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        parts, start = _png_chunks(data), (b"iTXt", PNG_XMP)
+    elif data.startswith(b"\xff\xd8"):
+        parts, start = _jpeg_segments(data), (b"\xe1", JPEG_XMP)
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        parts, start = _riff_chunks(data), (b"XMP ", b"")
+    else:
+        raise ValueError("is neither a PNG nor a JPEG nor a WebP file")
+    for tag, body in parts:
+        if tag == start[0] and body.startswith(start[1]):
+            yield body[len(start[1]) :]
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 8
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        yield data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
+        at += 12 + size
+
+
+def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 12
+    while at < len(data):
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        yield data[at : at + 4], data[at + 8 : at + 8 + size]
+        at += 8 + size + size % 2
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Marker and body of each segment before the pixels; metadata may stand nowhere else."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
+        size = int.from_bytes(data[at + 2 : at + 4], "big")
+        yield data[at + 1 : at + 2], data[at + 4 : at + 2 + size]
+        at += 2 + size
