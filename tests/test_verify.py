@@ -22,6 +22,8 @@ from genai_ray.dataset.plan import claim, open_plan
 from genai_ray.dataset.shards import ShardMaker
 from genai_ray.dataset.verify import verify
 from genai_ray.errors import IncompleteError, UserError
+from genai_ray.labels import xmp_packet
+from genai_ray.provenance import FileRecord
 from genai_ray.spec import Spec
 from genai_ray.storage import Store
 

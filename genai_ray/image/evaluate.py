@@ -1,12 +1,11 @@
 """Images: distances of features, agreement with the classes that were asked for, copies."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-import yaml
 from markupsafe import Markup
 from numpy.typing import NDArray
 
@@ -24,9 +23,9 @@ from genai_ray.image.stream import ImageStream
 from genai_ray.metrics.fidelity import frechet_distance, kernel_distance, prdc
 from genai_ray.metrics.memorisation import copy_rates, duplicate_rate, nearest
 from genai_ray.modality import Data, Evaluator, Measured, Outputs, Read, Shipped, named
-from genai_ray.report.page import Block, Picture, Report, Score, render_html
+from genai_ray.report.page import Block, Picture
 from genai_ray.report.pictures import image_grid, pair_grid, png_bytes
-from genai_ray.spec import Spec, dump
+from genai_ray.spec import Spec
 from genai_ray.storage import Store
 
 _COLUMNS, _SAMPLES, _PAIRS = 10, 100, 20
@@ -121,74 +120,19 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
     assert isinstance(spec, ImageRun)
     assert isinstance(data, ImageData | ImageStream)
     settings, manifest = spec.evaluate, shipped.manifest
-    weights = read_weights(settings.inception) if settings.inception else None
     codec = ImageCodec.from_json(manifest.card["codec"])
-    extractor = feature_extractor(shipped.run, data)
-    wanted = settings.samples if weights is None else max(settings.samples, settings.inception_samples)
     encoding = manifest.fields["generate.encoding"]
+    wanted = max(settings.samples, settings.inception_samples if settings.inception else 0)
     many, labels, repeated = _read(shipped.files, codec, encoding, wanted, settings.duplicate_rows)
     images = many[: settings.samples]
     labels = None if labels is None else labels[: settings.samples]
-    holdout, train = (_choose(i, settings.samples) for i in (data.holdout_images, data.train_images))
-    n = min(len(holdout), len(train), len(images))
-    k = _neighbours(spec, n)
-    inception: tuple[float | None, float | None] = (None, None)
-    if weights is not None:
-        network = Inception(weights, spec.train.device)
-        inception = network.distances(
-            data.train_images, many[: settings.inception_samples], data.holdout_images
-        )
-    copies = copy_rates(data.train_images, holdout, images[:n])
-    reference = extractor.features(holdout[:n])
-    fake = Compared(
-        reference=reference,
-        features=extractor.features(images[:n]),
-        k=k,
-        images=images,
-        labels=None if data.holdout_labels is None else labels,
-        extractor=extractor,
-        repeated=repeated,
-        copies=copies["fake"],
-        inception=inception[0],
-    )
-    real = Compared(
-        reference=reference,
-        features=extractor.features(train[:n]),
-        k=k,
-        images=data.holdout_images,
-        labels=None if labels is None else data.holdout_labels,
-        extractor=extractor,
-        repeated=duplicate_rate(data.train_images),
-        copies=copies["real"],
-        inception=inception[1],
-    )
+    fake, real = _compare(spec, shipped.run, data, many, labels, repeated)
+    n = len(fake.features)
     names = data.codec.classes if labels is not None else None
     tiles = None if labels is None or not names else _tiles_by_class(images, labels, len(names))
-
-    def page(published: bool, scores: list[Score]) -> str:
-        return render_html(
-            Report(
-                title=f"{spec.name}: {manifest.rows:,} synthetic images",
-                notice=_NOTICE,
-                summary={
-                    "Images": f"{manifest.rows:,} of {codec.size}x{codec.size}x{codec.channels}",
-                    "Model": f"{spec.model.preset}, {manifest.model[:16]}",
-                    "Compared": f"{n:,} generated with {n:,} held-out real",
-                    "Features": extractor.name,
-                    "Published": "yes" if published else "no",
-                },
-                scores=scores,
-                scores_note=_SCORES_NOTE,
-                blocks=[*_samples(images, tiles, names or ()), _closest(images[:_PAIRS], data.train_images)],
-                losses=shipped.losses,
-                provenance=manifest.about,
-                spec_yaml=yaml.safe_dump(dump(spec), sort_keys=False),
-            )
-        )
-
     return Measured(
         samples=n,
-        features=extractor.name,
+        features=fake.extractor.name,
         fake=_values(fake),
         real=_values(real),
         counts={
@@ -197,10 +141,66 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
             "train": data.n,
             "holdout": len(data.holdout_images),
         },
-        page=page,
-        record={"k": k, "inception_samples": settings.inception_samples if settings.inception else None},
+        record={
+            "k": settings.k,
+            "inception_samples": settings.inception_samples if settings.inception else None,
+        },
         files={"preview.png": _png(images[:_SAMPLES] if tiles is None else tiles)},
+        title=f"{manifest.rows:,} synthetic images",
+        notice=_NOTICE,
+        summary={
+            "Images": f"{manifest.rows:,} of {codec.size}x{codec.size}x{codec.channels}",
+            "Compared": f"{n:,} generated with {n:,} held-out real",
+            "Features": fake.extractor.name,
+        },
+        scores_note=_SCORES_NOTE,
+        blocks=[*_samples(images, tiles, names or ()), _closest(images[:_PAIRS], data.train_images)],
     )
+
+
+def _compare(
+    spec: ImageRun,
+    run: Store,
+    data: ImageData | ImageStream,
+    many: NDArray[np.uint8],
+    labels: NDArray[np.int64] | None,
+    repeated: float,
+) -> tuple[Compared, Compared]:
+    """The generated images, and real ones in their place; equally many, where that matters."""
+    settings = spec.evaluate
+    weights = read_weights(settings.inception) if settings.inception else None
+    extractor = feature_extractor(run, data)
+    images = many[: settings.samples]
+    holdout, train = (_choose(i, settings.samples) for i in (data.holdout_images, data.train_images))
+    n = min(len(holdout), len(train), len(images))
+    inception: tuple[float | None, float | None] = (None, None)
+    if weights is not None:
+        network = Inception(weights, spec.train.device)
+        inception = network.distances(
+            data.train_images, many[: settings.inception_samples], data.holdout_images
+        )
+    copies = copy_rates(data.train_images, holdout, images[:n])
+    fake = Compared(
+        reference=extractor.features(holdout[:n]),
+        features=extractor.features(images[:n]),
+        k=_neighbours(spec, n),
+        images=images,
+        labels=None if data.holdout_labels is None else labels,
+        extractor=extractor,
+        repeated=repeated,
+        copies=copies["fake"],
+        inception=inception[0],
+    )
+    real = replace(
+        fake,
+        features=extractor.features(train[:n]),
+        images=data.holdout_images,
+        labels=None if labels is None else data.holdout_labels,
+        repeated=duplicate_rate(data.train_images),
+        copies=copies["real"],
+        inception=inception[1],
+    )
+    return fake, real
 
 
 def _values(compared: Compared) -> dict[str, float]:

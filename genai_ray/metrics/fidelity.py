@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from .distances import blocks, squared_distances
+from genai_ray.metrics.distances import blocks, squared_distances
 
 #: `kernel_distance` takes sets of up to so many samples whole, else so many subsets of a size.
 _WHOLE, _SUBSETS, _SUBSET = 10_000, 100, 1_000

@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from .distances import blocks, squared_distances
+from genai_ray.metrics.distances import blocks, squared_distances
 
 
 def duplicate_rate(rows: Sequence[bytes] | np.ndarray) -> float:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jinja2
 from markupsafe import Markup
 
-from .charts import SERIES, STYLE, Points, line_chart
+from genai_ray.report.charts import SERIES, STYLE, Points, line_chart
 
 #: First word of a training metric -> the title of the panel that it shares with the others.
 _PANELS = {

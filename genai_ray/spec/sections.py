@@ -97,12 +97,12 @@ class Section(BaseModel):
             if given[name] is None or name not in cls.model_fields:
                 continue
             for switch, accepted in cls.lacking(name, given).items():
+                current = _plain(given.get(switch, cls.model_fields[switch].default))
                 options = " or ".join(f"{switch}={_plain(v)}" for v in accepted)
                 raise UserError(
                     f"{cls.path}.{name}",
                     given[name],
-                    f"is no key beside {switch}={_plain(given.get(switch, cls.model_fields[switch].default))}; "
-                    f"it needs {options}",
+                    f"is no key beside {switch}={current}; it needs {options}",
                     nearest(name, [k for k in cls.effective(given) if k != name]),
                 )
         return values

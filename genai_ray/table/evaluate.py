@@ -5,14 +5,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from genai_ray.errors import UserError
 from genai_ray.modality import Data, Evaluator, Measured, Outputs, Read, Shipped
-from genai_ray.report.page import Report, Score, render_html
-from genai_ray.spec import Spec, dump
+from genai_ray.spec import Spec
 from genai_ray.storage import Store
 from genai_ray.table.codec import TableCodec
 from genai_ray.table.matrix import sample
@@ -90,30 +88,8 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
         **kinds,
     )
     compared = found.details["rows"]["compared"]
-
-    def page(published: bool, scores: list[Score]) -> str:
-        panels = column_panels(data.train, table, rare=rare, **kinds)
-        columns, rows = sample_rows(data.train, table, rare=rare, **kinds)
-        return render_html(
-            Report(
-                title=f"{spec.name}: {manifest.rows:,} synthetic rows",
-                summary={
-                    "Rows": f"{manifest.rows:,} of {len(columns)} columns",
-                    "Model": f"{spec.model.preset}, {manifest.model[:16]}",
-                    "Compared": f"{compared:,} generated with {compared:,} held-out real",
-                    "Rows that fitted": f"{manifest.accept_rate:.1%} of those drawn",
-                    "Published": "yes" if published else "no",
-                },
-                notice=_NOTICE,
-                scores=scores,
-                scores_note=_SCORES_NOTE,
-                blocks=blocks(found.details, panels, columns, rows),
-                losses=shipped.losses,
-                provenance=manifest.about,
-                spec_yaml=yaml.safe_dump(dump(spec), sort_keys=False),
-            )
-        )
-
+    panels = column_panels(data.train, table, rare=rare, **kinds)
+    columns, rows = sample_rows(data.train, table, rare=rare, **kinds)
     return Measured(
         samples=compared,
         features="columns",
@@ -125,9 +101,17 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
             "train": data.n,
             "holdout": data.holdout.num_rows,
         },
-        page=page,
         record={"details": found.details, "accept_rate": manifest.accept_rate},
         files={"preview.png": preview_png(data.train, table, rare=rare, **kinds)},
+        title=f"{manifest.rows:,} synthetic rows",
+        notice=_NOTICE,
+        summary={
+            "Rows": f"{manifest.rows:,} of {len(columns)} columns",
+            "Compared": f"{compared:,} generated with {compared:,} held-out real",
+            "Rows that fitted": f"{manifest.accept_rate:.1%} of those drawn",
+        },
+        scores_note=_SCORES_NOTE,
+        blocks=blocks(found.details, panels, columns, rows),
     )
 
 
@@ -137,7 +121,7 @@ def _kinds(data: TableData) -> dict[str, Any]:
 
 
 def _target(spec: TableRun, data: TableData) -> str | None:
-    """The column to predict: the named one, else the last one that means something."""
+    """The column that is predicted; the last one that means something if none is named."""
     names = [n for n in data.train.column_names if n not in data.codec.without_meaning]
     wanted = spec.evaluate.target
     if wanted is not None and wanted not in names:

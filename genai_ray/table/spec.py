@@ -356,7 +356,7 @@ class TableRun(Spec):
                 raise UserError(
                     "train.global_batch",
                     train.global_batch,
-                    f"gives each worker {share} samples at once, and model.pack={pack} of them are seen as one",
+                    f"gives each worker {share} samples at once, which model.pack={pack} does not divide",
                     "Use multiples of model.pack.",
                 )
         return self
