@@ -8,13 +8,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+import yaml
+
 from genai_ray import modalities
 from genai_ray.dataset.manifest import read_manifest, shipped
 from genai_ray.errors import GateError, IncompleteError, UserError
-from genai_ray.modality import Data, Metric, Shipped
-from genai_ray.report.page import Score
+from genai_ray.modality import Data, Measured, Metric, Shipped
+from genai_ray.report.page import Report, Score, render_html
 from genai_ray.runs import loss_curves
-from genai_ray.spec import Spec
+from genai_ray.spec import Spec, dump
 from genai_ray.storage import Store
 
 
@@ -88,8 +90,8 @@ def evaluate(spec: Spec, data: Data | None = None) -> EvaluateResult:
     store.put(f"{spec.report}/quality.json", json.dumps(record, indent=2).encode())
     for name, content in measured.files.items():
         store.put(f"{spec.report}/{name}", content)
-    page = measured.page(result.published, _scores(result, kind.metrics))
-    store.put(f"{spec.report}/report.html", page.encode())
+    report = _report(spec, dataset, measured, result, _scores(result, kind.metrics))
+    store.put(f"{spec.report}/report.html", render_html(report).encode())
     if not result.published:
         store.delete(f"{spec.generate.into}/_SUCCESS")
         failed = "; ".join(f"{g.name}: {g.value:.4g}, limit {g.limit:g}" for g in gates if not g.passed)
@@ -123,6 +125,26 @@ def gate_outcomes(
         passed = value >= limit if bound == "min" else value <= limit
         outcomes.append(GateOutcome(gate, value, limit, bool(passed)))
     return outcomes
+
+
+def _report(
+    spec: Spec, dataset: Shipped, measured: Measured, result: EvaluateResult, scores: list[Score]
+) -> Report:
+    return Report(
+        title=f"{spec.name}: {measured.title}",
+        notice=measured.notice,
+        summary={
+            **measured.summary,
+            "Model": f"{spec.model.preset}, {dataset.manifest.model[:16]}",
+            "Published": "yes" if result.published else "no",
+        },
+        scores=scores,
+        scores_note=measured.scores_note,
+        blocks=measured.blocks,
+        losses=dataset.losses,
+        provenance=dataset.manifest.about,
+        spec_yaml=yaml.safe_dump(dump(spec), sort_keys=False),
+    )
 
 
 def _scores(result: EvaluateResult, metrics: Mapping[str, Metric]) -> list[Score]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from genai_ray.report.page import Score
+    from genai_ray.report.page import Block
 
 
 Outputs: TypeAlias = "Sequence[NDArray[Any]]"
@@ -267,8 +267,8 @@ class Measured:
 
     features: what distances were measured in. fake and real: metric name -> value, for generated
     and for real data. counts: of samples, by what they are. record: what else quality.json says.
-    files: name -> bytes of what stands in the report's folder. page: its HTML, given whether the
-    data set is published, and the scores with their gates.
+    files: name -> bytes of what stands in the report's folder. The rest is what the page shows of
+    this modality; see `genai_ray.report.page.Report`.
     """
 
     samples: int
@@ -276,9 +276,13 @@ class Measured:
     fake: dict[str, float]
     real: dict[str, float]
     counts: dict[str, int]
-    page: Callable[[bool, list[Score]], str]
-    record: Mapping[str, Any] = field(default_factory=dict)
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    record: Mapping[str, Any]
+    files: Mapping[str, bytes]
+    title: str
+    notice: str
+    summary: Mapping[str, Any]
+    scores_note: str
+    blocks: Sequence[Block]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ def digits():
 @pytest.fixture(scope="module")
 def trained(digits) -> Extractor:
     images, labels, _, _ = digits
-    return train_extractor(images, labels, seed=0, steps=600)
+    return train_extractor(images, labels, 10, seed=0, steps=600)
 
 
 def test_it_reads_unseen_digits(digits, trained):
@@ -50,10 +50,9 @@ def test_features_are_standardised_on_the_training_images(digits, trained):
     np.testing.assert_allclose(features.std(axis=0), 1, atol=1e-4)
 
 
-def test_features_do_not_depend_on_the_batch_size(digits, trained):
+def test_features_do_not_depend_on_the_batch(digits, trained):
     images = digits[2]
-    expected = trained.features(images)
-    np.testing.assert_allclose(trained.features(images, batch=7), expected, atol=1e-4)
+    np.testing.assert_allclose(trained.features(images[:7]), trained.features(images)[:7], atol=1e-4)
 
 
 def test_noise_is_farther_from_digits_than_digits_are(digits, trained):
@@ -86,62 +85,37 @@ def test_an_unknown_format_is_refused():
 
 def test_the_seed_decides_everything(digits):
     images, labels, _, _ = digits
-    names = [train_extractor(images, labels, seed=seed, steps=5).name for seed in (0, 0, 1)]
+    names = [train_extractor(images, labels, 10, seed=seed, steps=5).name for seed in (0, 0, 1)]
     assert names[0] == names[1] != names[2]
 
 
 def test_global_random_state_is_left_alone(digits):
     torch_state = torch.get_rng_state()
-    train_extractor(digits[0], digits[1], seed=0, steps=2)
+    train_extractor(digits[0], digits[1], 10, seed=0, steps=2)
     assert torch.equal(torch.get_rng_state(), torch_state)
 
 
 def test_without_labels_it_learns_a_code(digits):
     images, _, test, _ = digits
-    extractor = train_extractor(images, None, seed=0, steps=200)
+    extractor = train_extractor(images, None, None, seed=0, steps=200)
     assert extractor.name.startswith("ae64@")
     again = Extractor.from_bytes(extractor.to_bytes())
     np.testing.assert_array_equal(again.features(test), extractor.features(test))
     real = extractor.features(images)
     noise_distance = frechet_distance(real, extractor.features(noise(360, 8, 1)))
     assert noise_distance > 10 * frechet_distance(real, extractor.features(test))
-    with pytest.raises(ValueError, match="without labels"):
-        extractor.classify(test)
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-@pytest.mark.parametrize(("size", "channels"), [(8, 3), (13, 1), (32, 3), (128, 1)])
+@pytest.mark.parametrize(("size", "channels"), [(8, 3), (13, 1), (32, 3), (256, 1)])
 def test_every_size_trains(size, channels, labelled):
     images = noise(6, size, channels)
     images.flags.writeable = False  # as arrays from Ray's object store are
-    labels = np.arange(6) % 2 if labelled else None
-    extractor = train_extractor(images, labels, seed=0, steps=2, batch=4)
+    known = (np.arange(6) % 2, 2) if labelled else (None, None)
+    extractor = train_extractor(images, *known, seed=0, steps=2)
     features = extractor.features(images)
     assert features.shape == (6, 64)
     assert np.isfinite(features).all()
-
-
-@pytest.mark.parametrize(
-    ("images", "labels", "classes", "message"),
-    [
-        (np.zeros((4, 8, 8, 1)), None, None, "need uint8"),
-        (noise(4, 8, 1)[:, :, :7], None, None, "size, size"),
-        (noise(4, 7, 1), None, None, "8..128"),
-        (noise(1, 8, 1), None, None, "1 images"),
-        (noise(4, 8, 1), None, 3, "without labels"),
-        (noise(4, 8, 1), np.arange(3), None, r"shape \(4,\)"),
-        (noise(4, 8, 1), np.arange(4), 3, "0..2"),
-        (noise(4, 8, 1), np.zeros(4, int), None, "labels=None"),
-    ],
-)
-def test_bad_training_data_is_named(images, labels, classes, message):
-    with pytest.raises(ValueError, match=message):
-        train_extractor(images, labels, seed=0, classes=classes, steps=1)
-
-
-def test_images_of_another_size_are_refused(trained):
-    with pytest.raises(ValueError, match="trained on"):
-        trained.features(noise(2, 16, 1))
 
 
 def read_idx(name: str, offset: int) -> np.ndarray:
@@ -154,6 +128,6 @@ def read_idx(name: str, offset: int) -> np.ndarray:
 @pytest.mark.slow
 def test_it_reads_unseen_mnist():
     images = read_idx("train-images-idx3", 16).reshape(-1, 28, 28, 1)
-    extractor = train_extractor(images, read_idx("train-labels-idx1", 8), seed=0)
+    extractor = train_extractor(images, read_idx("train-labels-idx1", 8), 10, seed=0, steps=1_200)
     test_images = read_idx("t10k-images-idx3", 16).reshape(-1, 28, 28, 1)
     assert extractor.accuracy(test_images, read_idx("t10k-labels-idx1", 8)) >= 0.98

@@ -30,7 +30,7 @@ def weights() -> bytes:
 
 @pytest.fixture(scope="module")
 def network(weights: bytes) -> Inception:
-    return Inception(weights)
+    return Inception(weights, "cpu")
 
 
 def test_resize_takes_the_pixels_of_the_first_tensorflow() -> None:
@@ -66,11 +66,14 @@ def test_the_last_block_pools_by_the_largest() -> None:
     assert seen[-1][0, 0].eq(9).sum() == 9
 
 
-def test_moments_in_batches_are_those_of_the_whole(network: Inception) -> None:
+def test_moments_in_batches_are_those_of_the_whole(
+    network: Inception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = RANDOM.integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
     features = network.features(images)
     assert features.shape == (3, 2048)
-    parts = network.moments(images, batch=2)
+    monkeypatch.setattr(inception, "_BATCH", 2)
+    parts = network.moments(images)
     assert parts.n == 3
     np.testing.assert_allclose(parts.mean(), features.mean(axis=0), rtol=1e-4)
     # Grey is three equal channels.
@@ -127,6 +130,6 @@ def test_a_report_with_published_features(
     assert result.fake["fid_inception"] > result.real["fid_inception"] > 0
     # Held-out images beside the whole training set, with its other number of images.
     data = load_images(spec.data)
-    network = Inception(weights)
+    network = Inception(weights, "cpu")
     expected = frechet_distance(network.features(data.train_images), network.features(data.holdout_images))
     assert result.real["fid_inception"] == pytest.approx(expected, rel=1e-2)

@@ -40,11 +40,6 @@ def test_duplicate_rate_matches_a_set(rows):
     assert duplicate_rate(rows) == pytest.approx(1 - len(set(rows)) / len(rows))
 
 
-def test_duplicate_rate_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="no rows"):
-        duplicate_rate([])
-
-
 @settings(max_examples=50, deadline=None)
 @given(
     arrays(np.uint8, st.tuples(st.integers(1, 6), st.just(3))),
@@ -81,20 +76,6 @@ def test_one_grey_level_is_told_from_a_copy():
     almost[:, 0, 0, 0] -= 1
     distances, _ = nearest(almost, reference)
     np.testing.assert_allclose(distances, 1 / 255)
-
-
-@pytest.mark.parametrize(
-    ("queries", "reference", "message"),
-    [
-        (np.ones((2, 3)), np.ones((2, 4)), "they must agree"),
-        (np.ones((2, 3)), np.ones((2, 3), np.uint8), "both as uint8"),
-        (np.ones((0, 3)), np.ones((2, 3)), "not empty"),
-        (np.ones((2, 3)), np.full((2, 3), np.inf), "reference has NaN or infinity"),
-    ],
-)
-def test_incomparable_rows_are_refused(queries, reference, message):
-    with pytest.raises(ValueError, match=message):
-        nearest(queries, reference)
 
 
 def test_a_copying_generator_rings_and_the_holdout_does_not():

@@ -1,14 +1,16 @@
 """Images: distances of features, agreement with the classes that were asked for, copies."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
-import yaml
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from genai_ray import rng
+from genai_ray.errors import UserError
 from genai_ray.image.codec import ImageCodec
 from genai_ray.image.encoding import decode
 from genai_ray.image.extractor import Extractor, kept_extractor
@@ -21,12 +23,24 @@ from genai_ray.image.stream import ImageStream
 from genai_ray.metrics.fidelity import frechet_distance, kernel_distance, prdc
 from genai_ray.metrics.memorisation import copy_rates, duplicate_rate, nearest
 from genai_ray.modality import Data, Evaluator, Measured, Outputs, Read, Shipped, named
-from genai_ray.report.page import Report, Score, image_grid, pair_grid, png_bytes, render_html
-from genai_ray.spec import Spec, dump
+from genai_ray.report.page import Block, Picture
+from genai_ray.report.pictures import image_grid, pair_grid, png_bytes
+from genai_ray.spec import Spec
 from genai_ray.storage import Store
 
-_PREVIEW_COLUMNS = 10
-_PAIRS = 20
+_COLUMNS, _SAMPLES, _PAIRS = 10, 100, 20
+#: Classes whose samples the page shows unfolded.
+_CLASSES = 20
+
+_NOTICE = Markup(
+    "<strong>All images on this page are synthetic.</strong> A model generated them; do not take them for "
+    "records of real things or people. The one exception: in “Nearest training images” the lower image of "
+    "each pair is real."
+)
+_SCORES_NOTE = (
+    "Compare each score with the one next to it: “real” is the same metric between two sets of real images, "
+    "about the best a generator can reach."
+)
 
 
 @dataclass(frozen=True)
@@ -106,14 +120,57 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
     assert isinstance(spec, ImageRun)
     assert isinstance(data, ImageData | ImageStream)
     settings, manifest = spec.evaluate, shipped.manifest
-    weights = read_weights(settings.inception) if settings.inception else None
     codec = ImageCodec.from_json(manifest.card["codec"])
-    extractor = feature_extractor(shipped.run, data)
-    wanted = settings.samples if weights is None else max(settings.samples, settings.inception_samples)
     encoding = manifest.fields["generate.encoding"]
+    wanted = max(settings.samples, settings.inception_samples if settings.inception else 0)
     many, labels, repeated = _read(shipped.files, codec, encoding, wanted, settings.duplicate_rows)
     images = many[: settings.samples]
     labels = None if labels is None else labels[: settings.samples]
+    fake, real = _compare(spec, shipped.run, data, many, labels, repeated)
+    n = len(fake.features)
+    names = data.codec.classes if labels is not None else None
+    tiles = None if labels is None or not names else _tiles_by_class(images, labels, len(names))
+    return Measured(
+        samples=n,
+        features=fake.extractor.name,
+        fake=_values(fake),
+        real=_values(real),
+        counts={
+            "generated": manifest.rows,
+            "compared": n,
+            "train": data.n,
+            "holdout": len(data.holdout_images),
+        },
+        record={
+            "k": settings.k,
+            "inception_samples": settings.inception_samples if settings.inception else None,
+        },
+        files={"preview.png": _png(images[:_SAMPLES] if tiles is None else tiles)},
+        title=f"{manifest.rows:,} synthetic images",
+        notice=_NOTICE,
+        summary={
+            "Images": f"{manifest.rows:,} of {codec.size}x{codec.size}x{codec.channels}",
+            "Compared": f"{n:,} generated with {n:,} held-out real",
+            "Features": fake.extractor.name,
+        },
+        scores_note=_SCORES_NOTE,
+        blocks=[*_samples(images, tiles, names or ()), _closest(images[:_PAIRS], data.train_images)],
+    )
+
+
+def _compare(
+    spec: ImageRun,
+    run: Store,
+    data: ImageData | ImageStream,
+    many: NDArray[np.uint8],
+    labels: NDArray[np.int64] | None,
+    repeated: float,
+) -> tuple[Compared, Compared]:
+    """The generated images, and real ones in their place; equally many, where that matters."""
+    settings = spec.evaluate
+    weights = read_weights(settings.inception) if settings.inception else None
+    extractor = feature_extractor(run, data)
+    images = many[: settings.samples]
     holdout, train = (_choose(i, settings.samples) for i in (data.holdout_images, data.train_images))
     n = min(len(holdout), len(train), len(images))
     inception: tuple[float | None, float | None] = (None, None)
@@ -123,11 +180,10 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
             data.train_images, many[: settings.inception_samples], data.holdout_images
         )
     copies = copy_rates(data.train_images, holdout, images[:n])
-    reference = extractor.features(holdout[:n])
     fake = Compared(
-        reference=reference,
+        reference=extractor.features(holdout[:n]),
         features=extractor.features(images[:n]),
-        k=settings.k,
+        k=_neighbours(spec, n),
         images=images,
         labels=None if data.holdout_labels is None else labels,
         extractor=extractor,
@@ -135,68 +191,29 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
         copies=copies["fake"],
         inception=inception[0],
     )
-    real = Compared(
-        reference=reference,
+    real = replace(
+        fake,
         features=extractor.features(train[:n]),
-        k=settings.k,
         images=data.holdout_images,
         labels=None if labels is None else data.holdout_labels,
-        extractor=extractor,
         repeated=duplicate_rate(data.train_images),
         copies=copies["real"],
         inception=inception[1],
     )
-    names = data.codec.classes if labels is not None else None
-    by_class = None if labels is None or not names else _per_class(images, labels, len(names))
-    samples = image_grid(images[:100], columns=_PREVIEW_COLUMNS)
-
-    def page(published: bool, scores: list[Score]) -> str:
-        _, closest = nearest(images[:_PAIRS], data.train_images)
-        pairs = pair_grid(data.train_images[closest], images[:_PAIRS], columns=_PREVIEW_COLUMNS)
-        return render_html(
-            Report(
-                title=f"{spec.name}: {manifest.rows:,} synthetic images",
-                summary={
-                    "Images": f"{manifest.rows:,} of {codec.size}x{codec.size}x{codec.channels}",
-                    "Model": f"{spec.model.preset}, {manifest.model[:16]}",
-                    "Compared": f"{n:,} generated with {n:,} held-out real",
-                    "Features": extractor.name,
-                    "Published": "yes" if published else "no",
-                },
-                scores=scores,
-                samples_png=png_bytes(samples),
-                class_samples_png=None if by_class is None else png_bytes(by_class),
-                class_names=names or (),
-                neighbour_pairs_png=png_bytes(pairs),
-                losses=shipped.losses,
-                provenance=manifest.about,
-                spec_yaml=yaml.safe_dump(dump(spec), sort_keys=False),
-            )
-        )
-
-    return Measured(
-        samples=n,
-        features=extractor.name,
-        fake=_values(fake),
-        real=_values(real),
-        counts={
-            "generated": manifest.rows,
-            "compared": n,
-            "train": data.n,
-            "holdout": len(data.holdout_images),
-        },
-        page=page,
-        record={
-            "k": settings.k,
-            "inception_samples": settings.inception_samples if settings.inception else None,
-        },
-        files={"preview.png": png_bytes(samples if by_class is None else by_class)},
-    )
+    return fake, real
 
 
 def _values(compared: Compared) -> dict[str, float]:
     values = {name: named(metric.function)(compared) for name, metric in METRICS.items()}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _neighbours(spec: ImageRun, n: int) -> int:
+    if spec.evaluate.k >= n:
+        raise UserError(
+            "evaluate.k", spec.evaluate.k, f"must be below the {n} images that are compared", "Lower it."
+        )
+    return spec.evaluate.k
 
 
 def feature_extractor(run: Store, data: ImageData | ImageStream) -> Extractor:
@@ -234,15 +251,6 @@ def _read(
     return np.stack(images), np.concatenate(labels) if labels else None, duplicate_rate(encoded)
 
 
-def _per_class(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int) -> NDArray[np.uint8]:
-    """A row of the first images of each class; a class that was not asked for has an empty row."""
-    tiles = np.full((classes, _PREVIEW_COLUMNS, *images.shape[1:]), 255, np.uint8)
-    for c in range(classes):
-        found = images[labels == c][:_PREVIEW_COLUMNS]
-        tiles[c, : len(found)] = found
-    return image_grid(tiles.reshape(-1, *images.shape[1:]), columns=_PREVIEW_COLUMNS)
-
-
 class ImageMonitor:
     """Features are those of the extractor that also makes the report."""
 
@@ -256,7 +264,7 @@ class ImageMonitor:
         n = min(len(images), spec.train.evaluate_samples)
         order = np.argsort(rng.permute(0, rng.Stream.EVALUATE, np.arange(len(images)), len(images)))
         self.real = self.extractor.features(images[order[:n]])
-        self.k = spec.evaluate.k
+        self.k = _neighbours(spec, n)
 
     def scores(self, outputs: Outputs, labels: NDArray[np.int64] | None) -> dict[str, float]:
         (images,) = outputs
@@ -278,6 +286,57 @@ def picture(outputs: Outputs) -> NDArray[np.uint8]:
     tiles = outputs[0][: side * side]
     h, w, c = tiles.shape[1:]
     return tiles.reshape(side, side, h, w, c).swapaxes(1, 2).reshape(side * h, side * w, c)
+
+
+# --- the blocks of the page ----------------------------------------------------------------------
+
+
+def _samples(images: NDArray[np.uint8], tiles: NDArray[np.uint8] | None, names: Sequence[str]) -> list[Block]:
+    """A random draw, and the rows of `_tiles_by_class`; those of many classes are folded."""
+    drawn = Picture(png=_png(images[:_SAMPLES]), alt="Grid of generated images")
+    shown = [Block(title="Samples", note="A random draw, not a selection.", pictures=[drawn])]
+    if tiles is not None:
+        ends = (0, _CLASSES, len(names))
+        pictures = [
+            Picture(
+                png=_png(tiles[start:stop]),
+                alt="Generated images, one row for each class",
+                rows=names[start:stop],
+                folded=f"{stop - start} more classes" if start else "",
+            )
+            for start, stop in pairwise(ends)
+            if tiles[start:stop].size
+        ]
+        shown.append(Block(title="Samples by class", pictures=pictures))
+    return shown
+
+
+def _closest(images: NDArray[np.uint8], train: NDArray[np.uint8]) -> Block:
+    """Generated images, each above its nearest training image. This discloses real ones."""
+    _, closest = nearest(images, train)
+    pairs = pair_grid(train[closest], images, columns=_COLUMNS)
+    note = Markup(
+        "Upper image: generated. Lower image: the <strong>real</strong> training image nearest to it. Pairs "
+        "that look the same are a sign of copying; pairs that differ are no proof of privacy."
+    )
+    picture = Picture(
+        png=png_bytes(pairs), alt="Pairs: a generated image above its nearest real training image"
+    )
+    return Block(title="Nearest training images", note=note, pictures=[picture])
+
+
+def _png(images: NDArray[np.uint8]) -> bytes:
+    """A grid of images (..., h, w, channels)."""
+    return png_bytes(image_grid(images.reshape(-1, *images.shape[-3:]), columns=_COLUMNS))
+
+
+def _tiles_by_class(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int) -> NDArray[np.uint8]:
+    """The first images of each class, (classes, columns, h, w, channels); white where there are too few."""
+    tiles = np.full((classes, _COLUMNS, *images.shape[1:]), 255, np.uint8)
+    for c in range(classes):
+        first = images[labels == c][:_COLUMNS]
+        tiles[c, : len(first)] = first
+    return tiles
 
 
 EVALUATOR = Evaluator(measure=measure, monitor=ImageMonitor, picture=picture)

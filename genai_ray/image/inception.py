@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genai_ray.errors import UserError
+from genai_ray.metrics.distances import blocks
 from genai_ray.metrics.fidelity import Moments, frechet_from_moments
 from genai_ray.storage import Store
 
 DIGEST = "6726825d"  # how the SHA-256 of the file begins, as its name says
 DIMENSIONS = 2_048
-_SIZE = 299
+_SIZE, _BATCH = 299, 64
 _ORIGIN = (
     "Get weights-inception-2015-12-05-6726825d.pth (release v0.2.0 of torch-fidelity) and give its path."
 )
@@ -54,7 +55,7 @@ def read_weights(uri: str) -> bytes:
 class Inception:
     """Images -> the 2,048 values of the last pooling layer."""
 
-    def __init__(self, weights: bytes, device: str = "cpu"):
+    def __init__(self, weights: bytes, device: str):
         self.device = torch.device(device)
         self.network = build()
         self.network.load_state_dict(torch.load(io.BytesIO(weights), weights_only=True))
@@ -68,11 +69,11 @@ class Inception:
         pixels = resize(pixels.expand(-1, 3, -1, -1), _SIZE)
         return self.network((pixels - 128) / 128).cpu().numpy()
 
-    def moments(self, images: NDArray[np.uint8], batch: int = 64) -> Moments:
+    def moments(self, images: NDArray[np.uint8]) -> Moments:
         """Of the features of any number of images, in memory for one batch."""
         total = Moments(0, np.zeros(DIMENSIONS), np.zeros((DIMENSIONS, DIMENSIONS)))
-        for start in range(0, len(images), batch):
-            total += Moments.of(self.features(images[start : start + batch]))
+        for rows in blocks(len(images), _BATCH):
+            total += Moments.of(self.features(images[rows]))
         return total
 
     def distances(

@@ -10,8 +10,6 @@ _ROUNDING = 1e-13
 
 def blocks(n: int, size: int) -> Iterator[slice]:
     """Slices of at most `size` rows that cover 0..n in order."""
-    if size < 1:
-        raise ValueError(f"chunk is {size}; it must be at least 1 row")
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 

@@ -10,6 +10,11 @@ import numpy as np
 
 from genai_ray.metrics.distances import blocks, squared_distances
 
+#: `kernel_distance` takes sets of up to so many samples whole, else so many subsets of a size.
+_WHOLE, _SUBSETS, _SUBSET = 10_000, 100, 1_000
+#: Rows of a matrix of distances or kernels that are in memory at a time.
+_BALL_ROWS, _KERNEL_ROWS = 512, 1_024
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -27,17 +32,11 @@ class Moments:
     @classmethod
     def of(cls, features: np.ndarray) -> Self:
         """Moments of (n, d) features; n may be 0, so that empty shards need no special case."""
-        x = _features("features", features, minimum=0)
+        x = _features(features)
         return cls(len(x), x.sum(axis=0), x.T @ x)
 
-    def merge(self, other: Self) -> Self:
-        if self.sum.shape != other.sum.shape:
-            raise ValueError(
-                f"cannot merge moments of {len(self.sum)} and {len(other.sum)} features per sample"
-            )
+    def __add__(self, other: Self) -> Self:
         return type(self)(self.n + other.n, self.sum + other.sum, self.outer + other.outer)
-
-    __add__ = merge
 
     def mean(self) -> np.ndarray:
         return self.sum / self.n
@@ -53,8 +52,6 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
     In squared feature units, 0 or above, lower is better. Biased upwards at finite n, by an amount
     that depends on the model (Chong & Forsyth 2020): compare only equal n, and prefer
     `kernel_distance` below some 10,000 samples.
-
-    Raises ValueError on fewer than 2 samples, unequal feature counts or non-finite values.
     """
     real, fake = _pair(real, fake)
     # The distance does not depend on the origin; the moments' rounding error does.
@@ -64,14 +61,7 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
 
 def frechet_from_moments(real: Moments, fake: Moments) -> float:
     """`frechet_distance` from merged `Moments`: memory O(d^2), however many samples there were."""
-    if real.sum.shape != fake.sum.shape:
-        raise ValueError(
-            f"real has {len(real.sum)} features per sample and fake has {len(fake.sum)}; "
-            "both must come from the same extractor"
-        )
-    for name, moments in (("real", real), ("fake", fake)):
-        if moments.n < 2:
-            raise ValueError(f"{name} has {moments.n} samples; a covariance needs at least 2")
+    assert min(real.n, fake.n) >= 2, "a covariance needs 2 samples"
     shift = real.mean() - fake.mean()
     covariance_real, covariance_fake = real.covariance(), fake.covariance()
     # tr sqrt(AA' BB') is the sum of the singular values of A'B. Unlike a matrix square root of the
@@ -81,46 +71,29 @@ def frechet_from_moments(real: Moments, fake: Moments) -> float:
     return max(0.0, float(distance))
 
 
-def kernel_distance(
-    real: np.ndarray,
-    fake: np.ndarray,
-    *,
-    seed: int = 0,
-    whole_set_max: int = 10_000,
-    subsets: int = 100,
-    subset_size: int = 1_000,
-    chunk: int = 1_024,
-) -> float:
+def kernel_distance(real: np.ndarray, fake: np.ndarray) -> float:
     """Unbiased squared maximum mean discrepancy with a cubic kernel (Binkowski et al. 2018, KID).
 
     Kernel (x.y / d + 1)^3. Around 0 for equal distributions, where it may be slightly negative;
-    lower is better. Being unbiased it can be compared across sample counts. Sets of up to
-    `whole_set_max` samples are used whole and `seed` has no effect; larger ones are averaged over
-    `subsets` random subsets of `subset_size` samples drawn without replacement.
-
-    Raises ValueError on fewer than 2 samples, unequal feature counts or non-finite values.
+    lower is better. Being unbiased it can be compared across sample counts. Sets of more than 10,000
+    samples are averaged over 100 random subsets of 1,000 samples drawn without replacement, always the
+    same ones.
     """
     real, fake = _pair(real, fake)
-    if max(len(real), len(fake)) <= whole_set_max:
-        return _mmd(real, fake, chunk)
-    size = min(subset_size, len(real), len(fake))
-    if size < 2 or subsets < 1:
-        raise ValueError(
-            f"subsets={subsets} of subset_size={subset_size}; need at least 1 subset of 2 samples"
-        )
-    rng = np.random.Generator(np.random.Philox(seed))
+    if max(len(real), len(fake)) <= _WHOLE:
+        return _mmd(real, fake)
+    size = min(_SUBSET, len(real), len(fake))
+    rng = np.random.Generator(np.random.Philox(0))
     estimates = [
         _mmd(
-            real[rng.choice(len(real), size, replace=False)],
-            fake[rng.choice(len(fake), size, replace=False)],
-            chunk,
+            real[rng.choice(len(real), size, replace=False)], fake[rng.choice(len(fake), size, replace=False)]
         )
-        for _ in range(subsets)
+        for _ in range(_SUBSETS)
     ]
     return float(np.mean(estimates))
 
 
-def prdc(real: np.ndarray, fake: np.ndarray, *, k: int = 5, chunk: int = 512) -> dict[str, float]:
+def prdc(real: np.ndarray, fake: np.ndarray, *, k: int) -> dict[str, float]:
     """Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
     Each sample owns the open ball that reaches to its k-th nearest neighbour in its own set.
@@ -132,26 +105,19 @@ def prdc(real: np.ndarray, fake: np.ndarray, *, k: int = 5, chunk: int = 512) ->
     - coverage: share of real balls that hold a fake sample. Recall that outliers cannot inflate.
 
     Use equally many real and fake samples, since the balls shrink as n grows. A sample repeated
-    more than k times has a ball of radius 0, which holds exactly its copies. Memory is
-    O(chunk * n).
-
-    Raises ValueError unless 1 <= k < n in both sets, on unequal feature counts and on values that
-    are not finite.
+    more than k times has a ball of radius 0, which holds exactly its copies. Memory is O(n), and
+    1 <= k < n in both sets.
     """
     real, fake = _pair(real, fake)
-    for name, rows in (("real", real), ("fake", fake)):
-        if not 1 <= k < len(rows):
-            raise ValueError(
-                f"k={k} with {len(rows)} {name} samples; k must be at least 1 and below the number of samples"
-            )
+    assert 1 <= k < min(len(real), len(fake))
     centre = real.mean(axis=0)
     real, fake = real - centre, fake - centre
-    real_radii, fake_radii = _squared_radii(real, k, chunk), _squared_radii(fake, k, chunk)
+    real_radii, fake_radii = _squared_radii(real, k), _squared_radii(fake, k)
 
     balls_around_fake = np.zeros(len(fake), dtype=np.int64)
     recalled = np.zeros(len(real), dtype=bool)
     covered = np.zeros(len(real), dtype=bool)
-    for rows in blocks(len(real), chunk):
+    for rows in blocks(len(real), _BALL_ROWS):
         squared = squared_distances(real[rows], fake)
         in_real_ball = _inside(squared, real_radii[rows, None])
         balls_around_fake += in_real_ball.sum(axis=0)
@@ -165,26 +131,16 @@ def prdc(real: np.ndarray, fake: np.ndarray, *, k: int = 5, chunk: int = 512) ->
     }
 
 
-def _features(name: str, features: np.ndarray, *, minimum: int) -> np.ndarray:
+def _features(features: np.ndarray) -> np.ndarray:
     x = np.asarray(features, dtype=np.float64)
-    if x.ndim != 2 or x.shape[1] == 0:
-        raise ValueError(f"{name} has shape {x.shape}; it must be (samples, features)")
-    if len(x) < minimum:
-        raise ValueError(f"{name} has {len(x)} samples; at least {minimum} are needed")
-    if not np.isfinite(x).all():
-        bad = int((~np.isfinite(x)).any(axis=1).sum())
-        raise ValueError(f"{name} has NaN or infinity in {bad} of {len(x)} rows; remove them first")
+    assert np.isfinite(x).all(), "features are not finite"
     return x
 
 
 def _pair(real: np.ndarray, fake: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    real, fake = _features("real", real, minimum=2), _features("fake", fake, minimum=2)
-    if real.shape[1] != fake.shape[1]:
-        raise ValueError(
-            f"real has {real.shape[1]} features per sample and fake has {fake.shape[1]}; "
-            "both must come from the same extractor"
-        )
-    return real, fake
+    assert min(len(real), len(fake)) >= 2
+    assert real.shape[1:] == fake.shape[1:], "features are of two extractors"
+    return _features(real), _features(fake)
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
@@ -193,24 +149,24 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
     return vectors * np.sqrt(np.maximum(values, 0))
 
 
-def _mmd(real: np.ndarray, fake: np.ndarray, chunk: int) -> float:
+def _mmd(real: np.ndarray, fake: np.ndarray) -> float:
     return (
-        _mean_kernel_of_pairs(real, chunk)
-        + _mean_kernel_of_pairs(fake, chunk)
-        - 2 * _kernel_sum(real, fake, chunk) / (len(real) * len(fake))
+        _mean_kernel_of_pairs(real)
+        + _mean_kernel_of_pairs(fake)
+        - 2 * _kernel_sum(real, fake) / (len(real) * len(fake))
     )
 
 
-def _mean_kernel_of_pairs(x: np.ndarray, chunk: int) -> float:
+def _mean_kernel_of_pairs(x: np.ndarray) -> float:
     # A sample paired with itself would bias the estimate, so the diagonal is left out.
     n, d = x.shape
     diagonal = float(_kernel(np.einsum("ij,ij->i", x, x), d).sum())
-    return (_kernel_sum(x, x, chunk) - diagonal) / (n * (n - 1))
+    return (_kernel_sum(x, x) - diagonal) / (n * (n - 1))
 
 
-def _kernel_sum(a: np.ndarray, b: np.ndarray, chunk: int) -> float:
+def _kernel_sum(a: np.ndarray, b: np.ndarray) -> float:
     d = a.shape[1]
-    return sum(float(_kernel(a[rows] @ b.T, d).sum()) for rows in blocks(len(a), chunk))
+    return sum(float(_kernel(a[rows] @ b.T, d).sum()) for rows in blocks(len(a), _KERNEL_ROWS))
 
 
 def _kernel(products: np.ndarray, d: int) -> np.ndarray:
@@ -218,10 +174,10 @@ def _kernel(products: np.ndarray, d: int) -> np.ndarray:
     return base * base * base  # base**3 goes through pow(), which is far slower
 
 
-def _squared_radii(x: np.ndarray, k: int, chunk: int) -> np.ndarray:
+def _squared_radii(x: np.ndarray, k: int) -> np.ndarray:
     """Squared distance of every row to its k-th nearest other row, (n,)."""
     radii = np.empty(len(x))
-    for rows in blocks(len(x), chunk):
+    for rows in blocks(len(x), _BALL_ROWS):
         squared = squared_distances(x[rows], x)
         own = np.arange(rows.start, rows.stop)
         squared[own - rows.start, own] = np.inf

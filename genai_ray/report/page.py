@@ -1,16 +1,26 @@
-"""The quality report: one HTML file that opens anywhere, plus the image grids it shows."""
+"""The quality report: one HTML file that opens anywhere, with the same parts for every modality.
 
-import io
+Title, summary, scores, training curves, provenance and spec are here; a modality hands in its own blocks.
+"""
+
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jinja2
-import numpy as np
-from PIL import Image
+from markupsafe import Markup
 
-from genai_ray.report.charts import Points, line_chart
+from genai_ray.report.charts import SERIES, STYLE, Points, line_chart
+
+#: First word of a training metric -> the title of the panel that it shares with the others.
+_PANELS = {
+    "loss": "Losses",
+    "accuracy": "Accuracy",
+    "logit": "Logits",
+    "gradient": "Gradient norms",
+    "penalty": "Penalty",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,40 +34,72 @@ class Score:
 
     name: str
     fake: float
+    real: float
     better: Literal["lower", "higher"]
     explanation: str
-    real: float | None = None
     gate: str | None = None
     passed: bool | None = None
 
-    def __post_init__(self) -> None:
-        if self.better not in ("lower", "higher"):
-            raise ValueError(f"score {self.name!r}: better is {self.better!r}, not lower or higher")
-        if (self.gate is None) != (self.passed is None):
-            raise ValueError(f"score {self.name!r}: give gate and passed together or neither")
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A chart as `<svg>` with its title and note; `key` names its series, in the order of their colours."""
+
+    title: str
+    chart: Markup
+    note: str = ""
+    key: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A PNG and what it shows. rows: names of its rows. folded: a line that opens the picture by a click."""
+
+    png: bytes
+    alt: str
+    rows: Sequence[str] = ()
+    folded: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Cells are strings or numbers; a `wide` table scrolls sideways in place of wrapping its cells."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str | float]]
+    wide: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A section of the page; what is empty is left out. `key` names the series of all its figures."""
+
+    title: str
+    note: str = ""
+    key: Sequence[str] = ()
+    figures: Sequence[Figure] = ()
+    chart: Markup | None = None
+    pictures: Sequence[Picture] = ()
+    table: Table | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything the page shows; what is empty or None is left out.
+    """Everything the page shows; what is empty is left out.
 
-    Pictures are PNG bytes, best from `image_grid` and `png_bytes`. `samples_png` must be a random
-    draw and not a selection, since the page says so. `class_samples_png` has one row of tiles per
-    name in `class_names`. `neighbour_pairs_png`, from `pair_grid`, discloses real training images:
-    leave it None where these are confidential. `losses` maps a name to (samples seen, value)
-    points. `provenance` may nest mappings and lists.
+    notice: that the data are synthetic; the first thing on the page. Strings are escaped, `Markup` is not.
+    losses: name -> (samples seen, value) points. provenance may nest mappings and lists.
     """
 
     title: str
+    notice: str
     summary: Mapping[str, Any]
     scores: Sequence[Score]
-    samples_png: bytes
-    class_samples_png: bytes | None = None
-    class_names: Sequence[str] = ()
-    neighbour_pairs_png: bytes | None = None
-    losses: Mapping[str, Points] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    spec_yaml: str = ""
+    scores_note: str
+    blocks: Sequence[Block]
+    losses: Mapping[str, Points]
+    provenance: Mapping[str, Any]
+    spec_yaml: str
 
     @property
     def passed(self) -> bool | None:
@@ -69,84 +111,37 @@ class Report:
 def render_html(report: Report) -> str:
     """The report as one HTML page that loads nothing: pictures, charts and styles are inside.
 
-    All text is escaped, and a content security policy forbids scripts and outside requests.
+    All strings are escaped, and a content security policy forbids scripts and outside requests.
     """
-    chart = line_chart(report.losses, x_label="samples seen") if report.losses else None
-    return environment().get_template("report.html.j2").render(report=report, chart=chart)
-
-
-def environment() -> jinja2.Environment:
-    """Where the templates of the pages are read: all text escaped, a name that is missing refused.
-
-    `page.html.j2` is what every page has; `report.html.j2` and `table_report.html.j2` extend it.
-    """
-    found = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("genai_ray.report", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters["number"] = _number
-    found.filters["data_uri"] = _data_uri
-    return found
+    environment.filters |= {"number": "{:.4g}".format, "data_uri": _data_uri}
+    environment.tests["count"] = lambda value: isinstance(value, int | float)
+    template = environment.get_template("page.html.j2")
+    return template.render(
+        report=report, blocks=[*report.blocks, *_training(report.losses)], style=Markup(STYLE), colours=SERIES
+    )
 
 
-def image_grid(images: np.ndarray, *, columns: int, scale: int | None = None, gap: int = 1) -> np.ndarray:
-    """Tile uint8 images (n, h, w, channels) row by row into one (H, W, channels) uint8 picture.
-
-    Each pixel becomes a `scale` x `scale` square, by default the least that makes the shorter side
-    of a tile 32 pixels. Tiles are `gap` white pixels apart and unused tiles are white.
-
-    Raises ValueError unless images are uint8 with 1 or 3 channels and there is at least one.
-    """
-    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] not in (1, 3):
-        raise ValueError(
-            f"images are {images.dtype} of shape {images.shape}; need uint8 "
-            "(n, height, width, channels) with 1 or 3 channels"
-        )
-    if images.size == 0 or columns < 1 or gap < 0 or (scale is not None and scale < 1):
-        raise ValueError(
-            f"{len(images)} images, columns={columns}, scale={scale}, gap={gap}; need at least "
-            "1 image, 1 column, scale 1 and gap 0"
-        )
-    factor = scale or -(-32 // min(images.shape[1:3]))
-    tiles = images.repeat(factor, axis=1).repeat(factor, axis=2)
-    tiles = np.pad(tiles, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
-    n, height, width, channels = tiles.shape
-    rows = -(-n // columns)
-    canvas = np.full((rows * columns, height, width, channels), 255, dtype=np.uint8)
-    canvas[:n] = tiles
-    canvas = canvas.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    picture = canvas.reshape(rows * height, columns * width, channels)
-    return picture[: rows * height - gap, : columns * width - gap]
-
-
-def pair_grid(real: np.ndarray, fake: np.ndarray, *, columns: int, scale: int | None = None) -> np.ndarray:
-    """`image_grid` of pairs, each generated image above the real one of the same index.
-
-    Wide gaps part the pairs, which touch within.
-    """
-    if real.shape != fake.shape:
-        raise ValueError(f"real has shape {real.shape} and fake {fake.shape}; they must agree")
-    return image_grid(np.concatenate([fake, real], axis=1), columns=columns, scale=scale, gap=6)
-
-
-def png_bytes(image: np.ndarray) -> bytes:
-    """Encode a uint8 picture (h, w), (h, w, 1) or (h, w, 3) as PNG."""
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[:, :, 0]
-    if image.dtype != np.uint8 or not (image.ndim == 2 or image.shape[2:] == (3,)):
-        raise ValueError(
-            f"image is {image.dtype} of shape {image.shape}; need uint8 (h, w), (h, w, 1) or (h, w, 3)"
-        )
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _number(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.4g}"
+def _training(curves: Mapping[str, Points]) -> list[Block]:
+    """Panels of metrics that share a unit: by their first word, else scores of 0..1, else each alone."""
+    panels: dict[str, dict[str, Points]] = {}
+    for name, points in curves.items():
+        first, _, rest = name.partition("_")
+        title = "Scores of samples" if all(0 <= value <= 1 for _, value in points) else name
+        label = rest or name if first in _PANELS else name
+        panels.setdefault(_PANELS.get(first, title), {})[label] = points
+    figures = []
+    for title, series in panels.items():
+        key = [] if title.lower() in series else [*series]
+        figures.append(Figure(title=title, chart=line_chart(series, x_label="samples seen"), key=key))
+    note = "Each line is smoothed; the faint one behind it is as recorded."
+    return [Block(title="Training", note=note, figures=figures)] if figures else []
 
 
 def _data_uri(png: bytes) -> str:

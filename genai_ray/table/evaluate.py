@@ -5,23 +5,33 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from genai_ray.errors import UserError
 from genai_ray.modality import Data, Evaluator, Measured, Outputs, Read, Shipped
-from genai_ray.report.page import Score
-from genai_ray.spec import Spec, dump
+from genai_ray.spec import Spec
 from genai_ray.storage import Store
 from genai_ray.table.codec import TableCodec
 from genai_ray.table.matrix import sample
-from genai_ray.table.panels import column_panels, sample_rows, table_preview_png
-from genai_ray.table.report import TableReport, render_table_html
+from genai_ray.table.panels import blocks, column_panels, preview_png, sample_rows
 from genai_ray.table.scores import table_scores
 from genai_ray.table.shapes import column_shapes, pair_trends
 from genai_ray.table.sinks import TableRead, retyped
 from genai_ray.table.source import TableData
 from genai_ray.table.spec import TableRun
+
+_NOTICE = Markup(
+    "<strong>All rows on this page are synthetic.</strong> A model generated them; do not take them for "
+    "records of real people or things. Of the real rows the page shows how often values occur, and nothing "
+    "that only few of them have."
+)
+_SCORES_NOTE = Markup(
+    "Compare each score with the one next to it: “real” is the same metric of held-out real rows in place of "
+    "the synthetic ones, about the best a generator can reach. Copies, duplicates and the share nearer to "
+    "training rows are <strong>copying alarms</strong>: they can find a generator that repeats its training "
+    "rows, but no value of them proves privacy."
+)
 
 
 class TableMonitor:
@@ -78,30 +88,8 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
         **kinds,
     )
     compared = found.details["rows"]["compared"]
-
-    def page(published: bool, scores: list[Score]) -> str:
-        columns, rows = sample_rows(data.train, table, rare=rare, **kinds)
-        return render_table_html(
-            TableReport(
-                title=f"{spec.name}: {manifest.rows:,} synthetic rows",
-                summary={
-                    "Rows": f"{manifest.rows:,} of {len(columns)} columns",
-                    "Model": f"{spec.model.preset}, {manifest.model[:16]}",
-                    "Compared": f"{compared:,} generated with {compared:,} held-out real",
-                    "Rows that fitted": f"{manifest.accept_rate:.1%} of those drawn",
-                    "Published": "yes" if published else "no",
-                },
-                scores=scores,
-                details=found.details,
-                panels=column_panels(data.train, table, rare=rare, **kinds),
-                sample_columns=columns,
-                sample_rows=rows,
-                losses=shipped.losses,
-                provenance=manifest.about,
-                spec_yaml=yaml.safe_dump(dump(spec), sort_keys=False),
-            )
-        )
-
+    panels = column_panels(data.train, table, rare=rare, **kinds)
+    columns, rows = sample_rows(data.train, table, rare=rare, **kinds)
     return Measured(
         samples=compared,
         features="columns",
@@ -113,9 +101,17 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
             "train": data.n,
             "holdout": data.holdout.num_rows,
         },
-        page=page,
         record={"details": found.details, "accept_rate": manifest.accept_rate},
-        files={"preview.png": table_preview_png(data.train, table, rare=rare, **kinds)},
+        files={"preview.png": preview_png(data.train, table, rare=rare, **kinds)},
+        title=f"{manifest.rows:,} synthetic rows",
+        notice=_NOTICE,
+        summary={
+            "Rows": f"{manifest.rows:,} of {len(columns)} columns",
+            "Compared": f"{compared:,} generated with {compared:,} held-out real",
+            "Rows that fitted": f"{manifest.accept_rate:.1%} of those drawn",
+        },
+        scores_note=_SCORES_NOTE,
+        blocks=blocks(found.details, panels, columns, rows),
     )
 
 

@@ -1,31 +1,34 @@
-"""A small picture of each column, real over synthetic, that shows nobody: as data and as PNG.
+"""What only the report of a table shows: columns, real over synthetic, pairs of columns, sample rows.
 
-Rows of few are kept out of sight: real categories with fewer than `rare` rows, the values beyond
-the `rare`-th least and greatest, and bins with fewer than `rare` real rows in them.
+What few rows share is hidden, so that nobody can be recognised: real categories with fewer than `rare`
+rows, the values beyond the `rare`-th least and greatest, and bins with fewer than `rare` real rows.
 """
 
-import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from markupsafe import Markup
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
-from genai_ray.report.charts import cut, short
+from genai_ray.report.charts import bar_chart, heat_map, histogram, note, sheet_png, short
+from genai_ray.report.page import Block, Figure, Table
 from genai_ray.table.matrix import MISSING, encode, is_number
 
 RARE_LABEL = "(rare)"
 OTHERS_LABEL = "(others)"
 MISSING_LABEL = "(missing)"
 
-#: Colours of the PNG: page, ink, soft ink, real, synthetic.
-_PAGE, _INK, _SOFT = (255, 255, 255), (28, 34, 48), (91, 100, 117)
-_REAL, _FAKE = (37, 99, 235), (217, 72, 15)
-_PANEL_WIDTH, _PANEL_HEIGHT, _GAP = 220, 118, 16
+_KEY = ("real", "synthetic")
+#: Bins of a number, rows of the sample, columns of the preview: at most.
+_BINS, _ROWS, _PREVIEW = 24, 20, 12
+#: Columns of the heat map, at most; of more, those that are in the worst pairs.
+_HEAT_COLUMNS = 30
+#: Where the colour of the heat map is full, at least: pairs of good tables differ by some 0.02.
+_HEAT_FULL = 0.05
 
 
 @dataclass(frozen=True)
@@ -50,23 +53,21 @@ def column_panels(
     real: pa.Table,
     table: pa.Table,
     *,
+    rare: int,
     categorical: Collection[str] = (),
     skip: Collection[str] = (),
-    rare: int = 5,
-    bins: int = 24,
     most: int = 10,
 ) -> list[Panel]:
     """The panels of all columns, in the order of the real table.
 
     Args:
         rare: see the top of this module; `real` should be all rows that count for it.
-        bins: of a number, at most, and fewer for few rows; whole numbers have whole bins.
         most: categories by name, the most frequent real ones; the rest is one label.
     """
     a, b = encode((real, table), categorical=categorical, skip=skip)
     rare = max(rare, 1)
     panels = {
-        name: _number(name, real.schema.field(name).type, a.numbers[:, j], b.numbers[:, j], rare, bins)
+        name: _number(name, real.schema.field(name).type, a.numbers[:, j], b.numbers[:, j], rare)
         for j, name in enumerate(a.number_names)
     }
     for j, name in enumerate(a.category_names):
@@ -79,10 +80,9 @@ def sample_rows(
     real: pa.Table,
     table: pa.Table,
     *,
+    rare: int,
     categorical: Collection[str] = (),
     skip: Collection[str] = (),
-    rare: int = 5,
-    count: int = 20,
 ) -> tuple[list[str], list[list[str]]]:
     """The first rows of `table` as text, with the names of the columns.
 
@@ -90,7 +90,7 @@ def sample_rows(
     are shown too: they are synthetic. Samples do not depend on one another, so the first rows of a
     generated table are a random draw.
     """
-    first = table.slice(0, count)
+    first = table.slice(0, _ROWS)
     columns = []
     for name in table.column_names:
         values = _plain(first.column(name)).to_pylist()
@@ -103,67 +103,134 @@ def sample_rows(
     return list(table.column_names), [list(row) for row in zip(*columns, strict=True)]
 
 
-def table_preview_png(
+def preview_png(
     real: pa.Table,
     table: pa.Table,
     *,
+    rare: int,
     categorical: Collection[str] = (),
     skip: Collection[str] = (),
-    rare: int = 5,
-    columns: int = 4,
-    most: int = 12,
 ) -> bytes:
-    """One PNG with a small histogram or bars for each of the first `most` columns.
-
-    About 960 pixels wide with 4 columns, at twice that resolution. Names that Pillow's own font
-    has no glyphs for are drawn as boxes.
-    """
+    """One PNG with the charts of the first columns, some 1,160 points wide."""
     panels = column_panels(real, table, categorical=categorical, skip=skip, rare=rare, most=5)
-    return draw_panels(panels[:most], columns=columns)
+    charts = {panel.name: panel_chart(panel) for panel in panels[:_PREVIEW]}
+    return sheet_png(charts, key=_KEY, columns=4)
 
 
-def draw_panels(panels: Sequence[Panel], *, columns: int = 4, scale: int = 2) -> bytes:
-    """`table_preview_png` of panels that are at hand.
+def panel_chart(panel: Panel) -> Markup:
+    """The panel as SVG: real is series 0, synthetic series 1."""
+    label = f"{panel.name}: real and synthetic"
+    if not panel.labels:
+        return note("Too few real values to show.")
+    if panel.kind == "number":
+        low, high = panel.labels
+        return histogram([panel.real, panel.fake], low=low, high=high, label=label)
+    return bar_chart(panel.labels, [panel.real, panel.fake], label=label)
 
-    Raises:
-        ValueError: without panels.
+
+# --- the blocks of the page ----------------------------------------------------------------------
+
+
+def blocks(
+    details: Mapping[str, Any], panels: Sequence[Panel], names: Sequence[str], rows: Sequence[Sequence[str]]
+) -> list[Block]:
+    """What only the report of a table shows.
+
+    details: of `genai_ray.table.scores.TableScores`. panels: from `column_panels`. names and rows: from
+    `sample_rows`, which keeps rare real categories off the page; a random draw, since the page says so.
     """
-    if not panels or columns < 1 or scale < 1:
-        raise ValueError(f"{len(panels)} panels, columns={columns}, scale={scale}; need 1 of each")
-    columns = min(columns, len(panels))
-    rows = -(-len(panels) // columns)
-    width = columns * (_PANEL_WIDTH + _GAP) + _GAP
-    height = rows * (_PANEL_HEIGHT + _GAP) + _GAP + 22
-    picture = Image.new("RGB", (width * scale, height * scale), _PAGE)
-    draw = ImageDraw.Draw(picture, "RGBA")
-    pen = _Pen(draw, scale)
-    pen.box(_GAP, _GAP, 12, 10, _REAL, 110)
-    pen.text(_GAP + 18, _GAP - 2, "real", 12, _SOFT)
-    pen.box(_GAP + 60, _GAP, 12, 10, _FAKE, 110)
-    pen.text(_GAP + 78, _GAP - 2, "synthetic", 12, _SOFT)
-    for place, panel in enumerate(panels):
-        row, column = divmod(place, columns)
-        x = _GAP + column * (_PANEL_WIDTH + _GAP)
-        y = _GAP + 22 + row * (_PANEL_HEIGHT + _GAP)
-        pen.text(x, y, cut(panel.name, 28), 13, _INK)
-        (_draw_number if panel.kind == "number" else _draw_category)(pen, panel, x, y + 20)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+    shown = []
+    if panels:
+        shown.append(_columns(panels, details.get("column_shapes", [])))
+    if pairs := details.get("pair_trends"):
+        shown.append(_pairs(pairs))
+    if efficacy := details.get("efficacy"):
+        shown.append(_efficacy(efficacy))
+    if detection := details.get("detection"):
+        note = (
+            "How much worse a classifier separates synthetic from training rows after a column is shuffled. "
+            "The first columns, or their links to others, reveal the generator most."
+        )
+        table = Table(header=("Column", "Loss of ROC AUC"), rows=[*detection.items()])
+        shown.append(Block(title="Most revealing columns", note=note, table=table))
+    if rows:
+        note = "A random draw, not a selection. A category that hardly any real row has reads (rare)."
+        shown.append(Block(title="Samples", note=note, table=Table(header=names, rows=rows, wide=True)))
+    return shown
+
+
+def _columns(panels: Sequence[Panel], shapes: Sequence[Mapping[str, Any]]) -> Block:
+    scores = {each["of"]: f"shape {each['fake']:.4g}, real {each['real']:.4g}" for each in shapes}
+    figures = []
+    for panel in panels:
+        real, fake = (f"{share:.1%}" for share in panel.missing)
+        lacking = f"missing {fake}, real {real}" if any(panel.missing) else ""
+        caption = " · ".join(filter(None, [scores.get(panel.name), lacking]))
+        figures.append(Figure(title=panel.name, chart=panel_chart(panel), note=caption))
+    note = (
+        "Shares of rows. The shape is the score of the column alone, next to that of the holdout. Values "
+        "that few real rows have are grouped or left out."
+    )
+    return Block(title="Columns", note=note, key=_KEY, figures=figures)
+
+
+def _pairs(pairs: Sequence[Mapping[str, Any]]) -> Block:
+    """The heat map of 1 - pair_trend, of many columns for the worst pairs, and the five worst pairs."""
+    worst: dict[str, float] = {}
+    for pair in pairs:
+        for name in pair["of"]:
+            worst[name] = min(worst.get(name, 1.0), pair["fake"])
+    shown = set(sorted(worst, key=lambda name: worst[name])[:_HEAT_COLUMNS])
+    names = [name for name in worst if name in shown]
+    distances = {tuple(pair["of"]): 1 - pair["fake"] for pair in pairs if shown.issuperset(pair["of"])}
+    note = (
+        "1 - pair_trend of each pair of columns: an empty cell is a pair that is related as in the real rows."
+    )
+    if len(names) < len(worst):
+        note += f" Of {len(worst)} columns the {len(names)} in the worst pairs."
+    lowest = sorted(pairs, key=lambda pair: pair["fake"])[:5]
+    return Block(
+        title="Pairs of columns",
+        note=note,
+        chart=heat_map(
+            names,
+            distances,
+            darkest=max(_HEAT_FULL, *distances.values()),
+            label="1 - pair_trend of each pair",
+        ),
+        table=Table(
+            header=("Lowest pairs", "Synthetic", "Real"),
+            rows=[(" with ".join(pair["of"]), pair["fake"], pair["real"]) for pair in lowest],
+        ),
+    )
+
+
+def _efficacy(efficacy: Mapping[str, Any]) -> Block:
+    note = Markup(
+        "Classifiers or regressors predict <strong>{}</strong> ({}) after training on {:,} rows, and are "
+        "tested on held-out real rows."
+    ).format(efficacy["target"], efficacy["task"], efficacy["rows"])
+    rows = [
+        (model, metric, value, efficacy["real"][model][metric])
+        for model, scores in efficacy["fake"].items()
+        for metric, value in scores.items()
+    ]
+    header = ("Model", "Metric", "Trained on synthetic", "Trained on real")
+    return Block(title="Training on the rows", note=note, table=Table(header=header, rows=rows))
 
 
 # --- what is counted -----------------------------------------------------------------------------
 
 
 def _number(
-    name: str, kind: pa.DataType, real: NDArray[np.float64], made: NDArray[np.float64], rare: int, bins: int
+    name: str, kind: pa.DataType, real: NDArray[np.float64], made: NDArray[np.float64], rare: int
 ) -> Panel:
     missing = (float(np.isnan(real).mean()), float(np.isnan(made).mean()))
     there, drawn = np.sort(real[~np.isnan(real)]), made[~np.isnan(made)]
     if len(there) < 2 * rare:
         return Panel(name, "number", (), (), (), missing)
     low, high = there[rare - 1], there[-rare]
-    bins = min(bins, max(1, len(there) // (2 * rare)))  # thin bins would be empty ones
+    bins = min(_BINS, max(1, len(there) // (2 * rare)))  # thin bins would be empty ones
     # Counted from the low end, as a date in nanoseconds leaves no room for halves.
     span = high - low
     if np.all(there == np.rint(there)):
@@ -245,67 +312,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
-
-
-# --- the picture ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Pen:
-    """Draws in points; a point has `scale` pixels each way."""
-
-    draw: ImageDraw.ImageDraw
-    scale: int
-
-    def box(
-        self, x: float, y: float, width: float, height: float, colour: tuple[int, int, int], alpha: int
-    ) -> None:
-        if width * self.scale >= 0.5 and height * self.scale >= 0.5:
-            corners = [x * self.scale, y * self.scale]
-            far = [(x + width) * self.scale - 1, (y + height) * self.scale - 1]
-            ends = [max(a, b) for a, b in zip(corners, far, strict=True)]
-            self.draw.rectangle((*corners, *ends), fill=(*colour, alpha))
-
-    def outline(self, points: list[tuple[float, float]], colour: tuple[int, int, int]) -> None:
-        scaled = [(x * self.scale, y * self.scale) for x, y in points]
-        self.draw.line(scaled, fill=(*colour, 255), width=max(1, self.scale))
-
-    def text(
-        self, x: float, y: float, text: str, size: int, colour: tuple[int, int, int], anchor: str = "la"
-    ) -> None:
-        font = ImageFont.load_default(size * self.scale)
-        self.draw.text((x * self.scale, y * self.scale), text, colour, font, anchor)
-
-
-def _draw_number(pen: _Pen, panel: Panel, x: float, y: float) -> None:
-    height = _PANEL_HEIGHT - 36
-    floor = y + height
-    if not panel.labels:
-        pen.text(x, y + 20, "no values to show", 11, _SOFT)
-        return
-    top = max(*panel.real, *panel.fake) or 1
-    for shares, colour in ((panel.real, _REAL), (panel.fake, _FAKE)):
-        step = _PANEL_WIDTH / len(shares)
-        points = [(x, floor)]
-        for i, share in enumerate(shares):
-            tall = share / top * (height - 4)
-            pen.box(x + i * step, floor - tall, step, tall, colour, 90)
-            points += [(x + i * step, floor - tall), (x + (i + 1) * step, floor - tall)]
-        pen.outline([*points, (x + _PANEL_WIDTH, floor)], colour)
-    pen.text(x, floor + 3, panel.labels[0], 10, _SOFT)
-    pen.text(x + _PANEL_WIDTH, floor + 3, panel.labels[1], 10, _SOFT, "ra")
-
-
-def _draw_category(pen: _Pen, panel: Panel, x: float, y: float) -> None:
-    if not panel.labels:
-        pen.text(x, y + 20, "no values to show", 11, _SOFT)
-        return
-    shown = min(len(panel.labels), 7)
-    row = (_PANEL_HEIGHT - 22) / 7
-    left, top = 92, max(*panel.real, *panel.fake) or 1
-    for i in range(shown):
-        middle = y + i * row
-        pen.text(x + left - 6, middle + row / 2, cut(panel.labels[i], 15), 10, _SOFT, "rm")
-        for number, (shares, colour) in enumerate(((panel.real, _REAL), (panel.fake, _FAKE))):
-            length = shares[i] / top * (_PANEL_WIDTH - left)
-            pen.box(x + left, middle + 2 + number * 5, length, 5, colour, 170)

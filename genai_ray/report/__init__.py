@@ -1,0 +1,1 @@
+"""The quality report: one page for every modality, its charts and its pictures."""
