@@ -20,7 +20,7 @@ from genai_ray.image.spec import ImageRun
 from genai_ray.image.stream import ImageStream
 from genai_ray.metrics.fidelity import frechet_distance, kernel_distance, prdc
 from genai_ray.metrics.memorisation import copy_rates, duplicate_rate, nearest
-from genai_ray.modality import Data, Evaluator, Measured, Outputs, Read, Shipped, named
+from genai_ray.modality import Data, Evaluator, Measured, Outputs, Read, Shipped, values_of
 from genai_ray.report.page import Report, Score, image_grid, pair_grid, png_bytes, render_html
 from genai_ray.spec import Spec, dump
 from genai_ray.storage import Store
@@ -34,16 +34,18 @@ class Compared:
     """What metrics are computed from: generated images beside held-out real ones, or real images in
     their place.
 
-    reference, features: (N, D) of the holdout and of what is compared with it. k: neighbours.
-    images, labels: what a classifier is asked about, None without classes. repeated: share of exact
-    repeats. copies: rates by name. inception: fid_inception, None if not measured.
+    holdout, images: (N, H, W, C) of the holdout, and what is compared with it. reference, features:
+    (N, D) of the same. k: neighbours. labelled: images and labels that a classifier is asked about,
+    None without classes. repeated: share of exact repeats. copies: rates by name. inception:
+    fid_inception, None if not measured.
     """
 
+    holdout: NDArray[np.uint8]
+    images: NDArray[np.uint8]
     reference: NDArray[np.float32]
     features: NDArray[np.float32]
     k: int
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64] | None
+    labelled: tuple[NDArray[np.uint8], NDArray[np.int64]] | None
     extractor: Extractor
     repeated: float
     copies: dict[str, float]
@@ -84,9 +86,9 @@ def fid_inception(compared: Compared) -> float | None:
 
 
 def agreement(compared: Compared) -> float | None:
-    if compared.labels is None or not compared.extractor.classes:
+    if compared.labelled is None or not compared.extractor.classes:
         return None
-    return compared.extractor.accuracy(compared.images, compared.labels)
+    return compared.extractor.accuracy(*compared.labelled)
 
 
 def duplicates(compared: Compared) -> float:
@@ -124,23 +126,28 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
         )
     copies = copy_rates(data.train_images, holdout, images[:n])
     reference = extractor.features(holdout[:n])
+    labelled = None
+    if labels is not None and data.holdout_labels is not None:
+        labelled = (images, labels), (data.holdout_images, data.holdout_labels)
     fake = Compared(
+        holdout=holdout[:n],
+        images=images[:n],
         reference=reference,
         features=extractor.features(images[:n]),
         k=settings.k,
-        images=images,
-        labels=None if data.holdout_labels is None else labels,
+        labelled=labelled and labelled[0],
         extractor=extractor,
         repeated=repeated,
         copies=copies["fake"],
         inception=inception[0],
     )
     real = Compared(
+        holdout=holdout[:n],
+        images=train[:n],
         reference=reference,
         features=extractor.features(train[:n]),
         k=settings.k,
-        images=data.holdout_images,
-        labels=None if labels is None else data.holdout_labels,
+        labelled=labelled and labelled[1],
         extractor=extractor,
         repeated=duplicate_rate(data.train_images),
         copies=copies["real"],
@@ -177,8 +184,8 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
     return Measured(
         samples=n,
         features=extractor.name,
-        fake=_values(fake),
-        real=_values(real),
+        fake=values_of(METRICS, fake),
+        real=values_of(METRICS, real),
         counts={
             "generated": manifest.rows,
             "compared": n,
@@ -192,11 +199,6 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
         },
         files={"preview.png": png_bytes(samples if by_class is None else by_class)},
     )
-
-
-def _values(compared: Compared) -> dict[str, float]:
-    values = {name: named(metric.function)(compared) for name, metric in METRICS.items()}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def feature_extractor(run: Store, data: ImageData | ImageStream) -> Extractor:
