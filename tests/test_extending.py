@@ -16,19 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import SMALL
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "extending.md"
-
-#: A small run on digits, in this process.
-DIGITS = [
-    "train.workers=0",
-    "train.samples=6400",
-    "train.global_batch=128",
-    "generate.samples=600",
-    "generate.shard_rows=250",
-    "evaluate.gates={}",
-]
+_DEADLINE_S = 100
+DIGITS = str(ROOT / "jobs" / "specs" / "digits.yaml")
 
 
 def blocks(section: str) -> Iterator[tuple[str, str, str]]:
@@ -68,11 +61,13 @@ class Copy:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": str(self.folder)}
         command = [sys.executable, *arguments]
-        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=_DEADLINE_S
+        )
 
     def whole_way(self, *arguments: str) -> dict[str, Any]:
-        """What the run gave, see `main`."""
-        done = self.run(str(ROOT / "tests" / "test_extending.py"), *arguments, f"store={self.folder}/runs")
+        """What a run in the store of this copy gave, see `main`."""
+        done = self.run(__file__, *arguments, f"store={self.folder}/runs")
         assert done.returncode == 0, done.stderr[-4000:]
         return json.loads(done.stdout.splitlines()[-1])
 
@@ -90,42 +85,46 @@ def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Copy:
     return Copy(tmp_path, request.param)
 
 
+@pytest.fixture
+def small(copy: Copy, trained_store: Path) -> Path:
+    """The small run of the session, trained and exported, in the store of the copy."""
+    return Path(shutil.copytree(trained_store / "small", copy.folder / "runs" / "small"))
+
+
 def example(section: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("copy", [section], indirect=True, ids=[""])
 
 
 @example("A sink")
-def test_a_sink(copy: Copy):
+def test_a_sink(copy: Copy, small: Path):
     assert (len(copy.added), len(set(copy.edited))) == (1, 1)
-    spec = str(ROOT / "jobs" / "specs" / "digits.yaml")
-    found = copy.whole_way(spec, *DIGITS, "train.samples=1280", "model.width=8", "generate.sink=zip")
+    found = copy.whole_way(DIGITS, *SMALL, "generate.sink=zip")
     assert not found["faults"]
-    assert found["files"] == [f"data/part-{i:06d}.zip" for i in range(3)]
-    assert found["counts"]["generated"] == 600
-    assert "sink=zip" in copy.refusal(spec, "generate.sink=zip", "generate.encoding=raw")
+    assert found["files"] == [f"data/part-{i:06d}.zip" for i in range(4)]
+    assert found["counts"]["generated"] == 1000
+    assert "sink=zip" in copy.refusal(DIGITS, "generate.sink=zip", "generate.encoding=raw")
 
 
 @example("A metric")
-def test_a_metric(copy: Copy):
+def test_a_metric(copy: Copy, small: Path):
     assert not copy.added
     assert len(set(copy.edited)) <= 2
-    spec = str(ROOT / "jobs" / "specs" / "digits.yaml")
-    gate = "evaluate.gates={brightness_gap_max: 0.99}"
-    found = copy.whole_way(spec, *DIGITS, "train.samples=1280", "model.width=8", gate)
+    found = copy.whole_way(DIGITS, *SMALL, "evaluate.gates={brightness_gap_max: 0.99}")
     assert 0 < found["real"]["brightness_gap"] < found["fake"]["brightness_gap"] < 0.99
     assert found["gates"] == {"brightness_gap_max": True}
-    assert "brightness_gap" in (copy.folder / "runs/digits/report/report.html").read_text()
-    assert "between 0 and 1" in copy.refusal(spec, "evaluate.gates={brightness_gap_max: 2}")
+    assert "brightness_gap" in (small / "report/report.html").read_text(encoding="utf-8")
+    assert "between 0 and 1" in copy.refusal(DIGITS, "evaluate.gates={brightness_gap_max: 2}")
 
 
 @example("A family")
-def test_a_family(copy: Copy):
+def test_a_family(copy: Copy, small: Path):
     assert (len(copy.added), len(set(copy.edited))) == (1, 1)
-    spec = str(ROOT / "jobs" / "specs" / "digits.yaml")
-    found = copy.whole_way(spec, *DIGITS, "train.samples=64_000", "model.preset=flow")
+    shutil.copytree(small / "report", copy.folder / "runs/flow/report")  # the features of the same images
+    small_flow = [*SMALL[3:], "name=flow", "model.preset=flow", "train.samples=32_000"]
+    found = copy.whole_way(DIGITS, *small_flow, "train.checkpoint_every=32_000")
     assert not found["faults"]
     assert found["fake"]["agreement"] > 0.5
-    assert "steps" in copy.refusal(spec, "model.preset=flow", "model.step=3")
+    assert "steps" in copy.refusal(DIGITS, "model.preset=flow", "model.step=3")
 
 
 @example("A modality")
@@ -184,7 +183,7 @@ def main(path: str, overrides: list[str]) -> None:
         "real": result.real,
         "gates": {gate.name: gate.passed for gate in result.gates},
         "counts": json.loads(Path(result.uri, "quality.json").read_text())["counts"],
-        "files": [file for file in plan.store.list("data/")],
+        "files": plan.store.list("data/"),
         "faults": checked.faults,
     }
     sys.stdout.write(json.dumps(found))
