@@ -47,7 +47,7 @@ class Phase:
 
 
 class Family(Protocol):
-    """A kind of model.
+    """A kind of model. What most families have nothing of has a default, for those that inherit.
 
     nets: everything with weights, by name; each `Phase` moves one of them.
     averaged: the net whose exponential average is evaluated and exported.
@@ -64,12 +64,12 @@ class Family(Protocol):
     phases: tuple[Phase, ...]
     averaged: str
     latent: int
-    uniforms: int
+    uniforms: int = 0
     sampler_latent: int
     classes: int
-    given: str
-    dropout: float
-    prior_samples: int
+    given: str = "one"
+    dropout: float = 0.0
+    prior_samples: int = 0
 
     def loss(
         self, phase: Phase, batch: Batch, draws: Draws, moment: Moment
@@ -81,7 +81,6 @@ class Family(Protocol):
         """Set what is not learnt by gradients (a latent prior) in `net`, which is a copy of
         `nets[averaged]`, from real samples. Most families have nothing of the kind.
         """
-        ...
 
     def sampler(self) -> nn.Module:
         """(noise (N, sampler_latent), labels?) -> what the codec decodes: images uint8 NHWC, or the

@@ -46,17 +46,18 @@ class Codec(Protocol):
     """What the arrays of a run mean. Fitted on real data; holds no training sample.
 
     modality: its name in the registry. label_width: how many different labels a model can be asked
-    for; 0 if none.
+    for; 0 if none. A codec that inherits from this one has no labels.
     """
 
     modality: ClassVar[str]
 
     @property
-    def label_width(self) -> int: ...
+    def label_width(self) -> int:
+        return 0
 
     def labels(self, count: int) -> NDArray[np.int64]:
         """Labels (count, ...) int64 that try every one in turn."""
-        ...
+        raise AssertionError("no model without labels is asked for one")
 
     def describe(self) -> Json:
         """What a person wants to know of it, in a few lines."""
@@ -68,7 +69,6 @@ class Codec(Protocol):
         Raises:
             UserError: for what these data do not have.
         """
-        ...
 
     def to_json(self) -> Json: ...
 
@@ -153,6 +153,7 @@ R_co = TypeVar("R_co", bound=Rows, covariant=True)
 class Samples(Protocol[R_co]):
     """The samples of a data set by index. Sample i is a function of (model, seed, i) and of the
     request, so any range can be made anywhere. The model is opened when samples are first made.
+    Samples that inherit from these are all of one kind, which every model makes.
     """
 
     @property
@@ -161,14 +162,13 @@ class Samples(Protocol[R_co]):
         ...
 
     def counts(self) -> dict[str, int]:
-        """How many samples each request gets, by name."""
-        ...
+        """How many samples each request gets, by name; empty if all are of one kind."""
+        return {}
 
     def probe(self) -> None:
         """Raises:
         UserError: if the model makes nothing of the kind that is asked for.
         """
-        ...
 
     def rows(self, shard: ShardOf) -> R_co: ...
 
@@ -232,6 +232,12 @@ class Metric:
     function: str
     least: float = 0.0
     most: float = 1.0
+
+
+def values_of(metrics: Mapping[str, Metric], compared: object) -> dict[str, float]:
+    """Each metric of what a wing compares, but for those that cannot be measured."""
+    values = {name: named(metric.function)(compared) for name, metric in metrics.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 class Monitor(Protocol):
@@ -314,11 +320,11 @@ class Modality(Generic[R]):
     load: read real data. codec: as a model card or a checkpoint holds it. conditions: what a data
     set keeps of a request that came as a file, else None. samples: (model, card, spec, seed, kept
     conditions) -> Samples. to_tensor: arrays of `Data.at` as `Batch.values`. difference: of two
-    runs of a graph's outputs for the same inputs, for each value, in `unit`, of which `parity` may
-    be exceeded by none. evaluator: opened on use. check: raises UserError for what a spec names and
-    only this modality can look up, before the real data are read. describe: what is inferred of a
-    source, for a person who may know better; described: the values of a spec of such a source, and
-    suffixes those of its files.
+    runs of a graph's outputs for the same inputs, for each value, in `unit`: 0 where it is that of
+    rounding, which one value in a thousand may exceed, but none by more than `parity`. evaluator:
+    opened on use. check: raises UserError for what a spec names and only this modality can look up,
+    before the real data are read. describe: what is inferred of a source, for a person who may know
+    better; described: the values of a spec of such a source, and suffixes those of its files.
     """
 
     name: str
@@ -332,13 +338,15 @@ class Modality(Generic[R]):
     metrics: Mapping[str, Metric]
     load: Callable[[Spec], Data]
     codec: Callable[[Json], Codec]
-    conditions: Callable[[GenerateSpec, ModelCard, frozenset[str]], bytes | None]
     samples: Callable[[bytes, ModelCard, GenerateSpec, int, bytes | None], Samples[R]]
-    to_tensor: Callable[[Tensor], Tensor]
     difference: Callable[[Outputs, Outputs, Codec], NDArray[Any]]
     parity: float
     unit: str
     evaluator: Callable[[], Evaluator]
+    conditions: Callable[[GenerateSpec, ModelCard, frozenset[str]], bytes | None] = (
+        lambda spec, card, reserved: None
+    )
+    to_tensor: Callable[[Tensor], Tensor] = lambda values: values
     check: Callable[[Spec], None] = lambda spec: None
     describe: Callable[[DataSpec], Json] | None = None
     described: Mapping[str, Any] = field(default_factory=dict)

@@ -1,8 +1,7 @@
 """Images: distances of features, agreement with the classes that were asked for, copies."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from genai_ray import rng
 from genai_ray.errors import UserError
 from genai_ray.image.codec import ImageCodec
+from genai_ray.image.compared import Compared
 from genai_ray.image.encoding import decode
 from genai_ray.image.extractor import Extractor, kept_extractor
 from genai_ray.image.inception import Inception, read_weights
@@ -20,9 +20,9 @@ from genai_ray.image.rows import ImageRead
 from genai_ray.image.source import ImageData
 from genai_ray.image.spec import ImageRun
 from genai_ray.image.stream import ImageStream
-from genai_ray.metrics.fidelity import frechet_distance, kernel_distance, prdc
+from genai_ray.metrics.fidelity import frechet_distance, prdc
 from genai_ray.metrics.memorisation import copy_rates, duplicate_rate, nearest
-from genai_ray.modality import Data, Evaluator, Measured, Outputs, Read, Shipped, named
+from genai_ray.modality import Data, Evaluator, Measured, Outputs, Read, Shipped, values_of
 from genai_ray.report.page import Block, Picture
 from genai_ray.report.pictures import image_grid, pair_grid, png_bytes
 from genai_ray.spec import Spec
@@ -43,78 +43,6 @@ _SCORES_NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class Compared:
-    """What metrics are computed from: generated images beside held-out real ones, or real images in
-    their place.
-
-    reference, features: (N, D) of the holdout and of what is compared with it. k: neighbours.
-    images, labels: what a classifier is asked about, None without classes. repeated: share of exact
-    repeats. copies: rates by name. inception: fid_inception, None if not measured.
-    """
-
-    reference: NDArray[np.float32]
-    features: NDArray[np.float32]
-    k: int
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64] | None
-    extractor: Extractor
-    repeated: float
-    copies: dict[str, float]
-    inception: float | None
-
-    @cached_property
-    def near(self) -> dict[str, float]:
-        """Precision, recall, density and coverage, which share their distances."""
-        return prdc(self.reference, self.features, k=self.k)
-
-
-def fid(compared: Compared) -> float:
-    return frechet_distance(compared.reference, compared.features)
-
-
-def kid(compared: Compared) -> float:
-    return kernel_distance(compared.reference, compared.features)
-
-
-def precision(compared: Compared) -> float:
-    return compared.near["precision"]
-
-
-def recall(compared: Compared) -> float:
-    return compared.near["recall"]
-
-
-def density(compared: Compared) -> float:
-    return compared.near["density"]
-
-
-def coverage(compared: Compared) -> float:
-    return compared.near["coverage"]
-
-
-def fid_inception(compared: Compared) -> float | None:
-    return compared.inception
-
-
-def agreement(compared: Compared) -> float | None:
-    if compared.labels is None or not compared.extractor.classes:
-        return None
-    return compared.extractor.accuracy(compared.images, compared.labels)
-
-
-def duplicates(compared: Compared) -> float:
-    return compared.repeated
-
-
-def exact_copies(compared: Compared) -> float:
-    return compared.copies["exact_copy_rate"]
-
-
-def near_copies(compared: Compared) -> float:
-    return compared.copies["near_copy_rate"]
-
-
 def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
     """Measure the images of a finished data set beside held-out and training ones."""
     assert isinstance(spec, ImageRun)
@@ -133,8 +61,8 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
     return Measured(
         samples=n,
         features=fake.extractor.name,
-        fake=_values(fake),
-        real=_values(real),
+        fake=values_of(METRICS, fake),
+        real=values_of(METRICS, real),
         counts={
             "generated": manifest.rows,
             "compared": n,
@@ -180,12 +108,16 @@ def _compare(
             data.train_images, many[: settings.inception_samples], data.holdout_images
         )
     copies = copy_rates(data.train_images, holdout, images[:n])
+    labelled = None
+    if labels is not None and data.holdout_labels is not None:
+        labelled = (images, labels), (data.holdout_images, data.holdout_labels)
     fake = Compared(
+        holdout=holdout[:n],
+        images=images[:n],
         reference=extractor.features(holdout[:n]),
         features=extractor.features(images[:n]),
         k=_neighbours(spec, n),
-        images=images,
-        labels=None if data.holdout_labels is None else labels,
+        labelled=labelled and labelled[0],
         extractor=extractor,
         repeated=repeated,
         copies=copies["fake"],
@@ -193,19 +125,14 @@ def _compare(
     )
     real = replace(
         fake,
+        images=train[:n],
         features=extractor.features(train[:n]),
-        images=data.holdout_images,
-        labels=None if labels is None else data.holdout_labels,
+        labelled=labelled and labelled[1],
         repeated=duplicate_rate(data.train_images),
         copies=copies["real"],
         inception=inception[1],
     )
     return fake, real
-
-
-def _values(compared: Compared) -> dict[str, float]:
-    values = {name: named(metric.function)(compared) for name, metric in METRICS.items()}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _neighbours(spec: ImageRun, n: int) -> int:

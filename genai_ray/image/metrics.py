@@ -2,7 +2,7 @@
 
 from genai_ray.modality import Metric
 
-_IN = "genai_ray.image.evaluate:"
+_IN = "genai_ray.image.compared:"
 _ANY = float("inf")
 
 METRICS: dict[str, Metric] = {

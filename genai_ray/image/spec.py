@@ -23,6 +23,8 @@ SOURCES = ("digits", "mnist", "fashion_mnist", "cifar10", "folder", "parquet")
 #: Samples in one call of a model, unless the spec says otherwise: what the caches of a processor take.
 BATCH = 64
 _FILES = ("folder", "parquet")
+#: Sinks that hold pixels as they are; those of image files cannot.
+_OF_COLUMNS = ("parquet", "iceberg", "discard")
 _TORCHVISION = ("mnist", "fashion_mnist", "cifar10")
 _CONV = {"network": ("conv", "resnet")}
 _MLP = {"network": ("mlp",)}
@@ -286,7 +288,7 @@ class ImageGenerateSpec(GenerateSpec):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "ImageGenerateSpec":
-        if self.encoding == "raw" and self.sink in ("images", "webdataset"):
+        if self.encoding == "raw" and self.sink not in _OF_COLUMNS:
             raise UserError(
                 "generate.encoding",
                 "raw",

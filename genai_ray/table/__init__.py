@@ -35,9 +35,7 @@ MODALITY = Modality(
     metrics=METRICS,
     load=named("genai_ray.table.source:load"),
     codec=named("genai_ray.table.codec:from_json"),
-    conditions=lambda spec, card, reserved: None,
     samples=named("genai_ray.table.samples:TableSamples"),
-    to_tensor=lambda rows: rows,
     difference=named("genai_ray.table.samples:cell_difference"),
     # A uniform may fall on the edge between two codes, which then are far apart.
     parity=1.0,
