@@ -23,12 +23,10 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from genai_ray import modalities
+from genai_ray.families import Batch, Draws, Moment
 from genai_ray.image.codec import ImageCodec
-from genai_ray.models.families import Batch
-from genai_ray.models.families import Draws
-from genai_ray.models.families import Moment
-from genai_ray.state import State
-from genai_ray.train import _Reduction
+from genai_ray.training.reduce import Reduction
+from genai_ray.training.state import State
 
 MODELS: dict[str, dict[str, Any]] = {
     "dcgan width 16": {"preset": "dcgan", "conditional": True, "width": 16},
@@ -43,14 +41,14 @@ MODELS: dict[str, dict[str, Any]] = {
 BATCH = 128
 
 
-def made(values: dict[str, Any]) -> State:
+def state_of(values: dict[str, Any]) -> State:
     spec = modalities.parse({"name": "x", "model": values, "train": {"global_batch": BATCH}})
     codec = ImageCodec(28, 1, tuple(str(i) for i in range(10)))
     return State(spec, codec, "", torch.device("cpu"))
 
 
 def step(
-    state: State, wrapped: Mapping[str, nn.Module] | None, part: slice, number: int, reduction: _Reduction
+    state: State, wrapped: Mapping[str, nn.Module] | None, part: slice, number: int, reduction: Reduction
 ) -> dict[str, torch.Tensor]:
     """Gradients of the discriminator's phase, reduced; then both networks step."""
     family = state.family
@@ -59,7 +57,7 @@ def step(
     labels = (torch.arange(BATCH) % 10)[part] if family.classes else None
     normal = torch.randn(BATCH, family.latent, generator=generator)[part]
     uniform = torch.rand(BATCH, family.uniforms, generator=generator)[part]
-    found: dict[str, torch.Tensor] = {}
+    gradients: dict[str, torch.Tensor] = {}
     plain = dict(family.nets.items())
     for phase in family.phases:
         for name, net in plain.items():
@@ -76,9 +74,9 @@ def step(
             reduction(plain[phase.net].parameters(), loss.detach())
         for name, parameter in plain[phase.net].named_parameters():
             if parameter.grad is not None:
-                found[f"{phase.net}.{name}"] = parameter.grad.clone()
+                gradients[f"{phase.net}.{name}"] = parameter.grad.clone()
         state.optimizers[phase.net].step()
-    return found
+    return gradients
 
 
 def process(rank: int, port: int, steps: int, rounds: int) -> None:
@@ -92,9 +90,9 @@ def process(rank: int, port: int, steps: int, rounds: int) -> None:
         errors: dict[str, float] = {}
         for round_number in range(rounds):
             for way in rates:
-                state = made(values)
+                state = state_of(values)
                 state.family.nets.train()
-                reduction = _Reduction(2, torch.device("cpu"))
+                reduction = Reduction(2, torch.device("cpu"))
                 wrapped = None
                 if way == "ddp":
                     wrapped = {
@@ -103,7 +101,9 @@ def process(rank: int, port: int, steps: int, rounds: int) -> None:
                     }
                 first = step(state, wrapped, part, 0, reduction)
                 if round_number == 0:
-                    whole = step(made(values), None, slice(0, BATCH), 0, _Reduction(1, torch.device("cpu")))
+                    whole = step(
+                        state_of(values), None, slice(0, BATCH), 0, Reduction(1, torch.device("cpu"))
+                    )
                     # The first phase only: after it the optimisers have moved.
                     errors[way] = max(
                         ((first[k] - g).norm() / g.norm().clamp_min(1e-12)).item()

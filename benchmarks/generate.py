@@ -45,16 +45,16 @@ def worker(
     results: "Queue[tuple[str, int, float]]",
 ) -> None:
     """Run one kind in its turns; the barrier keeps the kinds from running at the same time."""
-    from genai_ray import rng
-    from genai_ray.dataset.shards import ShardMaker
+    from genai_ray import modalities, rng
     from genai_ray.dataset.plan import open_plan
+    from genai_ray.dataset.shards import ShardMaker
 
     spec = modalities.parse(values)
     maker = ShardMaker(open_plan(spec))
     samples: Any = maker.samples
-    sampler, made, rows = samples.sampler, maker.plan, spec.generate.shard_rows
+    sampler, plan, rows = samples.sampler, maker.plan, spec.generate.shard_rows
     batch = sampler.batch
-    feed: dict[str, Any] = {"noise": rng.normal(0, 0, 0, batch, made.card.latent)}
+    feed: dict[str, Any] = {"noise": rng.normal(0, 0, 0, batch, plan.card.latent)}
     index = 0
     for round_number in range(-1, rounds):  # round -1 warms up
         for turn in turns if round_number % 2 else turns[::-1]:
@@ -68,7 +68,7 @@ def worker(
                     for _ in range(rows // batch):
                         sampler.session.run(None, feed)
                 else:
-                    maker.make(made.shard(index))
+                    maker.make(plan.shard(index))
                     index = (index + 1) % 64  # so that the disk does not fill
                 done += rows
             rate = done / (time.perf_counter() - started)
@@ -110,12 +110,12 @@ def prepare(store: str, size: int, channels: int, model: dict[str, Any], **gener
     """A run with a model of random weights: speed does not depend on what it learnt."""
     import torch
 
-        from genai_ray.image.codec import ImageCodec
-    from genai_ray.export import to_onnx
+    from genai_ray import modalities
+    from genai_ray.export import card_of, to_onnx
     from genai_ray.families import build
-    from genai_ray.provenance import MODEL_KEY
-    from genai_ray.provenance import ModelCard
-    from genai_ray.provenance import seal
+    from genai_ray.image.codec import ImageCodec
+    from genai_ray.provenance import MODEL_KEY, seal
+    from genai_ray.spec import dump
     from genai_ray.storage import Store
 
     if size > 32 and "shard_bytes" not in generate:
@@ -130,19 +130,10 @@ def prepare(store: str, size: int, channels: int, model: dict[str, Any], **gener
     )
     codec = ImageCodec(size, channels, None)
     torch.manual_seed(0)
-    sampler = build(spec.model, codec, 0).sampler().eval()
-    card = ModelCard(
-        name="benchmark",
-        preset=spec.model.preset,
-        family="gan",
-        latent=spec.model.latent,
-        conditional=False,
-        codec=codec.to_json(),
-        training={},
-        versions={},
-    )
-    Store(spec.run_uri).put(MODEL_KEY, seal(to_onnx(sampler, card))[0])
-    return specs.dump(spec)
+    family = build(spec.model, codec, 0)
+    graph = to_onnx(family.sampler().eval(), card_of(spec, codec, family, {}))
+    Store(spec.run_uri).put(MODEL_KEY, seal(graph)[0])
+    return dump(spec)
 
 
 CASES: dict[str, tuple[int, int, dict[str, Any]]] = {
@@ -202,12 +193,13 @@ class UserPipeline:
 def user_ray(values: dict[str, Any], out: str) -> None:
     import ray.data
 
-        from genai_ray.dataset.plan import open_plan
+    from genai_ray import modalities
+    from genai_ray.dataset.plan import open_plan
 
-    made = plan(modalities.parse(values))
-    data = ray.data.range(made.spec.samples).map_batches(
+    plan = open_plan(modalities.parse(values))
+    data = ray.data.range(plan.spec.samples).map_batches(
         UserPipeline,
-        fn_constructor_args=(made.model, made.card.latent),
+        fn_constructor_args=(plan.model, plan.card.latent),
         batch_size=1024,
         compute=ray.data.ActorPoolStrategy(size=1),  # with two, nothing is left to read and write
     )
@@ -219,22 +211,25 @@ def user_torch(values: dict[str, Any], size: int, channels: int, model: dict[str
     import torch
     from PIL import Image
 
-        from genai_ray.image.codec import ImageCodec
+    from genai_ray import modalities
     from genai_ray.families import build
+    from genai_ray.image.codec import ImageCodec
 
     torch.set_num_threads(WORKERS)
     spec = modalities.parse(values)
-    sampler = build(spec.model, ImageCodec(size, channels, None), 0).sampler().eval()
+    family = build(spec.model, ImageCodec(size, channels, None), 0)
+    sampler = family.sampler().eval()
     with torch.no_grad():
         for _ in range(0, spec.generate.samples, 256):
-            for image in sampler(torch.randn(256, spec.model.latent)).numpy():
+            for image in sampler(torch.randn(256, family.sampler_latent)).numpy():
                 Image.fromarray(image.squeeze()).save(io.BytesIO(), "PNG")
 
 
 def user(folder: str, samples: int) -> None:
     import ray
 
-        from genai_ray.generate import generate
+    from genai_ray import modalities
+    from genai_ray.dataset.generate import generate
 
     ray.init(address="local", num_cpus=WORKERS, include_dashboard=True, log_to_driver=False)
     size, channels, model = CASES["dcgan 32, 32x32x3"]
@@ -265,20 +260,21 @@ def user(folder: str, samples: int) -> None:
 def memory(folder: str) -> None:
     import psutil
 
-        from genai_ray.dataset.shards import ShardMaker
+    from genai_ray import modalities
     from genai_ray.dataset.plan import open_plan
+    from genai_ray.dataset.shards import ShardMaker
 
     size, channels, model = CASES["mlp_gan, 28x28x1"]
-    maker = ShardMaker(plan(modalities.parse(prepare(folder, size, channels, model))))
-    rows, found = maker.plan.spec.shard_rows, {}
+    maker = ShardMaker(open_plan(modalities.parse(prepare(folder, size, channels, model))))
+    rows, megabytes = maker.plan.spec.shard_rows, {}
     for index in range(maker.plan.shard_count):
         maker.make(maker.plan.shard(index))
         if index in (1, maker.plan.shard_count - 1):
-            found[(index + 1) * rows] = psutil.Process().memory_info().rss / 1e6
-    few, many = found.values()
+            megabytes[(index + 1) * rows] = psutil.Process().memory_info().rss / 1e6
+    few, many = megabytes.values()
     print(
-        f"memory  of a worker: {few:,.0f} MB after {min(found):,} samples, {many:,.0f} MB after "
-        f"{max(found):,}: {many / few - 1:+.1%}",
+        f"memory  of a worker: {few:,.0f} MB after {min(megabytes):,} samples, {many:,.0f} MB after "
+        f"{max(megabytes):,}: {many / few - 1:+.1%}",
         flush=True,
     )
 
@@ -287,8 +283,7 @@ DRIVER = """
 import json, os, resource, sys, time
 import psutil, ray
 from genai_ray import modalities
-from genai_ray import spec as specs
-from genai_ray.generate import generate
+from genai_ray.dataset.generate import generate
 spec = modalities.parse(json.loads(sys.argv[1]))
 ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
 started = time.perf_counter()
@@ -299,7 +294,7 @@ print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru
 
 def driver(folder: str) -> None:
     tiny = {"preset": "mlp_gan", "latent": 4, "generator_widths": [4], "discriminator_widths": [4]}
-    found: dict[int, tuple[float, float]] = {}
+    runs: dict[int, tuple[float, float]] = {}
     for shards in (2_000, 20_000):
         values = prepare(folder, 8, 1, tiny, sink="discard", shard_rows=1, samples=shards, batch=1)
         done = subprocess.run(
@@ -310,8 +305,8 @@ def driver(folder: str) -> None:
             timeout=580,
         )
         seconds, peak = map(float, done.stdout.split()[-2:])
-        found[shards] = seconds, peak
-    (few, (_, less)), (many, (seconds, more)) = found.items()
+        runs[shards] = seconds, peak
+    (few, (_, less)), (many, (seconds, more)) = runs.items()
     print(
         f"driver  {many:,} shards in {seconds:.0f} s, {many / seconds:,.0f}/s; "
         f"{(more - less) / (many - few):,.0f} bytes of the driver a shard",
@@ -320,14 +315,15 @@ def driver(folder: str) -> None:
 
 
 def page(folder: str) -> None:
-        from genai_ray.dataset.plan import open_plan
+    from genai_ray import modalities
+    from genai_ray.plan import estimate
 
     size, channels, model = CASES["dcgan 32, 64x64x3"]
     for encoding in ("png", "jpeg"):
         values = prepare(
             folder, size, channels, model, encoding=encoding, samples=10**9, shard_bytes=256_000_000
         )
-        print(f"page    {encoding}", json.dumps(plan(modalities.parse(values))), flush=True)
+        print(f"page    {encoding}", json.dumps(estimate(modalities.parse(values))), flush=True)
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""Training on one card: images/s by model and precision: `python benchmarks/gpu_train.py`.
+"""Training on one GPU: images/s by model and precision: `python benchmarks/gpu_train.py`.
 
-Ours are the steps of `genai_ray.train` without Ray or store, on pixels already decoded. The peer,
+Ours are the steps of `genai_ray.training.loop` without Ray or store, on pixels already decoded. The peer,
 in the same run, is a plain eager loop of the same networks in float32, with a look at the loss
-after every step, as most repositories write it. The share is of the matrix rate that the card gives
+after every step, as most repositories write it. The share is of the matrix rate that the GPU gives
 in that precision, measured here. `--device cpu --models dcgan --steps 2 --width 8` tries the
 program.
 """
@@ -16,15 +16,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from genai_ray import modalities
-from genai_ray.spec import Spec
+from genai_ray.families import Batch, Draws, Moment
 from genai_ray.image.codec import ImageCodec
-from genai_ray.data.image import ImageData
-from genai_ray.models.families import Batch
-from genai_ray.models.families import Draws
-from genai_ray.models.families import Moment
-from genai_ray.state import State
-from genai_ray.training.loop import compile_networks
-from genai_ray.training.loop import steps
+from genai_ray.image.source import ImageData
+from genai_ray.spec import Spec
+from genai_ray.training.loop import compile_networks, steps
+from genai_ray.training.state import State
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "fp32": {"precision": "fp32"},
@@ -43,7 +40,7 @@ def data() -> ImageData:
     return ImageData(ImageCodec(32, 3, classes), images, labels, images[:8], labels[:8])
 
 
-def made(model: str, options: argparse.Namespace, **train: Any) -> Spec:
+def spec_of(model: str, options: argparse.Namespace, **train: Any) -> Spec:
     values: dict[str, Any] = {"preset": model, "conditional": True}
     if options.width:
         values["width"] = options.width
@@ -166,13 +163,13 @@ def main() -> None:
     print(torch.cuda.get_device_name() if cuda else "cpu", f"torch {torch.__version__}")
     rates = {p: matrix_rate(device, p) for p in ("fp32", "tf32", "bf16")}
     for model in options.models:
-        peer = eager(made(model, options), images)
-        flop = work(made(model, options), images)
+        peer = eager(spec_of(model, options), images)
+        flop = work(spec_of(model, options), images)
         print(f"{model:<10} {'eager loop':<14} {peer:10,.0f} images/s", flush=True)
         for name, values in SETTINGS.items():
             if not cuda and name not in ("fp32", "bf16"):
                 continue
-            rate = ours(made(model, options, **values), images)
+            rate = ours(spec_of(model, options, **values), images)
             share = rate * flop / rates[values["precision"]]
             print(
                 f"{model:<10} {name:<14} {rate:10,.0f} images/s  {rate / peer:5.2f} x  "

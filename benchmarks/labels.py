@@ -19,10 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from genai_ray.image.encoding import Stamp
-from genai_ray.image.encoding import encode_jpeg
-from genai_ray.image.encoding import encode_png
-from genai_ray.image.encoding import encode_webp
+from genai_ray.image.encoding import Stamp, encode_jpeg, encode_png, encode_webp
 
 STAMP = Stamp("001191110102MAD55U9H0F10002", "0123456789abcdef-", 0)
 SHAPES = ((28, 1), (32, 3), (64, 3))

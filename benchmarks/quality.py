@@ -13,10 +13,8 @@ import tempfile
 from collections.abc import Iterator
 
 from genai_ray import modalities
+from genai_ray.pipeline import PipelineResult, run
 from genai_ray.spec import Spec
-from genai_ray.pipeline import PipelineResult
-from genai_ray.pipeline import run
-from genai_ray.presets import PRESETS
 
 
 def row(name: str, spec: Spec, result: PipelineResult) -> str:
@@ -34,18 +32,16 @@ def row(name: str, spec: Spec, result: PipelineResult) -> str:
 
 def runs(options: argparse.Namespace, store: str) -> Iterator[tuple[str, Spec]]:
     chosen_presets = (
-        (None,)
-        if options.presets is None
-        else options.presets or [name for name, preset in PRESETS.items() if preset.modality == "image"]
+        (None,) if options.presets is None else options.presets or list(modalities.modality("image").presets)
     )
     for preset in chosen_presets:
         for seed in options.seeds or ([0] if preset else [0, 1, 2]):
             name = preset or f"seed {seed}"
             chosen = [f"model.preset={preset}"] if preset else []
-            if preset == "mlp_gan":  # it has widths of its own
-                chosen += [o for o in options.overrides if not o.startswith("model.width")]
-            else:
-                chosen += options.overrides
+            given = options.overrides
+            if preset == "mlp_gan":  # a fully connected network has widths of its own
+                given = [o for o in given if not o.startswith("model.width")]
+            chosen += given
             chosen += [
                 "evaluate.gates={}",
                 f"name={name.replace(' ', '-')}",
@@ -59,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("spec")
     parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--presets", nargs="*", choices=PRESETS, metavar="NAME")
+    parser.add_argument("--presets", nargs="*", choices=modalities.presets(), metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+")
     options = parser.parse_intermixed_args()
     import ray

@@ -32,7 +32,8 @@ def bare(folder: str) -> float:
 
 
 def ours(folder: str, number: int) -> float:
-        from genai_ray.training.train import train
+    from genai_ray import modalities
+    from genai_ray.training.train import train
 
     spec = modalities.parse(
         {
@@ -72,4 +73,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-from genai_ray import modalities

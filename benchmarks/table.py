@@ -47,8 +47,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from genai_ray import modalities
-from genai_ray import spec as specs
-from genai_ray.spec import Spec
+from genai_ray.spec import Spec, dump
 
 KINDS = ("ctgan", "tvae", "sample", "recipe", "memory", "prepare")
 CORES = 2
@@ -107,26 +106,26 @@ class Scores:
     shapes: float
 
 
-def score(made: pa.Table, train: pa.Table, test: pa.Table, seed: int) -> Scores:
+def score(synthetic: pa.Table, train: pa.Table, test: pa.Table, seed: int) -> Scores:
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.metrics import f1_score, roc_auc_score
 
-    from genai_ray.image.encoding import encode
-    from genai_ray.metrics.table_fidelity import column_shapes
+    from genai_ray.table.matrix import encode
+    from genai_ray.table.shapes import column_shapes
 
     sides = []
-    fitted, unseen = encode([made, test], skip=[TARGET])
-    for columns, table in ((fitted, made), (unseen, test)):
+    fitted, unseen = encode([synthetic, test], skip=[TARGET])
+    for columns, table in ((fitted, synthetic), (unseen, test)):
         x = np.concatenate([columns.numbers, columns.categories], axis=1)
         sides.append((x, table[TARGET].to_numpy() == POSITIVE))
     (x, y), (x_test, y_test) = sides
     categorical = np.arange(x.shape[1]) >= len(fitted.number_names)
-    shapes = float(np.mean([*column_shapes(train, made).values()]))
+    shapes = float(np.mean([*column_shapes(train, synthetic).values()]))
     if y.all() or not y.any():
         return Scores(0.0, 0.5, shapes)  # nothing that can be learnt
     # The seed decides which rows end its training early, which is on by default.
-    judge = HistGradientBoostingClassifier(categorical_features=categorical, random_state=seed)
-    chance = judge.fit(x, y).predict_proba(x_test)[:, 1]
+    classifier = HistGradientBoostingClassifier(categorical_features=categorical, random_state=seed)
+    chance = classifier.fit(x, y).predict_proba(x_test)[:, 1]
     return Scores(float(f1_score(y_test, chance > 0.5)), float(roc_auc_score(y_test, chance)), shapes)
 
 
@@ -138,17 +137,17 @@ import numpy, pandas, torch
 from ctgan import CTGAN, TVAE
 torch.set_num_threads(int(sys.argv[1]))
 for line in sys.stdin:
-    ask = json.loads(line)
+    request = json.loads(line)
     started = time.perf_counter()
-    if ask["do"] == "fit":
-        frame = pandas.read_csv(ask["csv"], keep_default_na=False)
-        numpy.random.seed(ask["seed"])
-        torch.manual_seed(ask["seed"])
+    if request["do"] == "fit":
+        frame = pandas.read_csv(request["csv"], keep_default_na=False)
+        numpy.random.seed(request["seed"])
+        torch.manual_seed(request["seed"])
         started = time.perf_counter()
-        made = {"ctgan": CTGAN, "tvae": TVAE}[ask["model"]](epochs=ask["epochs"], enable_gpu=False)
-        made.fit(frame, [c for c in frame if not pandas.api.types.is_numeric_dtype(frame[c])])
+        model = {"ctgan": CTGAN, "tvae": TVAE}[request["model"]](epochs=request["epochs"], enable_gpu=False)
+        model.fit(frame, [c for c in frame if not pandas.api.types.is_numeric_dtype(frame[c])])
     else:
-        made.sample(ask["rows"]).to_parquet(ask["out"], index=False)
+        model.sample(request["rows"]).to_parquet(request["out"], index=False)
     print(json.dumps(time.perf_counter() - started), flush=True)
 """
 
@@ -193,7 +192,7 @@ def peer(python: str | None, threads: int) -> Iterator[Peer]:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all kinds need. The folder holds train.csv, test.csv and everything that is made."""
+    """What all kinds need. The folder holds train.csv, test.csv and all that is written."""
 
     folder: Path
     train: pa.Table
@@ -243,7 +242,7 @@ class Bench:
         return time.perf_counter() - started
 
     def generate(self, spec: Spec) -> float:
-        from genai_ray.generate import generate
+        from genai_ray.dataset.generate import generate
 
         started = time.perf_counter()
         with contextlib.redirect_stderr(io.StringIO()):
@@ -268,11 +267,11 @@ def in_turn(number: int, one: Callable[[], Any], other: Callable[[], Any]) -> tu
 
 def ratios(name: str, unit: str, pairs: Sequence[tuple[float, float]], *, less: bool) -> None:
     """Median of either side, and by how much ours is better."""
-    found = sorted(b / a if less else a / b for a, b in pairs)
+    quotients = sorted(b / a if less else a / b for a, b in pairs)
     a, b = (statistics.median(p[i] for p in pairs) for i in (0, 1))
     print(
-        f"{name:<26} {a:11,.0f} / {b:11,.0f} {unit:<7}  {statistics.median(found):.2f} "
-        f"({found[0]:.2f} to {found[-1]:.2f})",
+        f"{name:<26} {a:11,.0f} / {b:11,.0f} {unit:<7}  {statistics.median(quotients):.2f} "
+        f"({quotients[0]:.2f} to {quotients[-1]:.2f})",
         flush=True,
     )
 
@@ -350,19 +349,19 @@ def recipe(bench: Bench) -> None:
 
 
 def make_shards(values: dict[str, Any]) -> dict[int, float]:
-    """Rows made so far to megabytes of this process."""
+    """Rows generated so far -> megabytes of this process."""
     import psutil
 
-    from genai_ray.dataset.shards import ShardMaker
     from genai_ray.dataset.plan import open_plan
+    from genai_ray.dataset.shards import ShardMaker
 
-    maker, found = ShardMaker(plan(modalities.parse(values))), {}
+    maker, megabytes = ShardMaker(open_plan(modalities.parse(values))), {}
     rows, last = maker.plan.spec.shard_rows, maker.plan.shard_count - 1
     for index in range(last + 1):
         maker.make(maker.plan.shard(index))
         if index in (-(-100_000 // rows), last):
-            found[(index + 1) * rows] = psutil.Process().memory_info().rss / 1e6
-    return found
+            megabytes[(index + 1) * rows] = psutil.Process().memory_info().rss / 1e6
+    return megabytes
 
 
 def memory(bench: Bench) -> None:
@@ -372,12 +371,12 @@ def memory(bench: Bench) -> None:
         bench.fit(spec)
         started = time.perf_counter()
         with mp.get_context("spawn").Pool(1) as pool:
-            found = pool.apply(make_shards, (specs.dump(spec),))
+            megabytes = pool.apply(make_shards, (dump(spec),))
         took = time.perf_counter() - started
-        before, after = found.values()
+        before, after = megabytes.values()
         print(
-            f"memory   {preset}: {before:,.0f} MB after {min(found):,} rows, {after:,.0f} MB "
-            f"after {max(found):,} ({after / before - 1:+.1%}), {took:.0f} s on one core",
+            f"memory   {preset}: {before:,.0f} MB after {min(megabytes):,} rows, {after:,.0f} MB "
+            f"after {max(megabytes):,} ({after / before - 1:+.1%}), {took:.0f} s on one core",
             flush=True,
         )
 
@@ -386,11 +385,9 @@ def load_once(values: dict[str, Any]) -> tuple[float, float]:
     """Seconds, and the most gigabytes this process had."""
     import resource
 
-    from genai_ray.modalities import LOAD
-
     spec = modalities.parse(values)
     started = time.perf_counter()
-    load(spec.data, conditional=spec.model.trains_on_labels)
+    modalities.of_spec(spec).load(spec)
     took = time.perf_counter() - started
     return took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
@@ -407,7 +404,7 @@ def prepare(bench: Bench) -> None:
     file = bench.folder / "million.csv"
     pacsv.write_csv(table, file)
     for preset in RECIPES:
-        values = specs.dump(bench.spec(preset, f"data.root={file}"))
+        values = dump(bench.spec(preset, f"data.root={file}"))
         with mp.get_context("spawn").Pool(1) as pool:
             took, most = pool.apply(load_once, (values,))
         print(f"prepare  {preset}: {rows:,} rows in {took:.0f} s, at most {most:.2f} GB", flush=True)

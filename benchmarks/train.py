@@ -27,9 +27,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from genai_ray import modalities
-from genai_ray.spec import Spec
 from genai_ray.image.codec import ImageCodec
-from genai_ray.data.image import ImageData
+from genai_ray.image.source import ImageData
+from genai_ray.spec import Spec
 
 KINDS = ("worker", "workers", "saves", "article", "settings", "quality")
 WARM = 10  # steps before the clock runs
@@ -63,10 +63,8 @@ def spec(folder: str, steps: int, model: dict[str, Any], **train: Any) -> Spec:
 
 def bare(run: Spec, images: ImageData, threads: int) -> float:
     """samples/s of the same networks, losses and steps in one loop that keeps nothing."""
-    from genai_ray.models.families import Batch
-    from genai_ray.models.families import Draws
-    from genai_ray.models.families import Moment
-    from genai_ray.state import State
+    from genai_ray.families import Batch, Draws, Moment
+    from genai_ray.training.state import State
 
     torch.set_num_threads(threads)
     state = State(run, images.codec, "", torch.device("cpu"))
@@ -95,10 +93,9 @@ def bare(run: Spec, images: ImageData, threads: int) -> float:
 
 
 def stepping(run: Spec, images: ImageData) -> float:
-    """samples/s of train.steps() on one thread, without Ray and without a store."""
-    from genai_ray.state import State
-    from genai_ray.training.loop import compile_networks
-    from genai_ray.training.loop import steps
+    """samples/s of `steps` of the training loop on one thread, without Ray and without a store."""
+    from genai_ray.training.loop import compile_networks, steps
+    from genai_ray.training.state import State
 
     torch.set_num_threads(1)
     state = State(run, images.codec, "", torch.device("cpu"))
@@ -113,9 +110,9 @@ def stepping(run: Spec, images: ImageData) -> float:
 
 def ours(run: Spec, images: ImageData, warm: int = WARM) -> float:
     """samples/s of train(), between its first row of metrics after so many steps and its last."""
+    from genai_ray.runs import read_metrics
     from genai_ray.storage import Store
     from genai_ray.training.train import train
-    from genai_ray.watch import read_metrics
 
     train(run, images)
     rows = read_metrics(Store(run.run_uri))
@@ -133,10 +130,10 @@ def article(images: ImageData, steps: int, batch: int) -> tuple[float, nn.Module
     torch.set_num_threads(1)
 
     def layers(*widths: int, drop: float) -> list[nn.Module]:
-        made: list[nn.Module] = []
+        stack: list[nn.Module] = []
         for a, b in pairwise(widths):
-            made += [nn.Linear(a, b), nn.LeakyReLU(0.2), nn.Dropout(drop)]
-        return made[:-2]
+            stack += [nn.Linear(a, b), nn.LeakyReLU(0.2), nn.Dropout(drop)]
+        return stack[:-2]
 
     generator = nn.Sequential(*layers(100, 256, 512, 1024, 1024, 784, drop=0.0), nn.Tanh())
     discriminator = nn.Sequential(*layers(784, 1024, 512, 256, 1, drop=0.3), nn.Sigmoid())
@@ -170,31 +167,30 @@ def article(images: ImageData, steps: int, batch: int) -> tuple[float, nn.Module
 
 
 def quality(root: str, steps: int, batch: int) -> None:
-    """Both on MNIST with one thread, judged by one extractor beside the test images."""
+    """Both on MNIST with one thread, compared by one extractor beside the test images."""
     from genai_ray import rng
+    from genai_ray.image.extractor import kept_extractor
+    from genai_ray.image.source import load_images
     from genai_ray.image.spec import ImageDataSpec
-    from genai_ray.data.image import load_images
-    from genai_ray.metrics.extractor import kept_extractor
-    from genai_ray.metrics.fidelity import frechet_distance
-    from genai_ray.metrics.fidelity import prdc
-    from genai_ray.state import State
+    from genai_ray.metrics.fidelity import frechet_distance, prdc
     from genai_ray.storage import Store
     from genai_ray.training.loop import steps as take_steps
+    from genai_ray.training.state import State
 
     images = load_images(ImageDataSpec(source="mnist", root=root, download=False))
     assert isinstance(images, ImageData)
-    judged = 5_000
+    count = 5_000
     with tempfile.TemporaryDirectory() as folder:
         extractor = kept_extractor(Store(folder), images.digest, images.train_images, images.train_labels, 10)
-        real = extractor.features(images.holdout_images[:judged])
-        noise = torch.from_numpy(rng.normal(0, rng.Stream.EVALUATE, 0, judged, 100))
-        found: dict[str, tuple[float, torch.Tensor]] = {}
+        real = extractor.features(images.holdout_images[:count])
+        noise = torch.from_numpy(rng.normal(0, rng.Stream.EVALUATE, 0, count, 100))
+        samples: dict[str, tuple[float, torch.Tensor]] = {}
         started = time.perf_counter()
         _, generator = article(images, steps, batch)
         with torch.no_grad():
-            made = generator.eval()(noise).reshape(judged, 28, 28, 1)
-        pixels = ((made + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        found["article"] = time.perf_counter() - started, pixels
+            outputs = generator.eval()(noise).reshape(count, 28, 28, 1)
+        pixels = ((outputs + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        samples["article"] = time.perf_counter() - started, pixels
         run = spec(folder, steps, {"preset": "mlp_gan"}, precision="bf16", global_batch=batch)
         started = time.perf_counter()
         state = State(run, images.codec, "", torch.device("cpu"))
@@ -202,8 +198,8 @@ def quality(root: str, steps: int, batch: int) -> None:
             pass
         with torch.no_grad():
             pixels = state.sampler()(noise)
-        found["ours, bf16"] = time.perf_counter() - started, pixels
-        for name, (seconds, pixels) in found.items():
+        samples["ours, bf16"] = time.perf_counter() - started, pixels
+        for name, (seconds, pixels) in samples.items():
             fake = extractor.features(pixels.numpy())
             scores = prdc(real, fake, k=5)
             print(
@@ -230,10 +226,8 @@ def flops(model: dict[str, Any], images: ImageData, folder: str) -> float:
     """FLOP of one step for each real sample, counted by torch."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from genai_ray.models.families import Batch
-    from genai_ray.models.families import Draws
-    from genai_ray.models.families import Moment
-    from genai_ray.state import State
+    from genai_ray.families import Batch, Draws, Moment
+    from genai_ray.training.state import State
 
     run = spec(folder, 1, model)
     state = State(run, images.codec, "", torch.device("cpu"))

@@ -8,7 +8,7 @@ import io
 import json
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from genai_ray import modalities, rng
 from genai_ray.errors import IncompleteError, ParityError, UserError
-from genai_ray.modality import Outputs
+from genai_ray.families import Family
+from genai_ray.modality import Codec, Outputs
 from genai_ray.onnx_session import read_model
 from genai_ray.provenance import BLANK, CARD_KEY, DIGEST_KEY, MODEL_KEY, ModelCard, seal
 from genai_ray.runs import versions
@@ -91,18 +92,7 @@ def export(spec: Spec) -> ExportResult:
     codec, kind = modalities.codec_from_json(state["codec"]), modalities.of_spec(spec)
     family = new_family(spec, codec)
     family.nets[family.averaged].load_state_dict(state["average"])
-    card = ModelCard(
-        name=spec.name,
-        preset=spec.model.preset,
-        family=spec.model.family,
-        latent=family.sampler_latent,
-        conditional=spec.model.conditional,
-        codec=codec.to_json(),
-        training=training,
-        precision=precision,
-        given=family.given,
-        versions=versions(),
-    )
+    card = card_of(spec, codec, family, training)
     sampler = family.sampler().eval()
     fold_parametrizations(sampler)
     whole = to_onnx(sampler, card)
@@ -133,6 +123,22 @@ def _lowered(model: bytes, card: ModelCard, limit: float, unit: str) -> tuple[by
             "Use another precision, or raise export.difference_max if that is good enough.",
         )
     return lowered, difference
+
+
+def card_of(spec: Spec, codec: Codec, family: Family, training: Mapping[str, Any]) -> ModelCard:
+    """What the model file of a run says of itself."""
+    return ModelCard(
+        name=spec.name,
+        preset=spec.model.preset,
+        family=spec.model.family,
+        latent=family.sampler_latent,
+        conditional=spec.model.conditional,
+        codec=codec.to_json(),
+        training=dict(training),
+        precision=spec.export.precision,
+        given=family.given,
+        versions=versions(),
+    )
 
 
 def _exported(store: Store, training: dict[str, Any], precision: str) -> ExportResult | None:

@@ -147,6 +147,7 @@ NEITHER: dict[str, Any] = {
     "evaluate.target": "income",
 }
 _TABLE = {"data.source": "breast_cancer", "model.family": "table_gan", "model.network": "mlp"}
+_FILES = {"data.source": "table", "data.root": "here"}
 #: What must be set for a field to be legal at its value.
 WITH: dict[str, dict[str, Any]] = {
     "data.source": {"data.source": "fashion_mnist"},
@@ -154,7 +155,10 @@ WITH: dict[str, dict[str, Any]] = {
     "data.on_corrupt": {"data.source": "folder", "data.root": "here"},
     "data.image_column": {"data.source": "parquet", "data.root": "here"},
     "data.label_column": {"data.source": "parquet", "data.root": "here"},
-    "data.holdout_root": {"data.source": "table", "data.root": "here"},
+    "data.ingest": {"data.source": "folder", "data.root": "here"},
+    "data.resident_gb": {"data.source": "folder", "data.root": "here"},
+    "data.holdout_root": _FILES,
+    **{f"data.table.{k}": _FILES for k in ("metadata", "names", "delimiter", "encoding", "nulls", "comment")},
     "data.download": {"data.source": "mnist"},
     "model.preset": {"model.preset": "beta_vae"},
     "model.conditional": {"model.conditional": True},
@@ -163,6 +167,9 @@ WITH: dict[str, dict[str, Any]] = {
     "model.posterior": {"model.prior": "mixture"},
     "train.keep": {"train.evaluate_every": 4},
     "train.patience": {"train.evaluate_every": 4},
+    "train.evaluate_samples": {"train.evaluate_every": 4},
+    "generate.gpus_per_worker": {"generate.device": "cuda"},
+    "generate.gpu_memory_gb": {"generate.device": "cuda"},
     "generate.classes": {"model.conditional": True},
     "generate.conditions": {"model.conditional": True},
     "generate.quality": {"generate.encoding": "jpeg"},
@@ -170,7 +177,8 @@ WITH: dict[str, dict[str, Any]] = {
     "generate.catalog": {"generate.sink": "iceberg", "generate.table": "a.name"},
     "export.difference_max": {"export.precision": "fp16"},
     "evaluate.gates": {"evaluate.gates": {"duplicate_rate_max": 1.0}},
-    "evaluate.inception": {"evaluate.inception_samples": 200},
+    "evaluate.inception": {"evaluate.inception": "other.pth", "evaluate.inception_samples": 200},
+    "evaluate.inception_samples": {"evaluate.inception": "a.pth", "evaluate.inception_samples": 300},
 }
 _SOURCES = {"image": "digits", "table": "breast_cancer"}
 

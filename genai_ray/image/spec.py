@@ -51,23 +51,17 @@ class ImageDataSpec(DataSpec):
         True, needs={"source": _TORCHVISION}, description="let torchvision fetch what data.root lacks"
     )
     # In the fingerprint: a stream shows Parquet in another order than memory does.
-    ingest: Literal["auto", "resident", "stream"] = Field(
-        default="auto", description="hold all decoded images in memory, or decode while training"
+    ingest: Literal["auto", "resident", "stream"] = key(
+        "auto",
+        needs={"source": _FILES},
+        description="hold all decoded images in memory, or decode while training",
     )
-    resident_gb: float = Field(
-        default=4.0, gt=0, description="auto streams a folder or Parquet that decodes to more"
+    resident_gb: float = key(
+        4.0,
+        needs={"source": _FILES, "ingest": ("auto", "stream")},
+        gt=0,
+        description="auto streams a folder or Parquet that decodes to more",
     )
-
-    @model_validator(mode="after")
-    def _a_stream_needs_files(self) -> "ImageDataSpec":
-        if self.ingest == "stream" and self.source not in ("folder", "parquet"):
-            raise UserError(
-                "data.ingest",
-                self.ingest,
-                f"cannot stream the source {self.source}",
-                "Use data.ingest=auto, or data.source=folder or parquet.",
-            )
-        return self
 
     @model_validator(mode="after")
     def _root_where_needed(self) -> "ImageDataSpec":
@@ -316,7 +310,10 @@ class ImageEvaluateSpec(EvaluateSpec):
         "training set, as published figures are; null: not measured",
     )
     inception_samples: int = outside(
-        50_000, ge=2, description="generated images that fid_inception is measured on"
+        50_000,
+        unless={"inception": None},
+        ge=2,
+        description="generated images that fid_inception is measured on",
     )
 
 

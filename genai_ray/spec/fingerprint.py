@@ -63,6 +63,7 @@ V0: dict[str, dict[str, object]] = {
         "preset": None,
         "conditional": False,
     },
+    "train": {"evaluate_samples": 2_000},
     "generate": {
         "samples": None,
         "seed": None,

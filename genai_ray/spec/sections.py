@@ -1,13 +1,13 @@
 """The sections of a spec that every modality has. What a modality adds stands in its own `spec.py`.
 
-A key that has no effect is no key: a field says by `needs` which values of other keys of its section
-give it one, and without these it is as unknown as a misspelt one.
+A key that has no effect is no key: a field says by `needs` and `unless` which values of other keys of
+its section give it one or take it away, and without an effect it is as unknown as a misspelt one.
 """
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -28,6 +28,7 @@ def key(
     fingerprint: bool = True,
     later: bool = False,
     needs: Mapping[str, tuple[object, ...]] | None = None,
+    unless: Mapping[str, object] | None = None,
     **kwargs: Any,
 ) -> Any:
     """A key of a section.
@@ -37,11 +38,14 @@ def key(
         later: earlier versions did not have it: outside the fingerprint while it has its default,
             so that their runs resume.
         needs: key of the same section -> the values with which this one has an effect.
+        unless: key of the same section -> the value with which this one has none.
         kwargs: as for pydantic's `Field`.
     """
     extra: dict[str, Any] = {"fingerprint": fingerprint, "later": later}
     if needs:
         extra["needs"] = {name: list(values) for name, values in needs.items()}
+    if unless:
+        extra["unless"] = dict(unless)
     return Field(
         default, json_schema_extra={k: v for k, v in extra.items() if v is not (k == "fingerprint")}, **kwargs
     )
@@ -81,11 +85,27 @@ class Section(BaseModel):
 
     @classmethod
     def lacking(cls, name: str, values: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """What a key needs that these values do not have: other key -> its values that would do."""
+        """What takes a key its effect beside these values: other key -> its values that would do, none
+        if any other would.
+        """
         extra: Any = cls.model_fields[name].json_schema_extra or {}
         needs: dict[str, list[Any]] = extra.get("needs", {})
-        fields = cls.model_fields
-        return {k: v for k, v in needs.items() if values.get(k, fields[k].default) not in v}
+        unless: dict[str, Any] = extra.get("unless", {})
+
+        def beside(switch: str) -> Any:
+            return values.get(switch, cls.model_fields[switch].default)
+
+        missing = {
+            k: cls._possible(k, accepted) for k, accepted in needs.items() if beside(k) not in accepted
+        }
+        return missing | {k: [] for k, value in unless.items() if beside(k) == value}
+
+    @classmethod
+    def _possible(cls, name: str, values: list[Any]) -> list[Any]:
+        """Those of the values that a key can have: a section may narrow the choice of a base."""
+        annotation = cls.model_fields[name].annotation
+        choices = get_args(annotation) if get_origin(annotation) is Literal else values
+        return [value for value in values if value in choices]
 
     @model_validator(mode="before")
     @classmethod
@@ -98,7 +118,7 @@ class Section(BaseModel):
                 continue
             for switch, accepted in cls.lacking(name, given).items():
                 current = _plain(given.get(switch, cls.model_fields[switch].default))
-                options = " or ".join(f"{switch}={_plain(v)}" for v in accepted)
+                options = " or ".join(f"{switch}={_plain(v)}" for v in accepted) or f"another {switch}"
                 raise UserError(
                     f"{cls.path}.{name}",
                     given[name],
@@ -151,8 +171,11 @@ class ModelSpec(Section):
     ema_half_life: int = Field(
         default=10_000, ge=0, description="of the generator average, in samples; 0 is off"
     )
-    ema_ramp_up: float = Field(
-        default=0.05, gt=0, description="the half-life is at most this share of the samples shown so far"
+    ema_ramp_up: float = key(
+        0.05,
+        unless={"ema_half_life": 0},
+        gt=0,
+        description="the half-life is at most this share of the samples shown so far",
     )
 
     @property
@@ -204,7 +227,9 @@ class TrainSpec(Section):
     evaluate_every: int | None = Field(
         default=None, ge=1, description="in samples: measure against training images; null: never"
     )
-    evaluate_samples: int = Field(default=2_000, ge=100, description="in each such measurement")
+    evaluate_samples: int = key(
+        2_000, unless={"evaluate_every": None}, ge=100, description="in each such measurement"
+    )
     keep: Literal["last", "best"] = Field(
         default="last", description="the state that is exported; best: of the lowest FID measured"
     )
@@ -285,6 +310,10 @@ class TrainSpec(Section):
         return self
 
 
+_GPU = {"device": ("cuda",)}
+_ICEBERG = {"sink": ("iceberg",)}
+
+
 class GenerateSpec(Section):
     """What to generate and how it is cut into files. Which sinks there are, the modality says."""
 
@@ -305,11 +334,9 @@ class GenerateSpec(Section):
         description="bytes that the files of a shard should have, in place of shard_rows",
     )
     sink: str = Field(default="parquet", description="what writes the files of a shard")
-    catalog: str = outside(
-        "default", needs={"sink": ("iceberg",)}, description="as pyiceberg's settings name it"
-    )
+    catalog: str = outside("default", needs=_ICEBERG, description="as pyiceberg's settings name it")
     table: str | None = outside(
-        None, pattern=r"^[^.\s]+(\.[^.\s]+)+$", description="of sink=iceberg, as namespace.name"
+        None, needs=_ICEBERG, pattern=r"^[^.\s]+(\.[^.\s]+)+$", description="as namespace.name"
     )
     batch: int | None = outside(
         None, ge=1, description="samples in one call of the model; null: as the modality says"
@@ -317,9 +344,9 @@ class GenerateSpec(Section):
     workers: int = outside(1, ge=1)
     cpus_per_worker: float = outside(1, gt=0)
     device: Literal["cpu", "cuda"] = Field(default="cpu")
-    gpus_per_worker: float = outside(1.0, gt=0, le=1, description="0.5: two workers on a GPU")
+    gpus_per_worker: float = outside(1.0, needs=_GPU, gt=0, le=1, description="0.5: two workers on a GPU")
     gpu_memory_gb: float | None = outside(
-        None, gt=0, description="a worker takes no more of its GPU; null: all it wants"
+        None, needs=_GPU, gt=0, description="a worker takes no more of its GPU; null: all it wants"
     )
     max_attempts: int = outside(3, ge=1, description="at one shard, before it is a failure")
     start_timeout_s: float = outside(120.0, gt=0)
@@ -329,11 +356,11 @@ class GenerateSpec(Section):
 
     @model_validator(mode="after")
     def _iceberg_has_a_table(self) -> "GenerateSpec":
-        if (self.sink == "iceberg") != (self.table is not None):
+        if self.sink == "iceberg" and self.table is None:
             raise UserError(
                 "generate.table",
-                self.table,
-                "names the table of generate.sink=iceberg",
+                None,
+                "names the table of generate.sink=iceberg, and is not given",
                 "Set both, as in generate.sink=iceberg generate.table=synthetic.digits.",
             )
         return self

@@ -156,6 +156,9 @@ class TableSpec(Section):
         return names
 
 
+_OF_FILES = ("metadata", "names", "delimiter", "comment", "encoding", "nulls")
+
+
 class TableDataSpec(DataSpec):
     """Where the real rows are, and how they are read."""
 
@@ -170,6 +173,19 @@ class TableDataSpec(DataSpec):
         description="files with the rows kept from training, in place of a share",
     )
     table: TableSpec = later(TableSpec())
+
+    @model_validator(mode="after")
+    def _bundled_tables_are_no_files(self) -> "TableDataSpec":
+        for name in () if self.source == "table" else _OF_FILES:
+            value = getattr(self.table, name)
+            if value != TableSpec.model_fields[name].default:
+                raise UserError(
+                    f"data.table.{name}",
+                    value,
+                    f"says how files are read, and data.source={self.source} has none",
+                    "Drop it, or set data.source=table.",
+                )
+        return self
 
     @model_validator(mode="after")
     def _one_holdout(self) -> "TableDataSpec":
