@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tables import back, invented, load
 
 from genai_ray.errors import UserError
-from genai_ray.spec import GenerateSpec
 from genai_ray.table import modes, values
 from genai_ray.table.codec import TableCodec
 from genai_ray.table.source import TableData
+from genai_ray.table.spec import TableGenerateSpec
 
 FEW = settings(max_examples=15, deadline=None)
 
@@ -221,9 +221,9 @@ def test_constants_and_ids_come_back_as_they_were():
     assert len(set(ids)) == data.n
     assert all(len(i) == 6 and i.startswith("A-") for i in ids)
     assert all(100 <= i < 1000 for i in made["number_id"].to_pylist())
-    data.codec.check(GenerateSpec(samples=900))  # the strings have 10,000
+    data.codec.check(TableGenerateSpec(samples=900))  # the strings have 10,000
     with pytest.raises(UserError, match=r"number_id\.pattern.*has 900 ids.*901 rows"):
-        data.codec.check(GenerateSpec(samples=901))
+        data.codec.check(TableGenerateSpec(samples=901))
 
 
 def test_a_column_of_whole_days_stays_one():

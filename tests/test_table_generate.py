@@ -239,7 +239,7 @@ def test_shares_balance_a_table(folder: Path) -> None:
         ("[{where: {key: ORD-000001}, share: 1}]", "is an id"),
         ("[{where: {ordered: 2031-01-01}, share: 1}]", "must lie in"),
         ("[{where: {net: 31.337}, share: 1}]", "is met by 0 of 4096 trial rows"),
-        ("asked.csv", "is not for tables"),
+        ("asked.csv", "input should be a valid tuple"),
     ],
 )
 def test_bad_conditions(folder: Path, asked: str, message: str) -> None:

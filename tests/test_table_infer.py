@@ -13,9 +13,8 @@ import pytest
 from tables import load, load_csv, spec_of
 
 from genai_ray.errors import UserError
-from genai_ray.spec import GenerateSpec
 from genai_ray.table.source import describe_file, load_table
-from genai_ray.table.spec import ColumnSpec, TableSpec
+from genai_ray.table.spec import ColumnSpec, TableGenerateSpec, TableSpec
 
 N = 60
 
@@ -143,10 +142,10 @@ def test_a_pattern_may_make_longer_ids_than_there_are(tmp_path: Path):
     text = csv_of({"x": [f"a{i:02}" for i in range(N)], **OTHER})
     data = load_csv(tmp_path / "t.csv", text)
     with pytest.raises(UserError, match=r"has 100 ids, and 5000 .* such as a\[0-9\]\{4\}"):
-        data.codec.check(GenerateSpec(samples=5000))
+        data.codec.check(TableGenerateSpec(samples=5000))
     # What the message says can be done.
     wider = load_csv(tmp_path / "t.csv", text, columns={"x": {"pattern": "a[0-9]{4}"}})
-    wider.codec.check(GenerateSpec(samples=5000))
+    wider.codec.check(TableGenerateSpec(samples=5000))
 
 
 def test_a_column_can_be_left_out(tmp_path: Path):

@@ -144,7 +144,7 @@ def test_each_phase_moves_its_net_and_no_other(preset: str, shop: TableData) -> 
 
 @pytest.mark.parametrize("preset", ["tvae", "table_ar"])
 def test_training_lowers_the_loss(preset: str, shop: TableData) -> None:
-    made = family(preset, shop, dropout=0.0, learning_rate=0.01)
+    made = family(preset, shop, learning_rate=0.01)
     phase, batch = made.phases[0], batch_of(shop, 200, False)
     optimizer = torch.optim.Adam(made.nets.parameters(), lr=0.01)
     losses = []

@@ -528,7 +528,7 @@ PRESETS: dict[str, Preset] = {
         values=_VAE | {"posterior": "point", "prior": "mixture", "beta": 0.02, "decoder_decay": 1e-6},
     ),
     "vae_gan": Preset(
-        about="VAE whose reconstruction is measured by a discriminator's features: sharper samples",
+        about="VAE whose reconstruction error is in the features of a discriminator: sharper samples",
         source="Larsen et al. 2016, arXiv 1512.09300",
         values=_VAE
         | {

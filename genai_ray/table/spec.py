@@ -382,7 +382,7 @@ class TableRun(Spec):
 
 PRESETS: dict[str, Preset] = {
     "ctgan": Preset(
-        about="GAN for tables: asked for one category at a time, which it sees more often if rare",
+        about="GAN for tables: conditioned on one category at a time, rare ones more often",
         source="Xu et al. 2019, arXiv 1907.00503; Lin et al. 2018, arXiv 1712.04086 (packing); "
         "Karras et al. 2020, arXiv 1912.04958 (penalty at every fourth step)",
         values={
