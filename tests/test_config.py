@@ -251,17 +251,6 @@ def test_classes_need_a_conditional_model(tmp_path: Path, override: str):
     [
         (["evaluate.gates.fid_inception_max=9"], "evaluate.gates.fid_inception_max", "evaluate.inception"),
         (["evaluate.inception=x.pth"], "evaluate.inception_samples", "generate.samples=50000"),
-        (
-            [
-                "evaluate.inception=x.pth",
-                "generate.samples=50_000",
-                "data.source=folder",
-                "data.root=x",
-                "data.ingest=stream",
-            ],
-            "evaluate.inception",
-            "data.ingest=resident",
-        ),
     ],
 )
 def test_published_figures_have_conditions(tmp_path: Path, overrides: list[str], field: str, remedy: str):

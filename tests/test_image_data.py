@@ -460,7 +460,7 @@ def test_a_corrupt_cell_is_named_or_counted(tmp_path: Path, bad: bytes | None):
     with pytest.raises(UserError, match="row 2"):
         parquet(tmp_path)
     data = parquet(tmp_path, on_corrupt="skip")
-    assert data.skipped == ("row 2",)
+    assert data.skipped == ("one.parquet row 2",)
     expected = dict(zip([a.tobytes() for a in ARRAYS], "ababab", strict=True))
     assert images_with_labels(data) == expected
 
@@ -559,4 +559,4 @@ def test_floats_are_pixels_in_0_to_1_and_nan_is_named(tmp_path: Path):
     raw_floats(tmp_path / "a.parquet", images)
     with pytest.raises(UserError, match=r"row 7.*1 of 64 floats are not in 0..1, the first is nan"):
         parquet(tmp_path)
-    assert parquet(tmp_path, on_corrupt="skip").skipped == ("row 7",)
+    assert parquet(tmp_path, on_corrupt="skip").skipped == ("a.parquet row 7",)

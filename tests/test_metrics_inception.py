@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import small_spec
+from conftest import load_resident, small_spec
 from torch import Tensor, nn
 
 from genai_ray.errors import UserError
 from genai_ray.image import inception
 from genai_ray.image.inception import Inception, build, read_weights, resize
-from genai_ray.image.source import load_images
 from genai_ray.metrics.fidelity import frechet_distance
 
 RANDOM = np.random.default_rng(0)
@@ -126,7 +125,7 @@ def test_a_report_with_published_features(
     result = run(spec).evaluate
     assert result.fake["fid_inception"] > result.real["fid_inception"] > 0
     # Held-out images beside the whole training set, with its other number of images.
-    data = load_images(spec.data)
+    data = load_resident(spec.data)
     network = Inception(weights)
     expected = frechet_distance(network.features(data.train_images), network.features(data.holdout_images))
     assert result.real["fid_inception"] == pytest.approx(expected, rel=1e-2)

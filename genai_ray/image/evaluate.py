@@ -15,9 +15,8 @@ from genai_ray.image.extractor import Extractor, kept_extractor
 from genai_ray.image.inception import Inception, read_weights
 from genai_ray.image.metrics import METRICS
 from genai_ray.image.rows import ImageRead
-from genai_ray.image.source import ImageData
+from genai_ray.image.source import Arrays, ImageData, in_memory
 from genai_ray.image.spec import ImageRun
-from genai_ray.image.stream import ImageStream
 from genai_ray.metrics.fidelity import frechet_distance, kernel_distance, prdc
 from genai_ray.metrics.memorisation import copy_rates, duplicate_rate, nearest
 from genai_ray.modality import Data, Evaluator, Measured, Outputs, Read, Shipped, named
@@ -104,17 +103,18 @@ def near_copies(compared: Compared) -> float:
 def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
     """Measure the images of a finished data set beside held-out and training ones."""
     assert isinstance(spec, ImageRun)
-    assert isinstance(data, ImageData | ImageStream)
+    assert isinstance(data, ImageData)
+    arrays = in_memory(data)
     settings, manifest = spec.evaluate, shipped.manifest
     weights = read_weights(settings.inception) if settings.inception else None
     codec = ImageCodec.from_json(manifest.card["codec"])
-    extractor = feature_extractor(shipped.run, data)
+    extractor = feature_extractor(shipped.run, arrays)
     wanted = settings.samples if weights is None else max(settings.samples, settings.inception_samples)
     encoding = manifest.fields["generate.encoding"]
     many, labels, repeated = _read(shipped.files, codec, encoding, wanted, settings.duplicate_rows)
     images = many[: settings.samples]
     labels = None if labels is None else labels[: settings.samples]
-    holdout, train = (_choose(i, settings.samples) for i in (data.holdout_images, data.train_images))
+    holdout, train = (_choose(i, settings.samples) for i in (arrays.holdout_images, arrays.train_images))
     n = min(len(holdout), len(train), len(images))
     inception: tuple[float | None, float | None] = (None, None)
     if weights is not None:
@@ -122,14 +122,14 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
         inception = network.distances(
             data.train_images, many[: settings.inception_samples], data.holdout_images
         )
-    copies = copy_rates(data.train_images, holdout, images[:n])
+    copies = copy_rates(arrays.train_images, holdout, images[:n])
     reference = extractor.features(holdout[:n])
     fake = Compared(
         reference=reference,
         features=extractor.features(images[:n]),
         k=settings.k,
         images=images,
-        labels=None if data.holdout_labels is None else labels,
+        labels=None if arrays.holdout_labels is None else labels,
         extractor=extractor,
         repeated=repeated,
         copies=copies["fake"],
@@ -139,10 +139,10 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
         reference=reference,
         features=extractor.features(train[:n]),
         k=settings.k,
-        images=data.holdout_images,
-        labels=None if labels is None else data.holdout_labels,
+        images=arrays.holdout_images,
+        labels=None if labels is None else arrays.holdout_labels,
         extractor=extractor,
-        repeated=duplicate_rate(data.train_images),
+        repeated=duplicate_rate(arrays.train_images),
         copies=copies["real"],
         inception=inception[1],
     )
@@ -151,8 +151,8 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
     samples = image_grid(images[:100], columns=_PREVIEW_COLUMNS)
 
     def page(published: bool, scores: list[Score]) -> str:
-        _, closest = nearest(images[:_PAIRS], data.train_images)
-        pairs = pair_grid(data.train_images[closest], images[:_PAIRS], columns=_PREVIEW_COLUMNS)
+        _, closest = nearest(images[:_PAIRS], arrays.train_images)
+        pairs = pair_grid(arrays.train_images[closest], images[:_PAIRS], columns=_PREVIEW_COLUMNS)
         return render_html(
             Report(
                 title=f"{spec.name}: {manifest.rows:,} synthetic images",
@@ -183,7 +183,7 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
             "generated": manifest.rows,
             "compared": n,
             "train": data.n,
-            "holdout": len(data.holdout_images),
+            "holdout": len(arrays.holdout_images),
         },
         page=page,
         record={
@@ -199,7 +199,7 @@ def _values(compared: Compared) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def feature_extractor(run: Store, data: ImageData | ImageStream) -> Extractor:
+def feature_extractor(run: Store, data: Arrays) -> Extractor:
     """The feature extractor of this data, trained once for a run and kept beside its reports."""
     classes = data.codec.label_width
     return kept_extractor(run, data.digest, data.train_images, data.train_labels, classes)
@@ -250,9 +250,10 @@ class ImageMonitor:
 
     def __init__(self, spec: Spec, store: Store, data: Data):
         assert isinstance(spec, ImageRun)
-        assert isinstance(data, ImageData | ImageStream)
-        images = data.train_images
-        self.extractor = feature_extractor(store, data)
+        assert isinstance(data, ImageData)
+        arrays = in_memory(data)
+        images = arrays.train_images
+        self.extractor = feature_extractor(store, arrays)
         n = min(len(images), spec.train.evaluate_samples)
         order = np.argsort(rng.permute(0, rng.Stream.EVALUATE, np.arange(len(images)), len(images)))
         self.real = self.extractor.features(images[order[:n]])

@@ -9,7 +9,7 @@ be the published `weights-inception-2015-12-05-6726825d.pth`.
 import hashlib
 import io
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -51,6 +51,14 @@ def read_weights(uri: str) -> bytes:
     return data
 
 
+class Images(Protocol):
+    """Images (n, H, W, C), in memory or read where they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> NDArray[np.uint8]: ...
+
+
 class Inception:
     """Images -> the 2,048 values of the last pooling layer."""
 
@@ -68,16 +76,14 @@ class Inception:
         pixels = resize(pixels.expand(-1, 3, -1, -1), _SIZE)
         return self.network((pixels - 128) / 128).cpu().numpy()
 
-    def moments(self, images: NDArray[np.uint8], batch: int = 64) -> Moments:
+    def moments(self, images: Images, batch: int = 64) -> Moments:
         """Of the features of any number of images, in memory for one batch."""
         total = Moments(0, np.zeros(DIMENSIONS), np.zeros((DIMENSIONS, DIMENSIONS)))
         for start in range(0, len(images), batch):
             total += Moments.of(self.features(images[start : start + batch]))
         return total
 
-    def distances(
-        self, train: NDArray[np.uint8], generated: NDArray[np.uint8], holdout: NDArray[np.uint8]
-    ) -> tuple[float, float]:
+    def distances(self, train: Images, generated: Images, holdout: Images) -> tuple[float, float]:
         """FID of generated images and of held-out real ones, each against the training set."""
         against = self.moments(train)
         return (

@@ -16,6 +16,7 @@ from genai_ray.spec.sections import (
     Spec,
     absolute,
     key,
+    later,
     outside,
 )
 
@@ -48,24 +49,26 @@ class ImageDataSpec(DataSpec):
     download: bool = outside(
         True, needs={"source": _TORCHVISION}, description="let torchvision fetch what data.root lacks"
     )
-    # In the fingerprint: a stream shows Parquet in another order than memory does.
-    ingest: Literal["auto", "resident", "stream"] = Field(
-        default="auto", description="hold all decoded images in memory, or decode while training"
-    )
-    resident_gb: float = Field(
-        default=4.0, gt=0, description="auto streams a folder or Parquet that decodes to more"
+    # In the fingerprint: images that decode to more are shown in another order.
+    cache_gb: float = later(
+        20.0,
+        needs={"source": _FILES},
+        gt=0,
+        description="decoded images that the disk of a node may keep, if they lie on S3",
     )
 
-    @model_validator(mode="after")
-    def _a_stream_needs_files(self) -> "ImageDataSpec":
-        if self.ingest == "stream" and self.source not in ("folder", "parquet"):
-            raise UserError(
-                "data.ingest",
-                self.ingest,
-                f"cannot stream the source {self.source}",
-                "Use data.ingest=auto, or data.source=folder or parquet.",
-            )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _images_are_decoded_once(cls, values: Any) -> Any:
+        for name in ("ingest", "resident_gb"):
+            if isinstance(values, Mapping) and name in values:
+                raise UserError(
+                    f"data.{name}",
+                    cast(Any, values[name]),
+                    "is of an earlier version: images are decoded once now, into the run",
+                    "Drop the key; data.cache_gb bounds what a node keeps of them.",
+                )
+        return values
 
     @model_validator(mode="after")
     def _root_where_needed(self) -> "ImageDataSpec":
@@ -374,24 +377,6 @@ class ImageRun(Spec):
                 evaluate.inception_samples,
                 f"is more than generate.samples={self.generate.samples}",
                 f"Set generate.samples={evaluate.inception_samples}, or take fewer and say so.",
-            )
-        if self.data.ingest == "stream":
-            raise UserError(
-                "evaluate.inception",
-                evaluate.inception,
-                "compares with every training image, and data.ingest=stream keeps few",
-                "Set data.ingest=resident.",
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _a_stream_needs_ray(self) -> "ImageRun":
-        if self.data.ingest == "stream" and not self.train.workers:
-            raise UserError(
-                "data.ingest",
-                self.data.ingest,
-                "needs Ray to decode, and train.workers=0 trains without it",
-                "Set train.workers=1 or more, or data.ingest=resident.",
             )
         return self
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,8 +43,6 @@ class TableData:
     scalars: NDArray[np.float32]
     by_condition: bool = False
     skipped: tuple[str, ...] = ()
-
-    resident: ClassVar[bool] = True
 
     @property
     def n(self) -> int:
