@@ -223,10 +223,10 @@ def test_a_killed_spool_resumes_to_the_same_bytes(tmp_path: Path):
     opened(spec, tmp_path / "whole")
     code = f"""
 from genai_ray.image.spec import ImageDataSpec
-from genai_ray.image import spool
+from genai_ray.image import source, spool
 from genai_ray.storage import Store
 spool._SHARD_ITEMS = 7
-spool.open_spool(ImageDataSpec(source="folder", root={spec.root!r}), Store({str(tmp_path / "killed")!r}))
+source.load_images(ImageDataSpec(source="folder", root={spec.root!r}), Store({str(tmp_path / "killed")!r}))
 """
     kill_when(lambda: list((tmp_path / "killed").rglob("shard-000003.json")), code)
     assert not list((tmp_path / "killed").rglob("spool.json"))
@@ -539,12 +539,12 @@ def measured(code: str, *arguments: str) -> dict[str, Any]:
 _PREPARE = """
 import json, resource, sys
 from genai_ray.image.spec import ImageDataSpec
-from genai_ray.image.spool import open_spool
+from genai_ray.image.source import load_images
 from genai_ray.storage import Store
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-spool = open_spool(ImageDataSpec(source="folder", root=sys.argv[1], size=64), Store(sys.argv[2]))
+data = load_images(ImageDataSpec(source="folder", root=sys.argv[1], size=64), Store(sys.argv[2]))
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(json.dumps({"n": len(spool.shards), "grown": grown * 1024}))
+print(json.dumps({"n": data.n + data.holdout_n, "grown": grown * 1024}))
 """
 
 

@@ -1,18 +1,17 @@
 """Objects of S3 on the disk of a node: fetched once, shared by its processes, within a limit."""
 
 import contextlib
-import fcntl
 import os
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
+
+from filelock import FileLock, Timeout
 
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.storage import Store, StoreUnavailableError
 
 _LOCKS = 64
-_LOCK_DEADLINE_S = 300.0
+_DEADLINE_S = 300.0  # for a lock, which a process that dies gives back
 
 
 def fetched(store: Store, name: str, nbytes: int, folder: str, limit: int) -> Path:
@@ -29,16 +28,18 @@ def fetched(store: Store, name: str, nbytes: int, folder: str, limit: int) -> Pa
     path = root / folder / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(root / f".lock-{crc32(name.encode()) % _LOCKS}"):
+        with FileLock(root / f".lock-{crc32(name.encode()) % _LOCKS}", timeout=_DEADLINE_S):
             if path.exists():
                 os.utime(path)
                 return path
             content = store.read(name)
-            with _locked(root / ".lock"):  # or two would take the same room
+            with FileLock(root / ".lock", timeout=_DEADLINE_S):  # or two would take the same room
                 _make_room(root, limit - nbytes)
                 Store(str(path.parent)).put(name, content)
     except (StoreUnavailableError, FileNotFoundError):
         raise
+    except Timeout as error:
+        raise IncompleteError(f"{error}: another process held it; the same command resumes") from None
     except OSError as error:
         raise UserError(
             "data.cache_gb",
@@ -61,22 +62,3 @@ def _make_room(root: Path, room: int) -> None:
             return
         path.unlink(missing_ok=True)
         total -= size
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock between the processes of a node; one that dies gives it back."""
-    deadline = time.monotonic() + _LOCK_DEADLINE_S
-    with path.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise IncompleteError(
-                        f"{path}: another process held it for {_LOCK_DEADLINE_S:g} s; "
-                        "the same command resumes"
-                    ) from None
-                time.sleep(0.02)
-        yield

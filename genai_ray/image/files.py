@@ -38,13 +38,14 @@ class Source:
     """The items of a source, N of them.
 
     stamp: digest of object names, sizes and versions. nbytes: (N,) of each item, as stored.
-    pieces: items start..stop as JSON values that `items` reads on any node. labels: class numbers and
-    names of the items of a mask (N,); None and None without classes.
+    pieces: items start..stop as JSON values that `items` reads on any node. labelled: whether there are
+    classes. labels: class numbers and names of the items of a mask (N,), or None and None.
     """
 
     stamp: str
     nbytes: NDArray[np.int64]
     pieces: Callable[[int, int], Pieces]
+    labelled: bool
     labels: Callable[[NDArray[np.bool_]], Labels]
 
 
@@ -117,7 +118,8 @@ def _folder(spec: ImageDataSpec) -> Source:
         return np.array([number[k.split("/")[0]] for k in keys], np.int64)[kept], classes
 
     nbytes = np.array([listing[k][0] for k in keys], np.int64)
-    return Source(_stamp(listing, keys), nbytes, lambda a, b: [[k] for k in keys[a:b]], labels)
+    pieces = [[key] for key in keys]
+    return Source(_stamp(listing, keys), nbytes, lambda a, b: pieces[a:b], classes is not None, labels)
 
 
 def _sub_folders(spec: ImageDataSpec, keys: Sequence[str]) -> tuple[str, ...] | None:
@@ -127,21 +129,13 @@ def _sub_folders(spec: ImageDataSpec, keys: Sequence[str]) -> tuple[str, ...] | 
         UserError: if there is no image, or there are both kinds.
     """
     if not keys:
-        raise UserError(
-            "data.root",
-            spec.root,
-            f"must hold images ({', '.join(SUFFIXES)}), and holds none",
-            "Check the path; classes are sub-folders.",
-        )
+        rule = f"must hold images ({', '.join(SUFFIXES)}), and holds none"
+        raise _root_error(spec, rule, "Check the path; classes are sub-folders.")
     nested = [k for k in keys if "/" in k]
     if nested and len(nested) < len(keys):
         loose = next(k for k in keys if "/" not in k)
-        raise UserError(
-            "data.root",
-            spec.root,
-            f"has images both beside ({loose}) and in ({nested[0]}) sub-folders",
-            "Put every image in the sub-folder of its class, or none.",
-        )
+        rule = f"has images both beside ({loose}) and in ({nested[0]}) sub-folders"
+        raise _root_error(spec, rule, "Put every image in the sub-folder of its class, or none.")
     return tuple(sorted({k.split("/")[0] for k in keys})) if nested else None
 
 
@@ -149,12 +143,9 @@ def _read_file(spec: ImageDataSpec, key: str) -> bytes:
     try:
         return _store(str(spec.root)).read(key)
     except FileNotFoundError as error:
-        raise UserError(
-            "data.root",
-            spec.root,
-            f"must stay as it was, and be seen by every node ({error})",
-            "Restore the file; on several nodes use an s3:// URI or a shared folder.",
-        ) from None
+        rule = f"must stay as it was, and be seen by every node ({error})"
+        remedy = "Restore the file; on several nodes use an s3:// URI or a shared folder."
+        raise _root_error(spec, rule, remedy) from None
 
 
 # --- Parquet -------------------------------------------------------------------------------------
@@ -164,11 +155,10 @@ def _parquet(spec: ImageDataSpec) -> Source:
     store, name = _parquet_root(spec)
     listing = _listing(spec, store, name)
     keys = [k for k in sorted(listing) if k == name or (not name and k.endswith(".parquet"))]
+    if name and not keys:
+        raise _unreadable(spec, FileNotFoundError(f"there is no {spec.root}"))
     if not keys:
-        missing = UserError(
-            "data.root", spec.root, "must hold .parquet files, and holds none", "Check the path."
-        )
-        raise _unreadable(spec, FileNotFoundError(f"there is no {spec.root}")) if name else missing
+        raise _root_error(spec, "must hold .parquet files, and holds none", "Check the path.")
     files = [(key, *listing[key]) for key in keys]
     try:
         with ThreadPoolExecutor(_READERS) as pool:
@@ -188,7 +178,7 @@ def _parquet(spec: ImageDataSpec) -> Source:
             before += group.num_rows
     ends = np.cumsum([rows for *_, rows in groups])
     if not len(ends) or not ends[-1]:
-        raise UserError("data.root", spec.root, "must hold rows, and holds none", "Check the path.")
+        raise _root_error(spec, "must hold rows, and holds none", "Check the path.")
 
     def pieces(start: int, stop: int) -> Pieces:
         first, last = np.searchsorted(ends, [start, stop - 1], "right")
@@ -203,7 +193,8 @@ def _parquet(spec: ImageDataSpec) -> Source:
         _stamp(listing, keys),
         np.concatenate(nbytes),
         pieces,
-        lambda kept: _label_column(spec, files, schema, kept),
+        spec.label_column in schema.names,
+        partial(_label_column, spec, files, schema),
     )
 
 
@@ -242,16 +233,11 @@ def _common_schema(spec: ImageDataSpec, keys: list[str], footers: list[Any]) -> 
     for key, footer in zip(keys, footers, strict=True):
         other = footer.schema.to_arrow_schema()
         if _raw_shape(spec, other, key) != shape:
-            raise UserError(
-                "data.root",
-                spec.root,
-                f"holds images in another form in {key}",
-                "Keep files of one form together.",
-            )
+            rule = f"holds images in another form in {key}"
+            raise _root_error(spec, rule, "Keep files of one form together.")
         if other.get_field_index(spec.label_column) != schema.get_field_index(spec.label_column):
-            raise UserError(
-                "data.root", spec.root, f"has other columns in {key}", "Keep files of one schema together."
-            )
+            rule = f"has other columns in {key}"
+            raise _root_error(spec, rule, "Keep files of one schema together.")
     return schema
 
 
@@ -327,7 +313,11 @@ def _class_names(spec: ImageDataSpec, schema: pa.Schema) -> tuple[str, ...] | No
 
 
 def _unreadable(spec: ImageDataSpec, error: Exception) -> UserError:
-    return UserError("data.root", spec.root, f"must be readable Parquet ({error})", "Check the file.")
+    return _root_error(spec, f"must be readable Parquet ({error})", "Check the file.")
+
+
+def _root_error(spec: ImageDataSpec, rule: str, remedy: str) -> UserError:
+    return UserError("data.root", spec.root, rule, remedy)
 
 
 # --- objects in a store --------------------------------------------------------------------------
@@ -342,7 +332,7 @@ def _store(uri: str) -> Store:
 def _listing(spec: ImageDataSpec, store: Store, prefix: str = "") -> dict[str, tuple[int, str]]:
     listing, folder = store.listing(prefix), store.path()
     if folder is not None and not folder.is_dir():
-        raise UserError("data.root", spec.root, "must be a folder that exists", "Check the path.")
+        raise _root_error(spec, "must be a folder that exists", "Check the path.")
     return listing
 
 

@@ -20,8 +20,9 @@ from PIL import Image
 from genai_ray import rng
 from genai_ray.errors import UserError
 from genai_ray.image.codec import ImageCodec
+from genai_ray.image.files import list_source
 from genai_ray.image.spec import ImageDataSpec, ImageRun
-from genai_ray.image.spool import Rows, open_spool
+from genai_ray.image.spool import Rows, Spool, open_spool
 from genai_ray.order import Blocks, rows_at, split
 from genai_ray.spec import Spec
 from genai_ray.storage import Store
@@ -106,16 +107,17 @@ def load_images(spec: ImageDataSpec, run: Store, *, conditional: bool = False) -
     Raises:
         UserError: for a source that is missing, empty, corrupt, or without the classes asked for.
     """
-    source = _SOURCES.get(spec.source)
-    data = source(spec) if source else _spooled(spec, run)
-    if conditional and data.codec.classes is None:
+    if spec.source in _SOURCES:
+        return _SOURCES[spec.source](spec)  # all of which have labels
+    source = list_source(spec)
+    if conditional and not source.labelled:
         raise UserError(
             "model.conditional",
             True,
-            f"needs labels, but {spec.root or spec.source} has none",
+            f"needs labels, but {spec.root} has none",
             "Put each class in a sub-folder (or a label column), or set model.conditional=false.",
         )
-    return data
+    return _spooled(spec, open_spool(spec, source, run))
 
 
 def in_memory(data: Arrays | Spooled) -> Arrays:
@@ -143,8 +145,7 @@ def _choice(
 # --- sources -------------------------------------------------------------------------------------
 
 
-def _spooled(spec: ImageDataSpec, run: Store) -> Spooled:
-    spool = open_spool(spec, run)
+def _spooled(spec: ImageDataSpec, spool: Spool) -> Spooled:
     shards, labels = spool.shards, spool.labels
     train, holdout = split(spec.holdout, len(shards), "image")
     blocks = None

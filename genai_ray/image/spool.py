@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -64,14 +64,13 @@ class Spool:
     digest: str
 
 
-def open_spool(spec: ImageDataSpec, run: Store) -> Spool:
-    """The spool of a folder or Parquet; what is missing of it is made first.
+def open_spool(spec: ImageDataSpec, source: Source, run: Store) -> Spool:
+    """The spool of a source; what is missing of it is made first.
 
     Raises:
-        UserError: for a source that is missing, empty, corrupt, or without one shape.
+        UserError: for a source that is corrupt, or without one shape.
         IncompleteError: if the Ray job fails.
     """
-    source = list_source(spec)
     store = run.at(f"spool/{_key(spec, source)}")
     try:
         header = json.loads(store.read("spool.json"))
@@ -114,6 +113,9 @@ class _Record:
 
 def _prepare(spec: ImageDataSpec, source: Source, store: Store) -> dict[str, Any]:
     """Write the shards that are missing, then labels and header; returns the header."""
+    kept = np.ones(len(source.nbytes), bool)
+    if spec.on_corrupt == "fail":
+        source.labels(kept)  # what is wrong with them is said before anything is decoded
     if "://" not in str(spec.root):  # tasks run in folders of their own
         spec = spec.model_copy(update={"root": str(Path(str(spec.root)).resolve())})
     cuts = _cuts(spec, source.nbytes)
@@ -137,7 +139,6 @@ def _prepare(spec: ImageDataSpec, source: Source, store: Store) -> dict[str, Any
         raise UserError(
             "data.root", spec.root, "changed while it was read", "Run again when nothing writes there."
         )
-    kept = np.ones(len(source.nbytes), bool)
     kept[[cut + i for cut, record in zip(cuts, records, strict=False) for i, _ in record.skipped]] = False
     labels, classes = source.labels(kept)
     codec = replace(common_codec(spec, sizes, modes), classes=classes)
@@ -349,39 +350,44 @@ def _task(batch: dict[str, NDArray[Any]], *, spec: ImageDataSpec, uri: str) -> d
 # --- reading -------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
 class Shards:
     """The rows of a finished spool, memory-mapped. Pickled, it is as small as its list of shards.
 
-    Args:
-        rows, channels: of each shard. contents: SHA-256 of all. cache: bytes of them that a node keeps
-            if they lie on S3.
+    rows, channels: of each shard. contents: SHA-256 of all. cache: bytes of them that a node keeps if
+    they lie on S3.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        codec: ImageCodec,
-        rows: Sequence[int],
-        channels: Sequence[int],
-        contents: str,
-        cache: int,
-    ):
-        self._arguments = (store, codec, rows, channels, contents, cache)
-        self.store, self.codec, self.channels, self.cache = store, codec, channels, cache
-        self.ends = np.cumsum(rows)
-        self.contents = contents
-        self._maps: dict[int, NDArray[np.uint8]] = {}
-        self._ahead: list[int] = []
+    store: Store
+    codec: ImageCodec
+    rows: Sequence[int]
+    channels: Sequence[int]
+    contents: str
+    cache: int
 
     def __reduce__(self) -> Any:
-        return Shards, self._arguments
+        return Shards, (self.store, self.codec, self.rows, self.channels, self.contents, self.cache)
+
+    @cached_property
+    def ends(self) -> NDArray[np.int64]:
+        """(S,) rows up to and with each shard."""
+        return np.cumsum(self.rows)
+
+    @cached_property
+    def _maps(self) -> dict[int, NDArray[np.uint8]]:
+        return {}
+
+    @cached_property
+    def _ahead(self) -> list[int]:
+        """The shards that were fetched ahead last."""
+        return []
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
     @property
     def nbytes(self) -> int:
-        return self.codec.size**2 * int(np.dot(np.diff(self.ends, prepend=0), self.channels))
+        return self.codec.size**2 * int(np.dot(self.rows, self.channels))
 
     @property
     def window(self) -> int | None:
@@ -394,9 +400,10 @@ class Shards:
         """Some rows (N, H, W, C), in memory of their own."""
         shards, within = self._places(rows)
         present = np.unique(shards).tolist()
-        if self.store.path() is None and len(present) > 1:
+        missing = [shard for shard in present if shard not in self._maps]
+        if self.store.path() is None and len(missing) > 1:
             with ThreadPoolExecutor(_FETCHERS) as pool:
-                list(pool.map(self._map, present))
+                list(pool.map(self._map, missing))
         images = np.empty((len(rows), self.codec.size, self.codec.size, self.codec.channels), np.uint8)
         for shard in present:
             chosen = shards == shard
@@ -423,7 +430,7 @@ class Shards:
         wanted = shards.tolist()
         if self.store.path() is not None or wanted == self._ahead:
             return
-        self._ahead = wanted
+        self._ahead[:] = wanted
 
         def fetch() -> None:
             with contextlib.suppress(Exception):  # met again, and raised, by who reads the shard
@@ -440,7 +447,7 @@ class Shards:
     def _map(self, shard: int) -> NDArray[np.uint8]:
         if (known := self._maps.get(shard)) is not None:
             return known
-        shape = (self._count(shard), self.codec.size, self.codec.size, self.channels[shard])
+        shape = (self.rows[shard], self.codec.size, self.codec.size, self.channels[shard])
         for _ in range(_TRIES):
             # Another process may remove a file of the cache before it is mapped; after that it may.
             with contextlib.suppress(FileNotFoundError):
@@ -456,11 +463,8 @@ class Shards:
             "On several nodes use an s3:// URI or a shared folder; or delete the folder spool of the run.",
         )
 
-    def _count(self, shard: int) -> int:
-        return int(self.ends[shard] - (self.ends[shard - 1] if shard else 0))
-
     def _path(self, shard: int) -> Path:
-        nbytes = self._count(shard) * self.codec.size**2 * self.channels[shard]
+        nbytes = self.rows[shard] * self.codec.size**2 * self.channels[shard]
         local = self.store.path(_name(shard))
         return local or fetched(self.store, _name(shard), nbytes, self.contents[:32], self.cache)
 
