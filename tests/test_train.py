@@ -19,7 +19,7 @@ from conftest import kill_when, small_spec
 from genai_ray import spec as specs
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.image.codec import ImageCodec
-from genai_ray.image.source import ImageData, load
+from genai_ray.image.source import ImageData, in_memory, load
 from genai_ray.runs import read_metrics
 from genai_ray.spec import Spec
 from genai_ray.storage import Store
