@@ -31,12 +31,7 @@ from genai_ray.training.state import State
 MODELS: dict[str, dict[str, Any]] = {
     "dcgan width 16": {"preset": "dcgan", "conditional": True, "width": 16},
     "mlp_gan": {"preset": "mlp_gan", "dropout": 0.0},
-    "mlp_gan, gradient penalty": {
-        "preset": "mlp_gan",
-        "dropout": 0.0,
-        "loss": "wasserstein",
-        "penalty": "gradient",
-    },
+    "mlp_gan, gradient penalty": {"preset": "mlp_gan", "dropout": 0.0, "loss": "wasserstein", "penalty": "gradient"},
 }
 BATCH = 128
 
@@ -96,14 +91,11 @@ def process(rank: int, port: int, steps: int, rounds: int) -> None:
                 wrapped = None
                 if way == "ddp":
                     wrapped = {
-                        k: DistributedDataParallel(n, forward_sync_buffers=False)
-                        for k, n in state.family.nets.items()
+                        k: DistributedDataParallel(n, forward_sync_buffers=False) for k, n in state.family.nets.items()
                     }
                 first = step(state, wrapped, part, 0, reduction)
                 if round_number == 0:
-                    whole = step(
-                        state_of(values), None, slice(0, BATCH), 0, Reduction(1, torch.device("cpu"))
-                    )
+                    whole = step(state_of(values), None, slice(0, BATCH), 0, Reduction(1, torch.device("cpu")))
                     # The first phase only: after it the optimisers have moved.
                     errors[way] = max(
                         ((first[k] - g).norm() / g.norm().clamp_min(1e-12)).item()

@@ -298,11 +298,7 @@ def driver(folder: str) -> None:
     for shards in (2_000, 20_000):
         values = prepare(folder, 8, 1, tiny, sink="discard", shard_rows=1, samples=shards, batch=1)
         done = subprocess.run(
-            [sys.executable, "-c", DRIVER, json.dumps(values)],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=580,
+            [sys.executable, "-c", DRIVER, json.dumps(values)], check=True, capture_output=True, text=True, timeout=580
         )
         seconds, peak = map(float, done.stdout.split()[-2:])
         runs[shards] = seconds, peak
@@ -320,9 +316,7 @@ def page(folder: str) -> None:
 
     size, channels, model = CASES["dcgan 32, 64x64x3"]
     for encoding in ("png", "jpeg"):
-        values = prepare(
-            folder, size, channels, model, encoding=encoding, samples=10**9, shard_bytes=256_000_000
-        )
+        values = prepare(folder, size, channels, model, encoding=encoding, samples=10**9, shard_bytes=256_000_000)
         print(f"page    {encoding}", json.dumps(estimate(modalities.parse(values))), flush=True)
 
 

@@ -102,8 +102,7 @@ def eager(spec: Spec, images: ImageData) -> float:
             for name, net in family.nets.items():
                 net.requires_grad_(name == phase.net)
             draws = Draws(
-                torch.randn(batch, family.latent, device=device),
-                torch.rand(batch, family.uniforms, device=device),
+                torch.randn(batch, family.latent, device=device), torch.rand(batch, family.uniforms, device=device)
             )
             loss, _ = family.loss(phase, given, draws, Moment(number, number * batch))
             state.optimizers[phase.net].zero_grad()
@@ -125,9 +124,7 @@ def work(spec: Spec, images: ImageData) -> float:
     for phase in family.phases:
         for name, net in family.nets.items():
             net.requires_grad_(name == phase.net)
-        draws = Draws(
-            torch.zeros(n, family.latent, device=device), torch.zeros(n, family.uniforms, device=device)
-        )
+        draws = Draws(torch.zeros(n, family.latent, device=device), torch.zeros(n, family.uniforms, device=device))
         with FlopCounterMode(display=False) as counter:
             family.loss(phase, Batch(real, labels), draws, Moment(0, 0))[0].backward()
         total += counter.get_total_flops() / n / phase.interval

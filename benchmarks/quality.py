@@ -42,12 +42,7 @@ def runs(options: argparse.Namespace, store: str) -> Iterator[tuple[str, Spec]]:
             if preset == "mlp_gan":  # a fully connected network has widths of its own
                 given = [o for o in given if not o.startswith("model.width")]
             chosen += given
-            chosen += [
-                "evaluate.gates={}",
-                f"name={name.replace(' ', '-')}",
-                f"seed={seed}",
-                f"store={store}",
-            ]
+            chosen += ["evaluate.gates={}", f"name={name.replace(' ', '-')}", f"seed={seed}", f"store={store}"]
             yield (f"`{preset}`" if preset else name), modalities.load(options.spec, chosen)
 
 
@@ -61,17 +56,7 @@ def main() -> None:
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False)
-    columns = (
-        "",
-        "samples/s",
-        "whole run",
-        "agreement",
-        "FID",
-        "precision",
-        "recall",
-        "coverage",
-        "near copies",
-    )
+    columns = ("", "samples/s", "whole run", "agreement", "FID", "precision", "recall", "coverage", "near copies")
     print(f"| {' | '.join(columns)} |")
     print(f"|{'---|' * len(columns)}", flush=True)
     with tempfile.TemporaryDirectory() as store:

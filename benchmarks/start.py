@@ -63,8 +63,7 @@ def main() -> None:
                 times["bare"].append(pair[0])
                 times["ours"].append(pair[1])
                 print(
-                    f"bare {pair[0]:6.2f} s   ours {pair[1]:6.2f} s   difference {pair[1] - pair[0]:+.2f} s",
-                    flush=True,
+                    f"bare {pair[0]:6.2f} s   ours {pair[1]:6.2f} s   difference {pair[1] - pair[0]:+.2f} s", flush=True
                 )
     differences = [o - b for b, o in zip(times["bare"], times["ours"], strict=True)]
     print(f"median difference {statistics.median(differences):+.2f} s")

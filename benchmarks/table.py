@@ -411,9 +411,7 @@ def prepare(bench: Bench) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("adult", type=Path)
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--peer-python", metavar="PATH")

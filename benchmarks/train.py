@@ -137,9 +137,7 @@ def article(images: ImageData, steps: int, batch: int) -> tuple[float, nn.Module
 
     generator = nn.Sequential(*layers(100, 256, 512, 1024, 1024, 784, drop=0.0), nn.Tanh())
     discriminator = nn.Sequential(*layers(784, 1024, 512, 256, 1, drop=0.3), nn.Sigmoid())
-    adams = [
-        torch.optim.Adam(n.parameters(), lr=2e-4, betas=(0.5, 0.999)) for n in (generator, discriminator)
-    ]
+    adams = [torch.optim.Adam(n.parameters(), lr=2e-4, betas=(0.5, 0.999)) for n in (generator, discriminator)]
     pixels = torch.from_numpy(images.train_images).flatten(1).float() / 127.5 - 1
     loader = torch.utils.data.DataLoader(
         torch.utils.data.TensorDataset(pixels), batch_size=batch, shuffle=True, drop_last=True
@@ -177,10 +175,11 @@ def quality(root: str, steps: int, batch: int) -> None:
     from genai_ray.training.loop import steps as take_steps
     from genai_ray.training.state import State
 
-    images = load_images(ImageDataSpec(source="mnist", root=root, download=False))
-    assert isinstance(images, ImageData)
     count = 5_000
     with tempfile.TemporaryDirectory() as folder:
+        images = load_images(ImageDataSpec(source="mnist", root=root, download=False), Store(folder))
+        assert isinstance(images.train_images, np.ndarray)
+        assert isinstance(images.holdout_images, np.ndarray)
         extractor = kept_extractor(Store(folder), images.digest, images.train_images, images.train_labels, 10)
         real = extractor.features(images.holdout_images[:count])
         noise = torch.from_numpy(rng.normal(0, rng.Stream.EVALUATE, 0, count, 100))
@@ -300,9 +299,7 @@ def main() -> None:
                 compare(
                     f"saves    {name}",
                     rounds,
-                    lambda m=model: ours(
-                        spec(folder, 2 * steps, m, checkpoint_every=50 * 128), grey, AFTER_ONE
-                    ),
+                    lambda m=model: ours(spec(folder, 2 * steps, m, checkpoint_every=50 * 128), grey, AFTER_ONE),
                     lambda m=model: ours(spec(folder, 2 * steps, m), grey, AFTER_ONE),
                 )
             for setting in ({"channels_last": False}, {"precision": "bf16"}, {"compile": "default"}):

@@ -23,9 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-local_app = typer.Typer(
-    help="The embedded stack: a Ray head and an S3 server on 127.0.0.1.", no_args_is_help=True
-)
+local_app = typer.Typer(help="The embedded stack: a Ray head and an S3 server on 127.0.0.1.", no_args_is_help=True)
 app.add_typer(local_app, name="local")
 
 SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="YAML file, see jobs/specs/")]
@@ -148,9 +146,7 @@ def schema() -> None:
 
 
 @local_app.command()
-def up(
-    folder: Folder = _FOLDER, s3_port: Port = None, dashboard_port: Port = None, gcs_port: Port = None
-) -> None:
+def up(folder: Folder = _FOLDER, s3_port: Port = None, dashboard_port: Port = None, gcs_port: Port = None) -> None:
     """Start the stack and print how to reach it."""
     from genai_ray import local
 

@@ -60,9 +60,7 @@ def evaluate(spec: Spec, data: Data | None = None) -> EvaluateResult:
     if manifest is None:
         raise IncompleteError(f"{spec.run_uri} has no finished data set; run `genai-ray generate`")
     if not manifest.files:
-        raise UserError(
-            "generate.sink", "discard", "leaves nothing to measure", "Generate with another sink."
-        )
+        raise UserError("generate.sink", "discard", "leaves nothing to measure", "Generate with another sink.")
     kind = modalities.of_spec(spec)
     data = data or kind.load(spec)
     files = shipped(store.at(spec.generate.into), manifest)
@@ -100,9 +98,7 @@ def evaluate(spec: Spec, data: Data | None = None) -> EvaluateResult:
     return result
 
 
-def gate_outcomes(
-    gates: dict[str, float], fake: dict[str, float], real: dict[str, float]
-) -> list[GateOutcome]:
+def gate_outcomes(gates: dict[str, float], fake: dict[str, float], real: dict[str, float]) -> list[GateOutcome]:
     """Compare measured values with the gates that are set: `<metric>[_ratio]_(min|max)`.
 
     Raises:
@@ -127,9 +123,7 @@ def gate_outcomes(
     return outcomes
 
 
-def _report(
-    spec: Spec, dataset: Shipped, measured: Measured, result: EvaluateResult, scores: list[Score]
-) -> Report:
+def _report(spec: Spec, dataset: Shipped, measured: Measured, result: EvaluateResult, scores: list[Score]) -> Report:
     return Report(
         title=f"{spec.name}: {measured.title}",
         notice=measured.notice,

@@ -70,8 +70,7 @@ def export(spec: Spec) -> ExportResult:
     if finished(store, spec) is None:
         seen = max(checkpoint.saved(store), default=0)
         raise IncompleteError(
-            f"{spec.run_uri} was trained on {seen:,} of {spec.train.samples:,} samples; "
-            "run `genai-ray train` first"
+            f"{spec.run_uri} was trained on {seen:,} of {spec.train.samples:,} samples; run `genai-ray train` first"
         )
     state = checkpoint.best(store) if spec.train.keep == "best" else checkpoint.latest(store)
     if state is None:
@@ -118,8 +117,7 @@ def _lowered(model: bytes, card: ModelCard, limit: float, unit: str) -> tuple[by
         raise UserError(
             "export.precision",
             card.precision,
-            f"differs from fp32 by {difference:.2g} {unit} on average, more than "
-            f"export.difference_max={limit:g}",
+            f"differs from fp32 by {difference:.2g} {unit} on average, more than export.difference_max={limit:g}",
             "Use another precision, or raise export.difference_max if that is good enough.",
         )
     return lowered, difference

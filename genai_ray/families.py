@@ -71,9 +71,7 @@ class Family(Protocol):
     dropout: float = 0.0
     prior_samples: int = 0
 
-    def loss(
-        self, phase: Phase, batch: Batch, draws: Draws, moment: Moment
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, phase: Phase, batch: Batch, draws: Draws, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to minimise, averaged over the batch, and detached scalars for the log."""
         ...
 

@@ -136,8 +136,7 @@ def read_metadata_label(metadata: Mapping[bytes, bytes] | None) -> Label:
         raise ValueError("names no digital source type")
     aigc = metadata.get(b"AIGC")
     return Label(
-        source=metadata[b"DigitalSourceType"].decode(),
-        aigc=None if aigc is None else _parse_aigc(aigc.decode()),
+        source=metadata[b"DigitalSourceType"].decode(), aigc=None if aigc is None else _parse_aigc(aigc.decode())
     )
 
 

@@ -403,10 +403,7 @@ def _port(option: str, wanted: int | None) -> int:
             probe.bind((HOST, wanted))
         except (OSError, OverflowError) as error:
             raise UserError(
-                option,
-                wanted,
-                f"must be a free port of {HOST} ({error})",
-                "Give another, or none to have one chosen.",
+                option, wanted, f"must be a free port of {HOST} ({error})", "Give another, or none to have one chosen."
             ) from None
     return wanted
 

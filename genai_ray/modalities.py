@@ -120,9 +120,7 @@ def _filled_in(kind: Modality[Rows], given: dict[str, Any], source: str) -> dict
                     f"makes {other.noun}s, and data.source={source} is a source of {kind.noun}s",
                     f"Presets for {kind.noun}s: {', '.join(kind.presets)}.",
                 )
-        raise UserError(
-            "model.preset", name, "must name a preset (`genai-ray presets`)", nearest(name, presets())
-        )
+        raise UserError("model.preset", name, "must name a preset (`genai-ray presets`)", nearest(name, presets()))
     values = kind.presets[name].values | given
     section = specs.section_type(kind.spec, "model", values)
     effective = section.effective(values)
@@ -141,9 +139,7 @@ def check_gate(gate: str, limit: float, metrics: Mapping[str, Metric]) -> None:
     if name not in metrics or bound not in ("min", "max"):
         bounds = {m: "max" if about.better == "lower" else "min" for m, about in metrics.items()}
         known = [f"{m}{kind}_{bound}" for m, bound in bounds.items() for kind in ("", "_ratio")]
-        raise UserError(
-            field, limit, "must be <metric>_min, _max, _ratio_min or _ratio_max", nearest(gate, known)
-        )
+        raise UserError(field, limit, "must be <metric>_min, _max, _ratio_min or _ratio_max", nearest(gate, known))
     metric = metrics[name]
     most = float("inf") if ratio else metric.most
     if not (0.0 if ratio else metric.least) <= limit <= most:

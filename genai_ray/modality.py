@@ -343,9 +343,7 @@ class Modality(Generic[R]):
     parity: float
     unit: str
     evaluator: Callable[[], Evaluator]
-    conditions: Callable[[GenerateSpec, ModelCard, frozenset[str]], bytes | None] = (
-        lambda spec, card, reserved: None
-    )
+    conditions: Callable[[GenerateSpec, ModelCard, frozenset[str]], bytes | None] = lambda spec, card, reserved: None
     to_tensor: Callable[[Tensor], Tensor] = lambda values: values
     check: Callable[[Spec], None] = lambda spec: None
     describe: Callable[[DataSpec], Json] | None = None

@@ -32,13 +32,7 @@ class Sampler:
     """
 
     def __init__(
-        self,
-        model: bytes,
-        card: ModelCard,
-        spec: GenerateSpec,
-        seed: int,
-        batch: int,
-        truncation: float | None = None,
+        self, model: bytes, card: ModelCard, spec: GenerateSpec, seed: int, batch: int, truncation: float | None = None
     ):
         self.card, self.seed = card, seed
         self.batch = spec.batch or batch
@@ -56,12 +50,7 @@ class Sampler:
             # Drawing for several batches at once costs half as much as for each.
             part = slice(first, min(first + chunk, stop - start))
             noise = rng.normal(
-                self.seed,
-                rng.Stream.SAMPLE_NOISE,
-                start + first,
-                part.stop - first,
-                self.card.latent,
-                self.truncation,
+                self.seed, rng.Stream.SAMPLE_NOISE, start + first, part.stop - first, self.card.latent, self.truncation
             )
             self.run(noise, None if labels is None else labels[part], [r[part] for r in results])
         return results

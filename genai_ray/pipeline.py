@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from genai_ray import modalities
+from genai_ray import cluster, modalities
 from genai_ray.dataset.generate import GenerateResult, generate
 from genai_ray.evaluate import EvaluateResult, evaluate, score_table
 from genai_ray.export import ExportResult, export
@@ -49,6 +49,8 @@ def run(spec: Spec) -> PipelineResult:
     started = time.monotonic()
     kind = modalities.of_spec(spec)
     kind.check(spec)
+    if spec.train.workers:  # first, as images are decoded on the cluster
+        cluster.connect()
     data = kind.load(spec)
     data.codec.check(spec.generate)
     trained = train(spec, data)

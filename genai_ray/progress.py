@@ -15,9 +15,7 @@ class Progress:
         every_s: seconds between lines of a log; a terminal is refreshed five times a second.
     """
 
-    def __init__(
-        self, what: str, total: int, *, done: int = 0, every_s: float = 5.0, stream: TextIO | None = None
-    ):
+    def __init__(self, what: str, total: int, *, done: int = 0, every_s: float = 5.0, stream: TextIO | None = None):
         self.what, self.total, self.done = what, total, done
         self.stream = stream or sys.stderr
         self.terminal = self.stream.isatty()
@@ -47,8 +45,7 @@ class Progress:
         left = (self.total - self.done) / rate if rate else 0
         share = self.done / max(self.total, 1)
         return (
-            f"{self.what} {self.done:,}/{self.total:,} {share:4.0%}  {rate:,.0f}/s  "
-            f"ETA {duration(left)}  {note}"
+            f"{self.what} {self.done:,}/{self.total:,} {share:4.0%}  {rate:,.0f}/s  ETA {duration(left)}  {note}"
         ).rstrip()
 
 

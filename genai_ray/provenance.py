@@ -158,9 +158,6 @@ def open_card(metadata: dict[str, str], model: bytes, *, where: str) -> tuple[Mo
     version = json.loads(metadata[CARD_KEY]).get("schema_version")
     if version > SCHEMA_VERSION:
         raise UserError(
-            "model",
-            where,
-            f"has card schema {version}, this version reads {SCHEMA_VERSION}",
-            "Upgrade genai-ray.",
+            "model", where, f"has card schema {version}, this version reads {SCHEMA_VERSION}", "Upgrade genai-ray."
         )
     return ModelCard.from_json(metadata[CARD_KEY]), digest

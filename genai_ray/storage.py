@@ -34,14 +34,7 @@ _DAY_S = 86_400.0
 _MULTIPART_BYTES = 64 << 20
 _EXISTS = ("PreconditionFailed", "412")
 _BEYOND_END = ("InvalidRange", "416")
-_REFUSED = (
-    "AccessDenied",
-    "403",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "ExpiredToken",
-    "InvalidToken",
-)
+_REFUSED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 # Besides 429 and all of 5xx: the request arrived damaged or too slowly, met another one, or was
 # the end of an upload whose first answer was lost; or it was refused for a reason that was cut off
 # on its way ("400").
@@ -140,10 +133,20 @@ class Store:
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Keys that begin with a prefix, and the bytes of each."""
-        return dict(self._open().sizes(prefix))
+        return {key: size for key, (size, _) in self.listing(prefix).items()}
+
+    def listing(self, prefix: str = "") -> dict[str, tuple[int, str]]:
+        """Keys that begin with a prefix; of each its bytes, and a version that changes when it is
+        written again (time of modification or ETag).
+        """
+        return dict(self._open().listing(prefix))
 
     def exists(self, key: str) -> bool:
         return self._open().exists(key)
+
+    def path(self, key: str = "") -> Path | None:
+        """Where an object lies on this machine, so that it can be memory-mapped; None on S3."""
+        return None if self.uri.startswith("s3://") else Path(self.uri) / key
 
     def delete(self, key: str) -> None:
         """Remove an object, if it exists."""
@@ -202,13 +205,14 @@ class _Local:
             os.unlink(temporary)
         return True
 
-    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def listing(self, prefix: str) -> Iterator[tuple[str, tuple[int, str]]]:
         folder = self.root / prefix.rpartition("/")[0]
         for path in folder.rglob("*"):
             key = path.relative_to(self.root).as_posix()
             if key.startswith(prefix) and not path.name.startswith(".tmp-") and path.is_file():
                 with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
-                    yield key, path.stat().st_size
+                    status = path.stat()
+                    yield key, (status.st_size, str(status.st_mtime_ns))
 
     def exists(self, key: str) -> bool:
         return (self.root / key).is_file()
@@ -321,12 +325,12 @@ class _S3:
             return False
         return True
 
-    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def listing(self, prefix: str) -> Iterator[tuple[str, tuple[int, str]]]:
         token: dict[str, Any] = {}
         while True:
             page = self._call(prefix, self._page, **token)
             for entry in page.get("Contents", ()):
-                yield entry["Key"][len(self.prefix) :], entry["Size"]
+                yield entry["Key"][len(self.prefix) :], (entry["Size"], entry.get("ETag", ""))
             if not page.get("IsTruncated"):
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
@@ -365,9 +369,7 @@ class _S3:
     def _page(self, Key: str, **arguments: Any) -> dict[str, Any]:
         return self.client.list_objects_v2(Prefix=Key, **arguments)
 
-    def _call(
-        self, key: str, request: Callable[..., T], *, patience_s: float | None = None, **arguments: Any
-    ) -> T:
+    def _call(self, key: str, request: Callable[..., T], *, patience_s: float | None = None, **arguments: Any) -> T:
         """Make a request until it is answered or patience ends."""
         deadline = None
         for failed in itertools.count():

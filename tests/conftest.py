@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from genai_ray import local, modalities
 from genai_ray.dataset.plan import Plan
 from genai_ray.image.samples import ImageSamples
-from genai_ray.image.source import ImageData, load_images
+from genai_ray.image.source import Arrays, in_memory, load, load_images
 from genai_ray.image.spec import ImageDataSpec, ImageRun
 from genai_ray.storage import Store
 
@@ -105,11 +106,10 @@ def images_of(made: Plan) -> ImageSamples:
     return samples
 
 
-def load_resident(spec: ImageDataSpec, *, conditional: bool = False) -> ImageData:
-    """`load_images` of a source that fits into memory."""
-    data = load_images(spec, conditional=conditional)
-    assert isinstance(data, ImageData)
-    return data
+def load_resident(spec: ImageDataSpec, *, conditional: bool = False) -> Arrays:
+    """The images of a source as arrays, by way of a spool where there is one."""
+    with tempfile.TemporaryDirectory() as run:
+        return in_memory(load_images(spec, Store(run), conditional=conditional))
 
 
 @pytest.fixture(scope="session")
@@ -121,10 +121,10 @@ def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     store = tmp_path_factory.mktemp("trained")
     spec = small_spec(store)
-    data = load_images(spec.data)
+    data = load(spec)
     train(spec, data)
     export(spec)
-    feature_extractor(Store(spec.run_uri), data)
+    feature_extractor(Store(spec.run_uri), in_memory(data))
     return store
 
 

@@ -120,10 +120,7 @@ class FaultProxy:
             _reset(client)
             return
         head, _, body = answer.partition(b"\r\n\r\n")
-        possible = {
-            "cut_answer": bool(body),
-            "damaged_answer": bool(body) and b"x-amz-checksum" in head.lower(),
-        }
+        possible = {"cut_answer": bool(body), "damaged_answer": bool(body) and b"x-amz-checksum" in head.lower()}
         fault = self._strikes(fault, possible)
         if fault == "cut_answer":
             answer = answer[: len(answer) - (len(body) + 1) // 2]

@@ -58,9 +58,7 @@ def back(data: TableData, seed: int = 0) -> pa.Table:
     return decoded(codec, data.codes, data.scalars, seed)
 
 
-def decoded(
-    codec: TableCodec, codes: NDArray[np.integer], scalars: NDArray[np.floating], seed: int
-) -> pa.Table:
+def decoded(codec: TableCodec, codes: NDArray[np.integer], scalars: NDArray[np.floating], seed: int) -> pa.Table:
     """Rows of codes (N, parts) and scalars (N, numeric parts), by the end of the graph that ships."""
     layout = Layout(codec)
     numbers = np.empty(scalars.shape)

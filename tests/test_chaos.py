@@ -181,9 +181,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    world: World, trained_store: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
+def undisturbed(world: World, trained_store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Key to digest of the data set that nothing disturbed, in a folder."""
     uri = str(shutil.copytree(trained_store, tmp_path_factory.mktemp("undisturbed") / "s"))
     assert world.generate(uri) == 0
@@ -325,9 +323,7 @@ def receipts(uri: str) -> int:
 
 
 @pytest.mark.timeout(600 + SECONDS)
-def test_any_order_of_faults_gives_the_same_data_set(
-    world: World, uri: str, undisturbed: dict[str, str]
-) -> None:
+def test_any_order_of_faults_gives_the_same_data_set(world: World, uri: str, undisturbed: dict[str, str]) -> None:
     chance, struck, began = random.Random(SEED), Counter(), time.monotonic()
     world.proxy.injected.clear()
     world.proxy.faults = HEAVY

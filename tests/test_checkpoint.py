@@ -37,9 +37,7 @@ def damage(store: Store, samples: int) -> None:
     store.put(key(samples), bytes(data))
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
-)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
 def test_tensors_come_back_bit_for_bit(dtype: torch.dtype):
     tensor = torch.arange(-6, 6).reshape(3, 4).to(dtype)
     back = unpack(pack({"tensor": tensor}))["tensor"]
@@ -188,16 +186,11 @@ def test_when_all_are_damaged_nothing_is_made_up(store: Store):
     save(store, 100, 200)
     damage(store, 100)
     damage(store, 200)
-    with (
-        pytest.warns(DamagedCheckpointWarning),
-        pytest.raises(IncompleteError, match="none of 2 checkpoints"),
-    ):
+    with pytest.warns(DamagedCheckpointWarning), pytest.raises(IncompleteError, match="none of 2 checkpoints"):
         latest(store)
 
 
-@pytest.mark.parametrize(
-    ("keep", "left"), [(1, [300]), (2, [200, 300]), (3, [100, 200, 300]), (9, [100, 200, 300])]
-)
+@pytest.mark.parametrize(("keep", "left"), [(1, [300]), (2, [200, 300]), (3, [100, 200, 300]), (9, [100, 200, 300])])
 def test_prune_keeps_the_newest(store: Store, keep: int, left: list[int]):
     save(store, 100, 200, 300)
     store.put("train/metrics.jsonl", b"rows")

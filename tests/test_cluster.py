@@ -78,9 +78,7 @@ def ray_up_schema() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", RAY_UP)
-def test_ray_up_file_follows_the_schema_of_the_installed_ray(
-    name: str, ray_up_schema: dict[str, Any]
-) -> None:
+def test_ray_up_file_follows_the_schema_of_the_installed_ray(name: str, ray_up_schema: dict[str, Any]) -> None:
     jsonschema.Draft7Validator(ray_up_schema).validate(load(name))
 
 
@@ -159,9 +157,7 @@ def strict(schema: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def distinct_keys(
-    _validator: Any, names: list[str], items: Any, _schema: Any
-) -> Iterator[jsonschema.ValidationError]:
+def distinct_keys(_validator: Any, names: list[str], items: Any, _schema: Any) -> Iterator[jsonschema.ValidationError]:
     """`x-kubernetes-list-map-keys`: a list that is a map, so its keys may not repeat."""
     seen = [tuple(item.get(name) for name in names) for item in items]
     for key in sorted({str(key) for key in seen if seen.count(key) > 1}):

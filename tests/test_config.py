@@ -114,9 +114,7 @@ def test_stores_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert loaded(tmp_path, "store=s3://bucket/prefix/").run_uri == "s3://bucket/prefix/run"
 
 
-@pytest.mark.parametrize(
-    ("overrides", "expected"), [([], 5), (["generate.seed=0"], 0), (["generate.seed=9"], 9)]
-)
+@pytest.mark.parametrize(("overrides", "expected"), [([], 5), (["generate.seed=0"], 0), (["generate.seed=9"], 9)])
 def test_generation_takes_the_seed_of_the_run_unless_it_has_its_own(
     tmp_path: Path, overrides: list[str], expected: int
 ):
@@ -226,11 +224,7 @@ def test_no_worker_takes_any_batch(tmp_path: Path):
         ),
         (["generate.into=../x"], "generate.into", "pattern"),
         (["provenance.producer=two words"], "provenance.producer", "pattern"),
-        (
-            ["generate.device=cuda", "generate.gpus_per_worker=2"],
-            "generate.gpus_per_worker",
-            "less than or equal to 1",
-        ),
+        (["generate.device=cuda", "generate.gpus_per_worker=2"], "generate.gpus_per_worker", "less than or equal to 1"),
         (["generate.shard_bytes=10"], "generate.shard_bytes", "greater than or equal to 1024"),
     ],
 )
@@ -255,17 +249,6 @@ def test_classes_need_a_conditional_model(tmp_path: Path, override: str):
     [
         (["evaluate.gates.fid_inception_max=9"], "evaluate.gates.fid_inception_max", "evaluate.inception"),
         (["evaluate.inception=x.pth"], "evaluate.inception_samples", "generate.samples=50000"),
-        (
-            [
-                "evaluate.inception=x.pth",
-                "generate.samples=50_000",
-                "data.source=folder",
-                "data.root=x",
-                "data.ingest=stream",
-            ],
-            "evaluate.inception",
-            "data.ingest=resident",
-        ),
     ],
 )
 def test_published_figures_have_conditions(tmp_path: Path, overrides: list[str], field: str, remedy: str):

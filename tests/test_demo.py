@@ -119,8 +119,7 @@ def test_torchvision_sets_go_the_whole_way(source: str, tmp_path: Path) -> None:
 @pytest.mark.timeout(200)
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
-    "preset",
-    ["table_ar", pytest.param("tvae", marks=pytest.mark.slow), pytest.param("ctgan", marks=pytest.mark.slow)],
+    "preset", ["table_ar", pytest.param("tvae", marks=pytest.mark.slow), pytest.param("ctgan", marks=pytest.mark.slow)]
 )
 def test_a_table_goes_the_whole_way(preset: str, tmp_path: Path) -> None:
     """The wines of jobs/specs/table.yaml, with less training: two workers, then one job."""
@@ -166,12 +165,7 @@ def test_a_business_table_passes_its_gates(name: str, tmp_path: Path) -> None:
         pytest.skip(f"needs ../shared/data/{path}")
     spec = modalities.load(
         ROOT / "jobs" / "specs" / f"{name}.yaml",
-        [
-            f"store={tmp_path}",
-            f"data.root={SHARED_DATA / path}",
-            "generate.samples=20000",
-            "train.samples=600000",
-        ],
+        [f"store={tmp_path}", f"data.root={SHARED_DATA / path}", "generate.samples=20000", "train.samples=600000"],
     )
     assert run(spec).evaluate.published
     assert verify(spec.run_uri, regenerate=2).whole

@@ -22,8 +22,6 @@ PRESETS_PAGE = ROOT / "docs" / "presets.md"
 
 #: Keys that no longer exist may be named where changes are listed.
 BY_KEY = [path for path in DOCS if path.name != "CHANGELOG.md"]
-#: Documented ahead of its code: to be emptied by the commit that brings it.
-AHEAD = {"data.cache_gb"}
 
 #: Words of our own, and what the field says.
 PRIVATE = {
@@ -53,9 +51,7 @@ def code(text: str) -> str:
     """What `prose` leaves out."""
     blocks = re.findall(r"^```.*?^```", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    return "\n".join(
-        [*blocks, *re.findall(r"^    .*$", text, flags=re.MULTILINE), *re.findall(r"`[^`]*`", text)]
-    )
+    return "\n".join([*blocks, *re.findall(r"^    .*$", text, flags=re.MULTILINE), *re.findall(r"`[^`]*`", text)])
 
 
 def anchors(text: str) -> set[str]:
@@ -103,9 +99,7 @@ def test_files_that_are_named_exist(path: Path):
 
 @named
 def test_tests_that_are_named_exist(path: Path):
-    for file, functions in re.findall(
-        r"`(test_\w+\.py)(?::\s*([\w,\s]+))?`", path.read_text(encoding="utf-8")
-    ):
+    for file, functions in re.findall(r"`(test_\w+\.py)(?::\s*([\w,\s]+))?`", path.read_text(encoding="utf-8")):
         text = (ROOT / "tests" / file).read_text(encoding="utf-8")
         for function in re.findall(r"\w+", functions):
             assert f"def {function}(" in text, f"{file}: {function}"
@@ -150,7 +144,7 @@ def test_keys_that_are_named_exist(path: Path):
     text = code(path.read_text("utf-8"))
     text = re.sub(r"^```python.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)  # attributes, not keys
     names = re.findall(rf"(?<![\w./-])(?:{sections})(?:\.[a-z_0-9]+)+(?!\.?\w)", text)
-    keys = {name for name in names if not name.endswith(".py")} - AHEAD
+    keys = {name for name in names if not name.endswith(".py")}
     assert not sorted(key for key in keys if not has_key(schema, key.split("."), schema["$defs"]))
 
 
@@ -172,10 +166,7 @@ def presets_page() -> str:
         values = {key: list(v) if isinstance(v, tuple) else v for key, v in preset.values.items()}
         section = {"model": {"preset": name, **values}}
         lines += ["", f"## {name}", "", "```yaml"]
-        lines += [
-            yaml.safe_dump(section, sort_keys=False, default_flow_style=None, width=100).rstrip(),
-            "```",
-        ]
+        lines += [yaml.safe_dump(section, sort_keys=False, default_flow_style=None, width=100).rstrip(), "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -33,9 +33,7 @@ def ship(spec: ImageRun, images: np.ndarray, labels: np.ndarray, data: ImageData
     """Put other images in place of those of a data set of one file, manifest and all."""
     store = Store(spec.run_uri).at("dataset")
     manifest = json.loads(store.read("manifest.json"))
-    rows = ImageRows(
-        index=0, start=0, images=images, labels=labels, codec=data.codec, encoding="png", provenance={}
-    )
+    rows = ImageRows(index=0, start=0, images=images, labels=labels, codec=data.codec, encoding="png", provenance={})
     (record,) = write_parquet(rows, store)
     manifest |= {"rows": len(images), "files": [vars(record)]}
     store.put("manifest.json", json.dumps(manifest).encode())

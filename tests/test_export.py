@@ -28,9 +28,7 @@ def refused(store: Path, capsys: pytest.CaptureFixture[str], *overrides: str) ->
     return int(ended.value.code or 0), capsys.readouterr().err
 
 
-def test_a_precision_that_is_too_low_is_a_user_error(
-    run_store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_precision_that_is_too_low_is_a_user_error(run_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, error = refused(run_store, capsys, "export.precision=int8", "export.difference_max=1e-6")
     assert code == 2
     assert error.startswith("error: export.precision: got 'int8'; differs from fp32 by ")

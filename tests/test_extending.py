@@ -73,9 +73,7 @@ class Copy:
 
     def refusal(self, *arguments: str) -> str:
         """What is said of a spec that cannot be loaded."""
-        done = self.run(
-            "-c", "import sys; from genai_ray import load; load(sys.argv[1], sys.argv[2:])", *arguments
-        )
+        done = self.run("-c", "import sys; from genai_ray import load; load(sys.argv[1], sys.argv[2:])", *arguments)
         assert done.returncode
         return done.stderr.splitlines()[-1]
 

@@ -23,8 +23,7 @@ TRAIN: dict[str, Any] = {
     "data.on_corrupt": "skip",
     "data.image_column": "picture",
     "data.label_column": "class",
-    "data.ingest": "resident",
-    "data.resident_gb": 1.0,
+    "data.cache_gb": 1.0,
     "data.table.columns": {"age": {"type": "categorical"}},
     "data.table.metadata": "metadata.json",
     "data.table.names": ["age", "income"],
@@ -155,8 +154,7 @@ WITH: dict[str, dict[str, Any]] = {
     "data.on_corrupt": {"data.source": "folder", "data.root": "here"},
     "data.image_column": {"data.source": "parquet", "data.root": "here"},
     "data.label_column": {"data.source": "parquet", "data.root": "here"},
-    "data.ingest": {"data.source": "folder", "data.root": "here"},
-    "data.resident_gb": {"data.source": "folder", "data.root": "here"},
+    "data.cache_gb": {"data.source": "folder", "data.root": "here"},
     "data.holdout_root": _FILES,
     **{f"data.table.{k}": _FILES for k in ("metadata", "names", "delimiter", "encoding", "nulls", "comment")},
     "data.download": {"data.source": "mnist"},
@@ -185,11 +183,7 @@ _SOURCES = {"image": "digits", "table": "breast_cancer"}
 
 def _parsed(preset: str, values: dict[str, Any]) -> Spec:
     kind = next(m for m in modalities.every() if preset in m.presets)
-    out: dict[str, Any] = {
-        "name": "run",
-        "data": {"source": _SOURCES[kind.name]},
-        "model": {"preset": preset},
-    }
+    out: dict[str, Any] = {"name": "run", "data": {"source": _SOURCES[kind.name]}, "model": {"preset": preset}}
     if kind.name == "table":
         out["train"] = {"global_batch": 100}  # whole packs of ctgan
     for field, value in values.items():
@@ -274,11 +268,7 @@ def test_generation_ignores_the_seed_of_training_when_it_has_its_own():
 def test_keys_that_a_family_never_read_keep_their_place_in_the_fingerprint():
     """Version 0 hashed every key, so that runs and data sets begun with it resume."""
     fields = fingerprint.fields(parse({"name": "run"}), "train")
-    assert (fields["model.beta"], fields["model.pooling"], fields["data.image_column"]) == (
-        1.0,
-        "sum",
-        "image",
-    )
+    assert (fields["model.beta"], fields["model.pooling"], fields["data.image_column"]) == (1.0, "sum", "image")
     wine = parse({"name": "run", "data": {"source": "wine"}, "model": {"preset": "tvae"}})
     assert fingerprint.fields(wine, "train")["model.network"] == "mlp"
     assert fingerprint.fields(wine, "generate")["generate.encoding"] == "png"

@@ -38,9 +38,7 @@ def dataset(spec: Spec) -> Store:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    trained_store: Path, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None
-) -> dict[str, str]:
+def undisturbed(trained_store: Path, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> dict[str, str]:
     store = Path(shutil.copytree(trained_store, tmp_path_factory.mktemp("undisturbed") / "s"))
     spec = small_spec(store)
     result = generate(spec)
@@ -74,9 +72,7 @@ def test_rows_do_not_depend_on_the_shard(run_store: Path, undisturbed: dict[str,
     made = open_plan(small_spec(run_store, "generate.batch=999"))
     images, labels = images_of(made).samples(0, 1000)
     rows = [
-        r
-        for k in dataset(spec).list("data/")
-        for r in pq.read_table(run_store / "small" / "dataset" / k).to_pylist()
+        r for k in dataset(spec).list("data/") for r in pq.read_table(run_store / "small" / "dataset" / k).to_pylist()
     ]
     assert [r["id"] for r in rows] == list(range(1000))
     assert labels is not None
@@ -90,12 +86,7 @@ def test_lost_receipts_are_made_again(run_store: Path, undisturbed: dict[str, st
     spec = small_spec(run_store)
     generate(spec)
     store = dataset(spec)
-    for key in (
-        "manifest.json",
-        "_receipts/000001.json",
-        "_receipts/000003.json",
-        "data/part-000003.parquet",
-    ):
+    for key in ("manifest.json", "_receipts/000001.json", "_receipts/000003.json", "data/part-000003.parquet"):
         store.delete(key)
     # A file whose receipt was never written may be there in part.
     store.put("data/part-000001.parquet", b"half a file")
@@ -121,9 +112,7 @@ def test_killed_driver_resumes_to_the_same_bytes(run_store: Path, undisturbed: d
     assert files(dataset(spec)) == undisturbed
 
 
-def test_poison_shard_is_a_failure_and_all_others_are_done(
-    run_store: Path, undisturbed: dict[str, str]
-) -> None:
+def test_poison_shard_is_a_failure_and_all_others_are_done(run_store: Path, undisturbed: dict[str, str]) -> None:
     spec = small_spec(run_store)
     # Nothing can be put where a folder is.
     blocked = run_store / "small" / "dataset" / "data" / "part-000002.parquet"
@@ -162,9 +151,7 @@ def test_attempts_of_dead_processes_count(run_store: Path) -> None:
 )
 def test_every_sink_is_the_same_for_any_workers(run_store: Path, options: list[str]) -> None:
     options = [*options, "generate.samples=300", "generate.shard_rows=128"]
-    one, two = (
-        small_spec(run_store, *options, f"generate.workers={w}", f"generate.into=by-{w}") for w in (1, 2)
-    )
+    one, two = (small_spec(run_store, *options, f"generate.workers={w}", f"generate.into=by-{w}") for w in (1, 2))
     assert generate(one).rows == generate(two).rows == 300
     there = [files(Store(s.run_uri).at(s.generate.into)) for s in (one, two)]
     assert there[0] == there[1]
@@ -184,9 +171,7 @@ def test_shards_of_a_number_of_bytes(run_store: Path) -> None:
 
 
 def test_several_data_sets_of_one_model(run_store: Path, undisturbed: dict[str, str]) -> None:
-    first, second = (
-        small_spec(run_store, f"generate.seed={seed}", f"generate.into=seed-{seed}") for seed in (0, 1)
-    )
+    first, second = (small_spec(run_store, f"generate.seed={seed}", f"generate.into=seed-{seed}") for seed in (0, 1))
     generate(first)
     generate(second)
     there = files(Store(first.run_uri).at("seed-0"))
@@ -225,9 +210,7 @@ def test_a_table_of_conditions_is_followed_row_by_row(run_store: Path) -> None:
     table = pa.table({"patient": pa.array(range(1000, 1300)), "label": labels})
     path = run_store / "asked.csv"
     pacsv.write_csv(table, path)
-    spec = small_spec(
-        run_store, f"generate.conditions={path}", "generate.samples=300", "generate.shard_rows=128"
-    )
+    spec = small_spec(run_store, f"generate.conditions={path}", "generate.samples=300", "generate.shard_rows=128")
     generate(spec)
     path.unlink()  # kept with the data set, so a shard can still be made again
     made = pq.read_table(run_store / "small" / "dataset" / "data" / "part-000002.parquet")

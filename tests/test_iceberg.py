@@ -208,13 +208,7 @@ def test_a_type_that_iceberg_does_not_have(s3_uri: str, catalog: str, table: str
     ],
 )
 def test_a_catalog_that_cannot_be_used(
-    s3_uri: str,
-    catalog: str,
-    table: str,
-    variable: str,
-    value: str,
-    rule: str,
-    monkeypatch: pytest.MonkeyPatch,
+    s3_uri: str, catalog: str, table: str, variable: str, value: str, rule: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv(f"PYICEBERG_CATALOG__DEFAULT__{variable}", value)
     with pytest.raises(UserError, match=rule) as caught:

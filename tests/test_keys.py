@@ -242,9 +242,7 @@ def test_every_key_of_a_source_is_read(source: str, tmp_path: Path):
 
 
 def test_every_key_of_a_table_is_read(tmp_path: Path):
-    spec = modalities.parse(
-        {"name": "keys", "data": data_spec("table", tmp_path), "model": {"preset": "table_ar"}}
-    )
+    spec = modalities.parse({"name": "keys", "data": data_spec("table", tmp_path), "model": {"preset": "table_ar"}})
     with recorded() as seen:
         modalities.of_spec(spec).load(spec)
     table: Any = spec.data.table  # pyright: ignore[reportAttributeAccessIssue]
@@ -284,7 +282,7 @@ def run_spec(modality: str, folder: Path, **train: Any) -> Spec:
 
 def keep_small_extractor(spec: Spec, data: ImageData) -> None:
     """A feature extractor of two steps: a whole one takes longer than all else here."""
-    extractor = train_extractor(data.train_images, data.train_labels, seed=0, steps=2)
+    extractor = train_extractor(data.train_images, data.train_labels, data.codec.label_width, seed=0, steps=2)
     Store(spec.run_uri).put(f"report/extractor-{data.digest[:8]}.pt", extractor.to_bytes())
 
 

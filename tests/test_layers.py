@@ -164,9 +164,7 @@ def test_the_package_has_no_exception_from_the_formatter():
 def loaded_by(module: str) -> set[str]:
     """Top-level names in `sys.modules` of a fresh interpreter after one import."""
     code = f"import sys, {module}; print(*{{m.partition('.')[0] for m in sys.modules}})"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
     return set(done.stdout.split())
 
 

@@ -24,15 +24,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 def foreign(store: Store, beat: int = 0) -> None:
     """A lease of a driver on another machine, whose pid means nothing here."""
-    there = {
-        "host": "elsewhere",
-        "user": "ada",
-        "pid": 1,
-        "started": 0,
-        "machine": "x",
-        "token": "t",
-        "beat": beat,
-    }
+    there = {"host": "elsewhere", "user": "ada", "pid": 1, "started": 0, "machine": "x", "token": "t", "beat": beat}
     store.put("_lease/000001.json", json.dumps(there).encode())
 
 

@@ -37,9 +37,7 @@ def test_keys_are_readable_by_the_owner_only(tmp_path: Path) -> None:
         assert mode == 0o600
         assert stack.secret_key not in repr(stack)
         assert stack.token not in repr(stack)
-        ours = [
-            p for p in psutil.net_connections("tcp") if p.status == "LISTEN" and str(p.pid) in stack.processes
-        ]
+        ours = [p for p in psutil.net_connections("tcp") if p.status == "LISTEN" and str(p.pid) in stack.processes]
         assert ours
         assert {getattr(p.laddr, "ip", None) for p in ours} == {"127.0.0.1"}
 

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import small_spec
+from conftest import load_resident, small_spec
 from torch import Tensor, nn
 
 from genai_ray.errors import UserError
 from genai_ray.image import inception
 from genai_ray.image.inception import Inception, build, read_weights, resize
-from genai_ray.image.source import load_images
 from genai_ray.metrics.fidelity import frechet_distance
 
 RANDOM = np.random.default_rng(0)
@@ -66,9 +65,7 @@ def test_the_last_block_pools_by_the_largest() -> None:
     assert seen[-1][0, 0].eq(9).sum() == 9
 
 
-def test_moments_in_batches_are_those_of_the_whole(
-    network: Inception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_moments_in_batches_are_those_of_the_whole(network: Inception, monkeypatch: pytest.MonkeyPatch) -> None:
     images = RANDOM.integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
     features = network.features(images)
     assert features.shape == (3, 2048)
@@ -102,9 +99,7 @@ def test_weights_are_asked_for_before_anything_is_written(tmp_path: Path) -> Non
 @pytest.mark.ray
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_report_with_published_features(
-    weights: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_with_published_features(weights: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On few images, and with random weights in the file: what is tested is the way there."""
     from PIL import Image
 
@@ -129,7 +124,7 @@ def test_a_report_with_published_features(
     result = run(spec).evaluate
     assert result.fake["fid_inception"] > result.real["fid_inception"] > 0
     # Held-out images beside the whole training set, with its other number of images.
-    data = load_images(spec.data)
+    data = load_resident(spec.data)
     network = Inception(weights, "cpu")
     expected = frechet_distance(network.features(data.train_images), network.features(data.holdout_images))
     assert result.real["fid_inception"] == pytest.approx(expected, rel=1e-2)

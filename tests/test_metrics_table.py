@@ -74,8 +74,7 @@ def scores() -> dict[str, TableScores]:
         "shuffle": shuffled(TRAIN),
     }
     return {
-        name: table_scores(TRAIN, HOLDOUT, table, target="member", seed=1, **HOW)
-        for name, table in generators.items()
+        name: table_scores(TRAIN, HOLDOUT, table, target="member", seed=1, **HOW) for name, table in generators.items()
     }
 
 
@@ -156,10 +155,7 @@ def test_ks_by_hand(a, b, statistic):
     assert ks_statistic(b, a) == pytest.approx(statistic)
 
 
-@given(
-    st.lists(st.integers(-3, 3), min_size=1, max_size=30),
-    st.lists(st.integers(-3, 3), min_size=1, max_size=30),
-)
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.lists(st.integers(-3, 3), min_size=1, max_size=30))
 def test_ks_is_the_greatest_gap_of_the_distribution_functions(a, b):
     gaps = [abs(sum(v <= x for v in a) / len(a) - sum(v <= x for v in b) / len(b)) for x in range(-4, 5)]
     assert ks_statistic(np.array(a, float), np.array(b, float)) == pytest.approx(max(gaps))

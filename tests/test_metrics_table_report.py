@@ -145,9 +145,7 @@ def test_panels_of_dates_constants_and_nothing():
 def test_a_wide_table_shows_the_columns_of_its_worst_pairs():
     names = [f"c{i}" for i in range(40)]
     pairs = [
-        {"of": [a, b], "fake": 0.5 if a == "c7" else 0.99, "real": 0.99}
-        for i, a in enumerate(names)
-        for b in names[:i]
+        {"of": [a, b], "fake": 0.5 if a == "c7" else 0.99, "real": 0.99} for i, a in enumerate(names) for b in names[:i]
     ]
     page = page_of({"pair_trends": pairs}, [])
     assert "Of 40 columns the 30 in the worst pairs" in page

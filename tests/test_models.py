@@ -26,9 +26,7 @@ SHAPES = [(8, 1), (8, 3), (16, 1), (28, 1), (28, 3), (56, 3), (112, 1)]
 NARROW = {"width": 8, "latent": 8, "generator_widths": (8, 8), "discriminator_widths": (8, 8)}
 
 
-def made(
-    preset: str, size: int = 8, channels: int = 1, *, conditional: bool = False, **values: Any
-) -> Family:
+def made(preset: str, size: int = 8, channels: int = 1, *, conditional: bool = False, **values: Any) -> Family:
     torch.manual_seed(0)
     codec = ImageCodec(size, channels, CLASSES if conditional else None)
     return build(variant(preset, NARROW, **values), codec, len(CLASSES) if conditional else 0)
@@ -238,9 +236,7 @@ def test_the_sampler_maps_minus_one_to_one_onto_all_bytes():
 
 def test_the_sampler_puts_channels_last():
     image = torch.arange(12.0).reshape(1, 3, 2, 2) / 12
-    assert torch.equal(
-        ImageSampler(Given())(image)[0, 0, 1], ((image[0, :, 0, 1] + 1) * 127.5).round().to(torch.uint8)
-    )
+    assert torch.equal(ImageSampler(Given())(image)[0, 0, 1], ((image[0, :, 0, 1] + 1) * 127.5).round().to(torch.uint8))
 
 
 @pytest.mark.parametrize("preset", IMAGES)

@@ -33,9 +33,9 @@ def test_penalties_of_a_linear_discriminator(length: float):
     slope *= length / slope.norm()
     uniform = torch.rand(N, 1 + slope.numel())
     off = (length - 1) ** 2
-    assert penalties.gradient_penalty(
-        linear(slope), images(0), images(1), None, uniform
-    ).item() == pytest.approx(off, abs=1e-5)
+    assert penalties.gradient_penalty(linear(slope), images(0), images(1), None, uniform).item() == pytest.approx(
+        off, abs=1e-5
+    )
     assert penalties.dragan(linear(slope), images(), None, uniform).item() == pytest.approx(off, abs=1e-5)
     assert penalties.r1(linear(slope), images(), None).item() == pytest.approx(0.5 * length**2, abs=1e-5)
 

@@ -11,17 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from genai_ray.report.charts import (
-    SERIES,
-    bar_chart,
-    cut,
-    heat_map,
-    histogram,
-    line_chart,
-    sheet_png,
-    smoothed,
-    ticks,
-)
+from genai_ray.report.charts import SERIES, bar_chart, cut, heat_map, histogram, line_chart, sheet_png, smoothed, ticks
 from genai_ray.report.page import Block, Figure, Picture, Report, Score, Table, render_html
 from genai_ray.report.pictures import image_grid, pair_grid, png_bytes
 
@@ -79,9 +69,7 @@ def full_report(text: str = "text") -> Report:
         title=text,
         summary={text: text, "images": 1000},
         scores=[
-            Score(
-                name=text, fake=1.23456, real=0.5, better="lower", explanation=text, gate=text, passed=True
-            ),
+            Score(name=text, fake=1.23456, real=0.5, better="lower", explanation=text, gate=text, passed=True),
             Score(name="density", fake=0.9, real=1, better="higher", explanation=text),
         ],
         scores_note=text,
@@ -125,13 +113,9 @@ def test_long_lists_are_folded():
     assert "<details><summary>text</summary>" in render_html(full_report())
 
 
-@pytest.mark.parametrize(
-    ("outcomes", "verdict"), [([True, None], True), ([True, False], False), ([None], None)]
-)
+@pytest.mark.parametrize(("outcomes", "verdict"), [([True, None], True), ([True, False], False), ([None], None)])
 def test_one_failed_gate_fails_the_report(outcomes, verdict):
-    scores = [
-        Score(name="s", fake=1, real=1, better="lower", explanation="", passed=passed) for passed in outcomes
-    ]
+    scores = [Score(name="s", fake=1, real=1, better="lower", explanation="", passed=passed) for passed in outcomes]
     report = minimal_report(scores=scores)
     assert report.passed is verdict
     assert ("Quality gates" in render_html(report)) is (verdict is not None)

@@ -42,9 +42,7 @@ def card(*classes: str) -> ModelCard:
 def test_quotas_are_exact_for_any_shares(shares: list[int], samples: int, seed: int) -> None:
     names = [f"c{i}" for i in range(len(shares))]
     total = sum(shares)
-    spec = ImageGenerateSpec(
-        samples=samples, classes={n: s / total for n, s in zip(names, shares, strict=True)}
-    )
+    spec = ImageGenerateSpec(samples=samples, classes={n: s / total for n, s in zip(names, shares, strict=True)})
     counts = class_counts(spec, card(*names))
     assert counts is not None
     assert sum(counts) == samples

@@ -67,9 +67,7 @@ def shard(
 ) -> ImageRows:
     labels = np.arange(n, dtype=np.int64) % len(classes) if classes else None
     codec = ImageCodec(8, channels, classes)
-    return ImageRows(
-        2, 40, pixels(n, 8, channels), labels, codec, encoding, PROVENANCE, producer=producer, extra=extra
-    )
+    return ImageRows(2, 40, pixels(n, 8, channels), labels, codec, encoding, PROVENANCE, producer=producer, extra=extra)
 
 
 def image_sink(name: str) -> Sink[Any]:
@@ -252,9 +250,7 @@ def test_the_checksum_of_any_label_is_right(start: int, n: int, producer: str):
 def test_the_label_changes_no_pixel(encoding: str):
     plain, labelled = (shard(encoding=encoding, producer=p) for p in (None, PRODUCER))
     for one, other in zip(encode(plain), encode(labelled), strict=True):
-        np.testing.assert_array_equal(
-            decode(one, plain.codec, encoding), decode(other, plain.codec, encoding)
-        )
+        np.testing.assert_array_equal(decode(one, plain.codec, encoding), decode(other, plain.codec, encoding))
 
 
 # --- Parquet -------------------------------------------------------------------------------------
@@ -379,9 +375,7 @@ def test_further_columns_stand_between_label_and_image(store: Store):
     rows = shard(extra=EXTRA)
     table = pq.read_table(written(rows, store))
     assert table.column_names == ["id", "label", "weight", "site", "day", "retry", "image"]
-    assert table.schema.equals(
-        parquet_schema(rows.codec, "png", True, PROVENANCE, EXTRA.schema), check_metadata=True
-    )
+    assert table.schema.equals(parquet_schema(rows.codec, "png", True, PROVENANCE, EXTRA.schema), check_metadata=True)
     for name in EXTRA.column_names:
         assert table[name].type == EXTRA[name].type
         np.testing.assert_equal(table[name].to_pylist(), EXTRA[name].to_pylist())
@@ -435,9 +429,7 @@ def test_hugging_face_opens_the_folder_with_its_table(
     rows = shard(encoding=encoding, classes=classes, extra=EXTRA)
     write_images(rows, store)
     write_images(replace(rows, index=3, start=47), store)
-    found: Any = load_dataset(
-        "imagefolder", data_dir=f"{store.uri}/data", split="train", cache_dir=str(tmp_path / "c")
-    )
+    found: Any = load_dataset("imagefolder", data_dir=f"{store.uri}/data", split="train", cache_dir=str(tmp_path / "c"))
     assert sorted(found["id"]) == list(range(40, 54))
     files = encode(rows)
     for row in found:
@@ -541,10 +533,7 @@ def test_hugging_face_reads_webdataset(store: Store, tmp_path: Path):
     rows = shard()
     (record,) = write_webdataset(rows, store)
     found: Any = load_dataset(
-        "webdataset",
-        data_files=f"{store.uri}/{record.path}",
-        split="train",
-        cache_dir=str(tmp_path / "cache"),
+        "webdataset", data_files=f"{store.uri}/{record.path}", split="train", cache_dir=str(tmp_path / "cache")
     )
     for row, image in zip(found, rows.images, strict=True):
         np.testing.assert_array_equal(np.asarray(row["png"])[..., None], image)
@@ -593,9 +582,7 @@ class Kept(Store):
         *((s, e) for s in ("images", "webdataset") for e in SUFFIXES),
     ],
 )
-def test_reading_gives_ids_labels_and_images(
-    store: Store, sink: str, encoding: str, classes: tuple[str, ...] | None
-):
+def test_reading_gives_ids_labels_and_images(store: Store, sink: str, encoding: str, classes: tuple[str, ...] | None):
     rows = shard(encoding=encoding, classes=classes, extra=EXTRA, producer=PRODUCER)
     (record,) = image_sink(sink).write(rows, store)
     data = store.read(record.path)

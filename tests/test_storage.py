@@ -227,8 +227,7 @@ def test_an_s3_uri_names_a_bucket(uri: str):
 
 
 @pytest.mark.parametrize(
-    ("uri", "same"),
-    [("file:///a/b", "/a/b"), ("/a/b/", "/a/b"), ("s3://b/p/", "s3://b/p"), ("s3://b", "s3://b")],
+    ("uri", "same"), [("file:///a/b", "/a/b"), ("/a/b/", "/a/b"), ("s3://b/p/", "s3://b/p"), ("s3://b", "s3://b")]
 )
 def test_spellings_of_one_place(uri: str, same: str):
     assert Store(uri).uri == same
@@ -245,9 +244,7 @@ def test_spellings_of_one_place(uri: str, same: str):
         max_size=6,
     )
 )
-def test_a_folder_holds_what_a_dictionary_would(
-    tmp_path_factory: pytest.TempPathFactory, objects: dict[str, bytes]
-):
+def test_a_folder_holds_what_a_dictionary_would(tmp_path_factory: pytest.TempPathFactory, objects: dict[str, bytes]):
     # A key cannot be a folder of another one on a file system.
     objects = {k: v for k, v in objects.items() if not any(o.startswith(f"{k}/") for o in objects)}
     store = Store(str(tmp_path_factory.mktemp("store")))
@@ -427,9 +424,7 @@ def test_an_endpoint_that_is_not_there(s3: Store, aws: pytest.MonkeyPatch, url: 
 @pytest.mark.parametrize(
     ("name", "value"), [("AWS_ENDPOINT_URL", "127.0.0.1:8333"), ("AWS_PROFILE", "no-such-profile")]
 )
-def test_settings_that_cannot_be_used(
-    s3: Store, aws: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
-):
+def test_settings_that_cannot_be_used(s3: Store, aws: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str):
     aws.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     aws.setenv(name, value)
     with pytest.raises(UserError, match="AWS settings") as caught:

@@ -64,9 +64,7 @@ def test_categories_come_back_exactly(name: str, order: list[int]):
 
 @FEW
 @given(
-    type_=st.sampled_from(
-        [pa.int8(), pa.uint16(), pa.int64(), pa.float32(), pa.float64(), pa.decimal128(9, 2)]
-    ),
+    type_=st.sampled_from([pa.int8(), pa.uint16(), pa.int64(), pa.float32(), pa.float64(), pa.decimal128(9, 2)]),
     distinct=st.sets(st.integers(-100, 100), min_size=2, max_size=8),
     missing=st.booleans(),
 )
@@ -477,9 +475,7 @@ _KINDS = load(
         {
             "price": pa.array([Decimal(p) for p in ("1.25", "2.50", "3.99")] * 20),
             "when": pa.array([datetime.datetime(2024, 1, 1 + i % 3) for i in range(60)]),
-            "zoned": pa.array(
-                [datetime.datetime(2024, 1, 1 + i % 3) for i in range(60)], pa.timestamp("ms", "UTC")
-            ),
+            "zoned": pa.array([datetime.datetime(2024, 1, 1 + i % 3) for i in range(60)], pa.timestamp("ms", "UTC")),
             "flag": pa.array([True, False, False] * 20),
             "answer": pa.array(["yes", "no", "maybe"] * 20),
             "Truth": pa.array(["TRUE", "False", "?"] * 20).dictionary_encode(),

@@ -45,8 +45,7 @@ def test_one_number_is_not_above_another(kinds: Any, strict: bool, missing: bool
     low = rng.integers(-50, 300, 200)
     high = low + rng.integers(strict, 9, 200) * rng.integers(1, 30, 200)
     arrays = [
-        pa.array(v, mask=(rng.random(200) < 0.2) & missing).cast(k)
-        for v, k in zip((low, high), kinds, strict=True)
+        pa.array(v, mask=(rng.random(200) < 0.2) & missing).cast(k) for v, k in zip((low, high), kinds, strict=True)
     ]
     table = pa.table(dict(zip(("low", "high"), arrays, strict=True)))
     constraint = {"less": ["low", "high"], "strict": strict}

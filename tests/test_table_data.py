@@ -61,12 +61,7 @@ def test_every_row_comes_once_an_epoch_in_a_fresh_order(plain: TableData):
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    seed=st.integers(0, 2**62),
-    start=st.integers(0, 10**9),
-    count=st.integers(1, 300),
-    cut=st.integers(0, 300),
-)
+@given(seed=st.integers(0, 2**62), start=st.integers(0, 10**9), count=st.integers(1, 300), cut=st.integers(0, 300))
 def test_a_place_depends_on_seed_and_number_alone(seed: int, start: int, count: int, cut: int):
     cut = min(cut, count)
     for data in (_PLAIN, _SAMPLED):

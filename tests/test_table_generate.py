@@ -209,9 +209,7 @@ def test_a_rare_condition_is_kept_by_rejection(folder: Path) -> None:
     samples.probe()
     table, attempts = samples.table(0, 500)
     assert attempts > 2 * 500
-    assert set(zip(*(table[n].to_pylist() for n in ("rating", "gift", "size")), strict=True)) == {
-        (5, True, "l")
-    }
+    assert set(zip(*(table[n].to_pylist() for n in ("rating", "gift", "size")), strict=True)) == {(5, True, "l")}
 
 
 def test_one_row_is_one_row(folder: Path) -> None:

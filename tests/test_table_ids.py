@@ -100,9 +100,7 @@ def test_a_wider_pattern_has_ids_enough(pattern: str, least: int, wider: str | N
     again = ids.parse(parsed.wider(least), "field")
     assert again.size >= least
     assert wider in (None, again.text)
-    assert all(again.fits(t) for t in parsed.ids(rows(min(parsed.size, 50)), 0, 0).tolist()) == (
-        pattern != "fixed"
-    )
+    assert all(again.fits(t) for t in parsed.ids(rows(min(parsed.size, 50)), 0, 0).tolist()) == (pattern != "fixed")
 
 
 @given(seed=st.integers(0, 2**63 - 1), pattern=st.sampled_from(["[0-9]{3}", "[A-C]{6}", "x[ab]{9}"]))

@@ -236,20 +236,14 @@ def numbers_with(odd: Any, at: int = 41) -> list[Any]:
         ("39,7.5\n1,2\n", "first line of numbers"),
         (b"x,y\n1,2\n\xff,2\n", "line 3 is not.*data.table.encoding"),
         (csv_of({"x": repeated(""), **OTHER}), "columns.x.*all missing.*=drop"),
-        (
-            csv_of({"x": numbers_with("oops"), **OTHER}),
-            r"columns.x.*row 42 \(line 43\): oops.*mixes numbers and text",
-        ),
+        (csv_of({"x": numbers_with("oops"), **OTHER}), r"columns.x.*row 42 \(line 43\): oops.*mixes numbers and text"),
         (csv_of({"x": numbers_with("-inf"), **OTHER}), r"row 42 \(line 43\): -inf.*infinite"),
         (csv_of({"x": [f"note {i % 59} on it" for i in range(N)], **OTHER}), "rare=5"),
         (
             csv_of({"x": [f"note {i % 59} on it" for i in range(N - 5)] + ["z"] * 5, **OTHER}),
             "free text.*drop.*categorical",
         ),
-        (
-            csv_of({"x": repeated("01/02/2024", "03/04/2024"), **OTHER}),
-            "%d/%m/%Y or %m/%d/%Y.*datetime_format",
-        ),
+        (csv_of({"x": repeated("01/02/2024", "03/04/2024"), **OTHER}), "%d/%m/%Y or %m/%d/%Y.*datetime_format"),
         (csv_of({"x": repeated("same"), "y": repeated(7)}), "none varies"),
     ],
 )
@@ -393,13 +387,7 @@ def with_metadata(tmp_path: Path, content: Any, **table: Any) -> dict[str, Any]:
 def test_sdv_metadata_say_the_types(tmp_path: Path, content: Any):
     columns = with_metadata(tmp_path, content, columns={"mail": "drop"})
     kinds = {n: c["type"] for n, c in columns.items()}
-    assert kinds == {
-        "key": "id",
-        "grade": "categorical",
-        "day": "datetime",
-        "fee": "numerical",
-        "free": "boolean",
-    }
+    assert kinds == {"key": "id", "grade": "categorical", "day": "datetime", "fee": "numerical", "free": "boolean"}
     assert columns["key"]["pattern"] == "HID_[0-9]{3}"
 
 

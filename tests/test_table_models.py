@@ -243,9 +243,7 @@ def test_onnx_gives_codes_and_values(preset: str, shop: TableData) -> None:
 
 def test_columns_follow_one_another_as_they_were_learnt(shop: TableData) -> None:
     """The joint shares of two columns, drawn freely and given the second."""
-    data = load_table(
-        TableDataSpec(source="table", root=_written(shop), table=TableSpec(numbers="quantiles"))
-    )
+    data = load_table(TableDataSpec(source="table", root=_written(shop), table=TableSpec(numbers="quantiles")))
     made = family("table_ar", data, dropout=0.0, generator_widths=(32, 32))
     optimizer = torch.optim.Adam(made.nets.parameters(), lr=0.01)
     for step in range(300):

@@ -19,7 +19,7 @@ from conftest import kill_when, small_spec
 from genai_ray import spec as specs
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.image.codec import ImageCodec
-from genai_ray.image.source import ImageData, load_images
+from genai_ray.image.source import ImageData, in_memory, load
 from genai_ray.runs import read_metrics
 from genai_ray.spec import Spec
 from genai_ray.storage import Store
@@ -67,8 +67,7 @@ def test_killed_training_goes_on_to_the_same_weights(preset: str, tmp_path: Path
 
     assert_bit_equal(final_state(undisturbed), final_state(killed))
     losses = [
-        [r["loss_" + k] for r in read_metrics(Store(s.run_uri)) for k in _losses(preset)]
-        for s in (undisturbed, killed)
+        [r["loss_" + k] for r in read_metrics(Store(s.run_uri)) for k in _losses(preset)] for s in (undisturbed, killed)
     ]
     assert losses[0] == losses[1]
 
@@ -94,14 +93,13 @@ def test_damaged_newest_checkpoint_falls_back_to_the_same_weights(tmp_path: Path
 
 def test_workers_share_a_batch_without_changing_it() -> None:
     spec = small_spec("/nowhere", "train.workers=[1,4]")
-    data = load_images(spec.data)
+    data = load(spec)
     device = torch.device("cpu")
     for step in (0, 21, 22, 23):  # the epoch of 1,438 images ends within step 22
         whole = next(real_batches(spec, data, step, micro_batches(spec, 0, 1), device))
         for world in (2, 3, 4):
             parts = [
-                next(real_batches(spec, data, step, micro_batches(spec, rank, world), device))
-                for rank in range(world)
+                next(real_batches(spec, data, step, micro_batches(spec, rank, world), device)) for rank in range(world)
             ]
             assert torch.equal(whole.values, torch.cat([p.values for p in parts]))
     assert whole.values.min() == -1
@@ -158,7 +156,7 @@ def test_workers_learn_what_one_learns(penalty: list[str], numbers: list[str], t
         for name, weights in states[0].items():
             difference = (state[name] - weights).norm() / weights.norm()
             assert difference < 1e-5, name
-    start = State(spec, load_images(spec.data).codec, "", torch.device("cpu")).family.nets
+    start = State(spec, load(spec).codec, "", torch.device("cpu")).family.nets
     moved = [(states[0][n] - w).norm() / w.norm() for n, w in start.state_dict().items()]
     assert max(moved) > 0.1  # else nothing was learnt that could differ
 
@@ -191,7 +189,7 @@ def test_other_images_than_the_run_began_with(tmp_path: Path) -> None:
     train(spec)
     store = Store(spec.run_uri)
     store.delete(checkpoint.key(1280))
-    data = load_images(spec.data)
+    data = in_memory(load(spec))
     data.train_images[0] ^= 255
     with pytest.raises(UserError, match="holds other samples than the run was begun with"):
         train(spec, data)
@@ -397,7 +395,7 @@ def test_mistakes_are_named(override: str, message: str) -> None:
 
 def first_losses(spec: Spec, count: int = 4) -> list[float]:
     """Loss of each phase of the first steps."""
-    data = load_images(spec.data)
+    data = load(spec)
     state = State(spec, data.codec, data.digest, torch.device("cpu"))
     if spec.train.compile != "none":
         compile_networks(state.family, spec)

@@ -113,21 +113,16 @@ def test_the_elbo_by_hand(beta: float):
 
 
 @pytest.mark.parametrize(
-    ("over", "samples", "factor"),
-    [(0, 0, 1), (0, 500, 1), (200, 0, 0), (200, 50, 0.25), (200, 200, 1), (200, 900, 1)],
+    ("over", "samples", "factor"), [(0, 0, 1), (0, 500, 1), (200, 0, 0), (200, 50, 0.25), (200, 200, 1), (200, 900, 1)]
 )
 @pytest.mark.parametrize("posterior", ["gaussian", "point"])
 def test_beta_warms_up_with_the_samples_shown(posterior: str, over: int, samples: int, factor: float):
-    family = by_hand(
-        MEAN, torch.zeros(2, 4), beta=3.0, kl_warm_up=over, posterior=posterior, decoder_decay=0.0
-    )
+    family = by_hand(MEAN, torch.zeros(2, 4), beta=3.0, kl_warm_up=over, posterior=posterior, decoder_decay=0.0)
     loss, _ = family.loss(family.phases[0], Batch(IMAGES, None), draws(torch.zeros(2, 4)), Moment(7, samples))
     assert loss.item() == pytest.approx(3 * factor * HALF_SQUARE)
 
 
-@pytest.mark.parametrize(
-    ("preset", "name"), [("vae", "loss_kl"), ("rae", "loss_latent"), ("vae_gan", "loss_kl")]
-)
+@pytest.mark.parametrize(("preset", "name"), [("vae", "loss_kl"), ("rae", "loss_latent"), ("vae_gan", "loss_kl")])
 def test_beta_weighs_one_term_of_the_loss(preset: str, name: str):
     results = []
     for beta in (1.0, 4.0):
@@ -155,9 +150,7 @@ def test_the_decay_of_the_decoder_by_hand(posterior: str):
     decoder = family.nets.get_submodule("autoencoder.decoder")
     with torch.no_grad():
         decoder.get_parameter("gain").copy_(torch.tensor([1.0, 3.0]))
-    loss, logs = family.loss(
-        family.phases[0], Batch(0 * IMAGES, None), draws(-MEAN * (posterior == "gaussian")), START
-    )
+    loss, logs = family.loss(family.phases[0], Batch(0 * IMAGES, None), draws(-MEAN * (posterior == "gaussian")), START)
     assert logs["loss_decay"].item() == pytest.approx(1 + 9)
     assert loss.item() == pytest.approx(logs["loss_reconstruction"].item() + 0.5 * (1 + 9))
     loss.backward()
@@ -518,9 +511,7 @@ def test_the_losses_of_the_vae_gan_by_hand():
     values = {"beta": 0.5, "kl_warm_up": 100, "adversarial": 3.0, "prior": "normal"}
     family = VaeGan(variant("vae_gan", **values), ImageCodec(8, 1, None), 0)
     assert (family.latent, family.sampler_latent) == (8, 4)
-    family.nets["autoencoder"] = nn.ModuleDict(
-        {"encoder": Encoded(MEAN, torch.zeros(2, 4)), "decoder": Decoded()}
-    )
+    family.nets["autoencoder"] = nn.ModuleDict({"encoder": Encoded(MEAN, torch.zeros(2, 4)), "decoder": Decoded()})
     family.nets["discriminator"] = Brightness()
     # The posterior is off by 1 in each pixel; the prior's images are grey levels -1 and 2.
     prior = torch.tensor([-1.0, 2.0])[:, None].expand(2, 4)

@@ -27,11 +27,7 @@ from genai_ray.provenance import FileRecord
 from genai_ray.spec import Spec
 from genai_ray.storage import Store
 
-SINKS = {
-    "parquet": "part-000001.parquet",
-    "images": "part-000001/metadata.parquet",
-    "webdataset": "part-000001.tar",
-}
+SINKS = {"parquet": "part-000001.parquet", "images": "part-000001/metadata.parquet", "webdataset": "part-000001.tar"}
 
 PRODUCER = "001191110102MAD55U9H0F10002"
 

@@ -72,24 +72,14 @@ def generate(spec: Spec) -> GenerateResult:
     seconds = time.monotonic() - started
     done_now = made.spec.samples * (1 - before / made.shard_count)
     return GenerateResult(
-        uri=made.store.uri,
-        rows=made.spec.samples,
-        files=files,
-        bytes=size,
-        seconds=seconds,
-        rate=done_now / seconds,
+        uri=made.store.uri, rows=made.spec.samples, files=files, bytes=size, seconds=seconds, rate=done_now / seconds
     )
 
 
 def _finished(spec: Spec, made: Plan, manifest: Manifest) -> GenerateResult:
     _commit(spec, made)
     return GenerateResult(
-        uri=made.store.uri,
-        rows=manifest.rows,
-        files=len(manifest.files),
-        bytes=manifest.bytes,
-        seconds=0.0,
-        rate=0.0,
+        uri=made.store.uri, rows=manifest.rows, files=len(manifest.files), bytes=manifest.bytes, seconds=0.0, rate=0.0
     )
 
 
@@ -116,9 +106,7 @@ def _require_cluster(spec: GenerateSpec, shards: int) -> None:
     )
 
 
-def _make_missing(
-    spec: Spec, made: Plan, receipts: dict[int, bytes], held: lease.Lease
-) -> list[tuple[int, str]]:
+def _make_missing(spec: Spec, made: Plan, receipts: dict[int, bytes], held: lease.Lease) -> list[tuple[int, str]]:
     """Make the shards without a receipt and add theirs; (index, error) of those that failed."""
     missing = [i for i in range(made.shard_count) if i not in receipts]
     if not missing:
@@ -174,9 +162,7 @@ def _run(spec: Spec, made: Plan, missing: list[int]) -> Iterator[tuple[int, byte
             if isinstance(cause, UserError):
                 raise UserError(cause.field, cause.value, cause.rule, cause.remedy) from None
             cause = cause.__cause__ or getattr(cause, "cause", None)
-        raise IncompleteError(
-            f"{made.store.uri}: the job failed, the same command goes on: {error}"
-        ) from error
+        raise IncompleteError(f"{made.store.uri}: the job failed, the same command goes on: {error}") from error
 
 
 class AttemptCounter:

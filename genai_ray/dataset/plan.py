@@ -158,9 +158,7 @@ def _model_of(store: Store) -> tuple[bytes, ModelCard, str]:
     try:
         model = run.read(MODEL_KEY)
     except FileNotFoundError:
-        raise IncompleteError(
-            f"{run.uri} has no model; run `genai-ray train` and `genai-ray export` first"
-        ) from None
+        raise IncompleteError(f"{run.uri} has no model; run `genai-ray train` and `genai-ray export` first") from None
     return model, *read_model(model, where=f"{run.uri}/{MODEL_KEY}")
 
 

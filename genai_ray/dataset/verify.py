@@ -23,14 +23,7 @@ from genai_ray.dataset import manifest as manifests
 from genai_ray.dataset.plan import Shard, fields_of, reopen
 from genai_ray.dataset.shards import ForgetfulStore, ShardMaker
 from genai_ray.errors import IncompleteError, UserError
-from genai_ray.labels import (
-    ID_DIGITS,
-    expected_label,
-    produce_id,
-    read_label,
-    read_metadata_label,
-    xmp_packet,
-)
+from genai_ray.labels import ID_DIGITS, expected_label, produce_id, read_label, read_metadata_label, xmp_packet
 from genai_ray.provenance import FileRecord, Manifest, ShardReceipt
 from genai_ray.storage import Store
 
@@ -138,10 +131,7 @@ def _contents(uri: str, manifest: Manifest) -> tuple[list[Shard], list[FileRecor
     records = list(manifests.files_of(manifest))
     if len(records) != len(shards):
         raise UserError(
-            "uri",
-            uri,
-            "holds no files: it was made with generate.sink=discard",
-            "Generate with another sink.",
+            "uri", uri, "holds no files: it was made with generate.sink=discard", "Generate with another sink."
         )
     if [s.start for s in shards] + [manifest.rows] != [0] + [s.stop for s in shards]:
         raise UserError(
@@ -162,16 +152,11 @@ def _find(uri: str) -> tuple[Store, Manifest]:
         if fields_of(store) is not None:
             raise IncompleteError(f"{store.uri} is not finished; run `genai-ray generate`")
     raise UserError(
-        "uri",
-        uri,
-        "must be a data set or a run that has one",
-        "Give <store>/<name> or <store>/<name>/dataset.",
+        "uri", uri, "must be a data set or a run that has one", "Give <store>/<name> or <store>/<name>/dataset."
     )
 
 
-def _check(
-    store: Store, manifest: Manifest, seed: int, record: FileRecord, shard: Shard
-) -> tuple[str, set[str]]:
+def _check(store: Store, manifest: Manifest, seed: int, record: FileRecord, shard: Shard) -> tuple[str, set[str]]:
     """What is wrong with the files of a shard, empty if nothing; and the objects that belong to it.
 
     The objects of a damaged shard are those that its list, if it can be read, names.
@@ -225,9 +210,7 @@ def _schema_label_fault(manifest: Manifest, shard: Shard, data: bytes) -> str:
     return next(wrong, "")
 
 
-def _sample_label_fault(
-    manifest: Manifest, shard: Shard, seed: int, names: list[str], cells: Sequence[bytes]
-) -> str:
+def _sample_label_fault(manifest: Manifest, shard: Shard, seed: int, names: list[str], cells: Sequence[bytes]) -> str:
     """The first image of a shard whose label is missing or wrong, with its file and id."""
     sample = random.Random(f"{seed} {shard.index}").sample(range(len(cells)), min(_PARSED, len(cells)))
     parsed, producer, hole = set(sample), _producer(manifest), "{produced}"

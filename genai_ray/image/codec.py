@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from genai_ray.errors import UserError, nearest
-from genai_ray.image.spec import ImageGenerateSpec
+from genai_ray.image.spec import ImageDataSpec, ImageGenerateSpec
 from genai_ray.spec import GenerateSpec
 
 #: Sizes that are taken as they are; an image of any other is brought to `data.size`.
@@ -46,20 +46,21 @@ class ImageCodec:
                 )
 
     def describe(self) -> dict[str, Any]:
-        return {
-            "images": f"{self.size}x{self.size}x{self.channels}",
-            "classes": ", ".join(self.classes or ()),
-        }
+        return {"images": f"{self.size}x{self.size}x{self.channels}", "classes": ", ".join(self.classes or ())}
 
     def encode(self, image: Image.Image) -> NDArray[np.uint8]:
-        """A Pillow image of any size and mode as (H, W, C): centre crop, antialiased bicubic."""
-        image = ImageOps.exif_transpose(image)
+        """A Pillow image of any size and mode as (H, W, C): centre crop, antialiased bicubic.
+
+        The image may be changed, as a copy of a large photo costs much memory.
+        """
+        ImageOps.exif_transpose(image, in_place=True)
         if image.mode in ("I", "I;16", "F"):
             depth = np.asarray(image, np.float64)
             image = Image.fromarray(np.clip(depth / 257, 0, 255).astype(np.uint8))
         if "transparency" in image.info:
             image = image.convert("RGBA")  # which Pillow would else only advise
-        image = image.convert("L" if self.channels == 1 else "RGB")
+        mode = "L" if self.channels == 1 else "RGB"
+        image = image if image.mode == mode else image.convert(mode)
         if image.size != (self.size, self.size):
             image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC)
         return np.asarray(image, np.uint8).reshape(self.size, self.size, self.channels)
@@ -79,3 +80,24 @@ class ImageCodec:
 def from_json(values: dict[str, Any]) -> ImageCodec:
     """The codec as a model card or a checkpoint holds it."""
     return ImageCodec.from_json(values)
+
+
+def common_codec(spec: ImageDataSpec, sizes: set[tuple[int, int]], modes: set[str]) -> ImageCodec:
+    """The codec for images of these sizes and modes, without classes.
+
+    Raises:
+        UserError: if the spec names no size, and they have not one that can be taken.
+    """
+    size = spec.size
+    if size is None:
+        width, height = next(iter(sizes))
+        if len(sizes) > 1 or width != height or width not in SIZES:
+            shown = ", ".join(f"{w}x{h}" for w, h in sorted(sizes)[:4])
+            raise UserError(
+                "data.size",
+                None,
+                f"is needed, since the images measure {shown}{', …' if len(sizes) > 4 else ''}",
+                f"Choose one of {SIZES}.",
+            )
+        size = width
+    return ImageCodec(size, spec.channels or (1 if modes <= set(GREY_MODES) else 3), None)

@@ -67,8 +67,7 @@ def read_conditions(spec: GenerateSpec, card: ModelCard, reserved: frozenset[str
             raise UserError(
                 field,
                 uri,
-                f"column {name!r} "
-                + (f"is one of sink={spec.sink}'s own" if taken else "stands there more than once"),
+                f"column {name!r} " + (f"is one of sink={spec.sink}'s own" if taken else "stands there more than once"),
                 "Rename it in the table.",
             )
     if "label" not in table.column_names:

@@ -123,9 +123,7 @@ def _png_labels(stamp: Stamp | None) -> tuple[bytes, Iterable[bytes]]:
     crc32, join = zlib.crc32, b"".join
     # The checksum of what all share is taken once.
     shared = crc32(body)
-    rests = (
-        (own := join((name, middle, name, last))) + crc32(own, shared).to_bytes(4) for name in stamp.names()
-    )
+    rests = ((own := join((name, middle, name, last))) + crc32(own, shared).to_bytes(4) for name in stamp.names())
     return length.to_bytes(4) + body, rests
 
 

@@ -17,9 +17,8 @@ from genai_ray.image.extractor import Extractor, kept_extractor
 from genai_ray.image.inception import Inception, read_weights
 from genai_ray.image.metrics import METRICS
 from genai_ray.image.rows import ImageRead
-from genai_ray.image.source import ImageData
+from genai_ray.image.source import Arrays, ImageData, in_memory
 from genai_ray.image.spec import ImageRun
-from genai_ray.image.stream import ImageStream
 from genai_ray.metrics.fidelity import frechet_distance, prdc
 from genai_ray.metrics.memorisation import copy_rates, duplicate_rate, nearest
 from genai_ray.modality import Data, Evaluator, Measured, Outputs, Read, Shipped, values_of
@@ -46,7 +45,8 @@ _SCORES_NOTE = (
 def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
     """Measure the images of a finished data set beside held-out and training ones."""
     assert isinstance(spec, ImageRun)
-    assert isinstance(data, ImageData | ImageStream)
+    assert isinstance(data, ImageData)
+    arrays = in_memory(data)
     settings, manifest = spec.evaluate, shipped.manifest
     codec = ImageCodec.from_json(manifest.card["codec"])
     encoding = manifest.fields["generate.encoding"]
@@ -54,7 +54,7 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
     many, labels, repeated = _read(shipped.files, codec, encoding, wanted, settings.duplicate_rows)
     images = many[: settings.samples]
     labels = None if labels is None else labels[: settings.samples]
-    fake, real = _compare(spec, shipped.run, data, many, labels, repeated)
+    fake, real = _compare(spec, shipped.run, data, arrays, many, labels, repeated)
     n = len(fake.features)
     names = data.codec.classes if labels is not None else None
     tiles = None if labels is None or not names else _tiles_by_class(images, labels, len(names))
@@ -63,16 +63,8 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
         features=fake.extractor.name,
         fake=values_of(METRICS, fake),
         real=values_of(METRICS, real),
-        counts={
-            "generated": manifest.rows,
-            "compared": n,
-            "train": data.n,
-            "holdout": len(data.holdout_images),
-        },
-        record={
-            "k": settings.k,
-            "inception_samples": settings.inception_samples if settings.inception else None,
-        },
+        counts={"generated": manifest.rows, "compared": n, "train": data.n, "holdout": len(arrays.holdout_images)},
+        record={"k": settings.k, "inception_samples": settings.inception_samples if settings.inception else None},
         files={"preview.png": _png(images[:_SAMPLES] if tiles is None else tiles)},
         title=f"{manifest.rows:,} synthetic images",
         notice=_NOTICE,
@@ -82,14 +74,15 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
             "Features": fake.extractor.name,
         },
         scores_note=_SCORES_NOTE,
-        blocks=[*_samples(images, tiles, names or ()), _closest(images[:_PAIRS], data.train_images)],
+        blocks=[*_samples(images, tiles, names or ()), _closest(images[:_PAIRS], arrays.train_images)],
     )
 
 
 def _compare(
     spec: ImageRun,
     run: Store,
-    data: ImageData | ImageStream,
+    data: ImageData,
+    arrays: Arrays,
     many: NDArray[np.uint8],
     labels: NDArray[np.int64] | None,
     repeated: float,
@@ -97,20 +90,18 @@ def _compare(
     """The generated images, and real ones in their place; equally many, where that matters."""
     settings = spec.evaluate
     weights = read_weights(settings.inception) if settings.inception else None
-    extractor = feature_extractor(run, data)
+    extractor = feature_extractor(run, arrays)
     images = many[: settings.samples]
-    holdout, train = (_choose(i, settings.samples) for i in (data.holdout_images, data.train_images))
+    holdout, train = (_choose(i, settings.samples) for i in (arrays.holdout_images, arrays.train_images))
     n = min(len(holdout), len(train), len(images))
     inception: tuple[float | None, float | None] = (None, None)
     if weights is not None:
         network = Inception(weights, spec.train.device)
-        inception = network.distances(
-            data.train_images, many[: settings.inception_samples], data.holdout_images
-        )
-    copies = copy_rates(data.train_images, holdout, images[:n])
+        inception = network.distances(data.train_images, many[: settings.inception_samples], data.holdout_images)
+    copies = copy_rates(arrays.train_images, holdout, images[:n])
     labelled = None
-    if labels is not None and data.holdout_labels is not None:
-        labelled = (images, labels), (data.holdout_images, data.holdout_labels)
+    if labels is not None and arrays.holdout_labels is not None:
+        labelled = (images, labels), (arrays.holdout_images, arrays.holdout_labels)
     fake = Compared(
         holdout=holdout[:n],
         images=images[:n],
@@ -128,7 +119,7 @@ def _compare(
         images=train[:n],
         features=extractor.features(train[:n]),
         labelled=labelled and labelled[1],
-        repeated=duplicate_rate(data.train_images),
+        repeated=duplicate_rate(arrays.train_images),
         copies=copies["real"],
         inception=inception[1],
     )
@@ -137,13 +128,11 @@ def _compare(
 
 def _neighbours(spec: ImageRun, n: int) -> int:
     if spec.evaluate.k >= n:
-        raise UserError(
-            "evaluate.k", spec.evaluate.k, f"must be below the {n} images that are compared", "Lower it."
-        )
+        raise UserError("evaluate.k", spec.evaluate.k, f"must be below the {n} images that are compared", "Lower it.")
     return spec.evaluate.k
 
 
-def feature_extractor(run: Store, data: ImageData | ImageStream) -> Extractor:
+def feature_extractor(run: Store, data: Arrays) -> Extractor:
     """The feature extractor of this data, trained once for a run and kept beside its reports."""
     classes = data.codec.label_width
     return kept_extractor(run, data.digest, data.train_images, data.train_labels, classes)
@@ -185,9 +174,10 @@ class ImageMonitor:
 
     def __init__(self, spec: Spec, store: Store, data: Data):
         assert isinstance(spec, ImageRun)
-        assert isinstance(data, ImageData | ImageStream)
-        images = data.train_images
-        self.extractor = feature_extractor(store, data)
+        assert isinstance(data, ImageData)
+        arrays = in_memory(data)
+        images = arrays.train_images
+        self.extractor = feature_extractor(store, arrays)
         n = min(len(images), spec.train.evaluate_samples)
         order = np.argsort(rng.permute(0, rng.Stream.EVALUATE, np.arange(len(images)), len(images)))
         self.real = self.extractor.features(images[order[:n]])
@@ -197,11 +187,7 @@ class ImageMonitor:
         (images,) = outputs
         fake = self.extractor.features(images)
         near = prdc(self.real, fake, k=self.k)
-        scores = {
-            "fid": frechet_distance(self.real, fake),
-            "recall": near["recall"],
-            "coverage": near["coverage"],
-        }
+        scores = {"fid": frechet_distance(self.real, fake), "recall": near["recall"], "coverage": near["coverage"]}
         if labels is not None and self.extractor.classes:
             scores["agreement"] = float((self.extractor.classify(images) == labels).mean())
         return scores
@@ -246,9 +232,7 @@ def _closest(images: NDArray[np.uint8], train: NDArray[np.uint8]) -> Block:
         "Upper image: generated. Lower image: the <strong>real</strong> training image nearest to it. Pairs "
         "that look the same are a sign of copying; pairs that differ are no proof of privacy."
     )
-    picture = Picture(
-        png=png_bytes(pairs), alt="Pairs: a generated image above its nearest real training image"
-    )
+    picture = Picture(png=png_bytes(pairs), alt="Pairs: a generated image above its nearest real training image")
     return Block(title="Nearest training images", note=note, pictures=[picture])
 
 

@@ -139,9 +139,7 @@ def train_extractor(
     return Extractor(size, channels, classes, network, raw.mean(axis=0), std)
 
 
-def kept_extractor(
-    store: Store, digest: str, images: np.ndarray, labels: np.ndarray | None, classes: int
-) -> Extractor:
+def kept_extractor(store: Store, digest: str, images: np.ndarray, labels: np.ndarray | None, classes: int) -> Extractor:
     """The extractor of a run's training images (SHA-256 `digest`), trained once and kept beside
     the reports. A classifier where there are two classes or more.
     """
@@ -156,13 +154,7 @@ def kept_extractor(
 
 
 def _optimise(
-    network: nn.Sequential,
-    decoder: nn.Module,
-    images: np.ndarray,
-    labels: np.ndarray | None,
-    *,
-    seed: int,
-    steps: int,
+    network: nn.Sequential, decoder: nn.Module, images: np.ndarray, labels: np.ndarray | None, *, seed: int, steps: int
 ) -> None:
     modules = nn.ModuleList([network, decoder]).train()
     optimiser = torch.optim.Adam(modules.parameters(), weight_decay=1e-5)
@@ -233,11 +225,7 @@ def _halvings(size: int) -> list[int]:
 
 
 def _conv(width_in: int, width: int, *, stride: int) -> list[nn.Module]:
-    return [
-        nn.Conv2d(width_in, width, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-    ]
+    return [nn.Conv2d(width_in, width, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
 
 
 def _pixels(images_NHWC: np.ndarray) -> Tensor:

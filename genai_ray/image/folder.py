@@ -89,9 +89,7 @@ def _table(rows: ImageRows, names: list[str], files: list[bytes]) -> bytes:
     text, number = ({"dtype": kind, "_type": "Value"} for kind in ("string", "int64"))
     features = {"file_name": text, **features, "bytes": number, "sha256": text}
     schema = pa.schema(fields, metadata=schema_metadata(features, rows.provenance))
-    table = pa.Table.from_arrays(
-        list(columns.values()), schema=with_label(schema, rows.producer, rows.part_id)
-    )
+    table = pa.Table.from_arrays(list(columns.values()), schema=with_label(schema, rows.producer, rows.part_id))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue().to_pybytes()

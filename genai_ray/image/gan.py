@@ -21,10 +21,7 @@ class Gan:
         self.variant, self.classes = variant, classes
         self.dropout = variant.dropout
         self.latent = self.sampler_latent = variant.latent
-        self.phases = (
-            Phase("discriminator", "discriminator"),
-            Phase("generator", "generator", interval=variant.n_dis),
-        )
+        self.phases = (Phase("discriminator", "discriminator"), Phase("generator", "generator", interval=variant.n_dis))
         generator = nets.GENERATORS[variant.network](variant, codec, classes)
         discriminator = nets.Discriminator(variant, codec, classes)
         self.nets = nn.ModuleDict({"generator": generator, "discriminator": discriminator})
@@ -38,9 +35,7 @@ class Gan:
         self._columns = _columns(variant, codec.channels * codec.size**2)
         self.uniforms = max((c.stop for c in self._columns.values()), default=0)
 
-    def loss(
-        self, phase: Phase, batch: Batch, draws: Draws, moment: Moment
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, phase: Phase, batch: Batch, draws: Draws, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Family.loss`. Generated samples are asked for the classes of the real ones."""
         generator, discriminator = self.nets["generator"], self.nets["discriminator"]
         uniform = {name: draws.uniform[:, columns] for name, columns in self._columns.items()}
@@ -55,10 +50,7 @@ class Gan:
         real = batch.values
         if "mirror" in uniform:
             real = augment.mirror(real, uniform["mirror"])
-        seen = [
-            self._augmented(real, uniform.get("augment_real")),
-            self._augmented(fake, uniform.get("augment_fake")),
-        ]
+        seen = [self._augmented(real, uniform.get("augment_real")), self._augmented(fake, uniform.get("augment_fake"))]
         if "consistency" in uniform:
             seen.append(augment.shift(real, uniform["consistency"]))
         # One pass over all of them: fewer kernel launches, and weights are read once.
@@ -93,9 +85,7 @@ class Gan:
             return images
         return augment.augment(images, uniform, self.variant.augment)
 
-    def _penalty(
-        self, real: Tensor, fake: Tensor, labels: Tensor | None, uniform: dict[str, Tensor]
-    ) -> Tensor:
+    def _penalty(self, real: Tensor, fake: Tensor, labels: Tensor | None, uniform: dict[str, Tensor]) -> Tensor:
         # `forward` in place of a call: not the compiled one, which has no second derivative.
         discriminator = self.nets["discriminator"].forward
         with torch.autocast(real.device.type, enabled=False):

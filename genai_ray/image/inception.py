@@ -9,7 +9,7 @@ be the published `weights-inception-2015-12-05-6726825d.pth`.
 import hashlib
 import io
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,9 +25,7 @@ from genai_ray.storage import Store
 DIGEST = "6726825d"  # how the SHA-256 of the file begins, as its name says
 DIMENSIONS = 2_048
 _SIZE, _BATCH = 299, 64
-_ORIGIN = (
-    "Get weights-inception-2015-12-05-6726825d.pth (release v0.2.0 of torch-fidelity) and give its path."
-)
+_ORIGIN = "Get weights-inception-2015-12-05-6726825d.pth (release v0.2.0 of torch-fidelity) and give its path."
 
 
 def read_weights(uri: str) -> bytes:
@@ -44,12 +42,17 @@ def read_weights(uri: str) -> bytes:
     digest = hashlib.sha256(data).hexdigest()
     if not digest.startswith(DIGEST):
         raise UserError(
-            "evaluate.inception",
-            uri,
-            f"must have a SHA-256 that begins with {DIGEST}, and has {digest[:8]}",
-            _ORIGIN,
+            "evaluate.inception", uri, f"must have a SHA-256 that begins with {DIGEST}, and has {digest[:8]}", _ORIGIN
         )
     return data
+
+
+class Images(Protocol):
+    """Images (n, H, W, C), in memory or read where they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> NDArray[np.uint8]: ...
 
 
 class Inception:
@@ -69,16 +72,14 @@ class Inception:
         pixels = resize(pixels.expand(-1, 3, -1, -1), _SIZE)
         return self.network((pixels - 128) / 128).cpu().numpy()
 
-    def moments(self, images: NDArray[np.uint8]) -> Moments:
+    def moments(self, images: Images) -> Moments:
         """Of the features of any number of images, in memory for one batch."""
         total = Moments(0, np.zeros(DIMENSIONS), np.zeros((DIMENSIONS, DIMENSIONS)))
         for rows in blocks(len(images), _BATCH):
             total += Moments.of(self.features(images[rows]))
         return total
 
-    def distances(
-        self, train: NDArray[np.uint8], generated: NDArray[np.uint8], holdout: NDArray[np.uint8]
-    ) -> tuple[float, float]:
+    def distances(self, train: Images, generated: Images, holdout: Images) -> tuple[float, float]:
         """FID of generated images and of held-out real ones, each against the training set."""
         against = self.moments(train)
         return (

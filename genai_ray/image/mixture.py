@@ -68,11 +68,7 @@ class Mixture(nn.Module):
     def set(self, gaussians: Gaussians) -> None:
         """Take over fitted mixtures of as many classes, components and latents."""
         upper = np.vectorize(_quantile)(np.cumsum(gaussians.weights, 1))
-        for buffer, values in (
-            (self.upper, upper),
-            (self.means, gaussians.means),
-            (self.factors, gaussians.factors),
-        ):
+        for buffer, values in ((self.upper, upper), (self.means, gaussians.means), (self.factors, gaussians.factors)):
             assert buffer.shape == values.shape, (buffer.shape, values.shape)
             buffer.copy_(torch.from_numpy(values))
 

@@ -120,9 +120,7 @@ class ResGenerator(nn.Module):
         parts = halvings + 1 if variant.hierarchical else 1
         self.parts = [variant.latent - (parts - 1) * (variant.latent // parts)]
         self.parts += [variant.latent // parts] * (parts - 1)
-        self.embedding = (
-            nn.Linear(classes, self._EMBEDDING, bias=False) if classes and variant.hierarchical else None
-        )
+        self.embedding = nn.Linear(classes, self._EMBEDDING, bias=False) if classes and variant.hierarchical else None
         features = classes
         if variant.hierarchical:
             features = self.parts[-1] + (self._EMBEDDING if classes else 0)
@@ -321,11 +319,7 @@ class ImageSampler(nn.Module):
         return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-GENERATORS: dict[str, Callable[..., nn.Module]] = {
-    "mlp": MlpGenerator,
-    "conv": ConvGenerator,
-    "resnet": ResGenerator,
-}
+GENERATORS: dict[str, Callable[..., nn.Module]] = {"mlp": MlpGenerator, "conv": ConvGenerator, "resnet": ResGenerator}
 TRUNKS: dict[str, Callable[..., ConvTrunk | MlpTrunk | ResTrunk]] = {
     "mlp": MlpTrunk,
     "conv": ConvTrunk,
@@ -340,9 +334,7 @@ def initialise(module: nn.Module, kind: str) -> None:
     residual blocks (Gulrajani et al. 2017). orthogonal: Saxe et al. 2013, as in Brock et al. 2019.
     Gains and biases of conditional norms begin at 0 more than those of plain ones.
     """
-    inner = {
-        id(c) for b in module.modules() if isinstance(b, UpBlock | DownBlock) for c in (b.conv1, b.conv2)
-    }
+    inner = {id(c) for b in module.modules() if isinstance(b, UpBlock | DownBlock) for c in (b.conv1, b.conv2)}
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
             if kind == "normal":
@@ -365,10 +357,7 @@ def spectral(module: nn.Module) -> None:
     step (Miyato et al. 2018). Gains of conditional norms are left as they are: they begin at 0.
     """
     skipped = {
-        id(linear)
-        for m in module.modules()
-        if isinstance(m, ConditionalBatchNorm)
-        for linear in (m.gain, m.bias)
+        id(linear) for m in module.modules() if isinstance(m, ConditionalBatchNorm) for linear in (m.gain, m.bias)
     }
     for layer in list(module.modules()):
         weighted = isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding)

@@ -26,9 +26,7 @@ def write_parquet(rows: ImageRows, store: Store) -> list[FileRecord]:
     columns["image"] = _raw_column(rows) if rows.encoding == "raw" else _file_column(rows)
     extra = None if rows.extra is None else rows.extra.schema
     schema = parquet_schema(rows.codec, rows.encoding, rows.labels is not None, rows.provenance, extra)
-    table = pa.Table.from_arrays(
-        list(columns.values()), schema=with_label(schema, rows.producer, rows.part_id)
-    )
+    table = pa.Table.from_arrays(list(columns.values()), schema=with_label(schema, rows.producer, rows.part_id))
     options: Any = {
         # Pixels in a file format do not get smaller; statistics and dictionaries of blobs only
         # cost space.
@@ -62,11 +60,7 @@ def labels_of(table: pa.Table) -> NDArray[np.int64] | None:
 
 
 def parquet_schema(
-    codec: ImageCodec,
-    encoding: str,
-    labelled: bool,
-    provenance: dict[str, Any],
-    extra: pa.Schema | None = None,
+    codec: ImageCodec, encoding: str, labelled: bool, provenance: dict[str, Any], extra: pa.Schema | None = None
 ) -> pa.Schema:
     """The columns of a data set, with what `datasets` and our own reader need to know of them."""
     fields, features = plain_fields(codec, labelled, extra)
@@ -93,9 +87,7 @@ def plain_columns(rows: ImageRows) -> dict[str, pa.Array | pa.ChunkedArray]:
     return columns
 
 
-def plain_fields(
-    codec: ImageCodec, labelled: bool, extra: pa.Schema | None
-) -> tuple[list[pa.Field], dict[str, Any]]:
+def plain_fields(codec: ImageCodec, labelled: bool, extra: pa.Schema | None) -> tuple[list[pa.Field], dict[str, Any]]:
     """Fields of all columns but the image, and what each is to Hugging Face `datasets`."""
     # Nullable all: `datasets` believes the metadata below only if fields equal its own.
     fields = [pa.field("id", pa.int64())]

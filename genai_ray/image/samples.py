@@ -25,9 +25,7 @@ class ImageSamples:
         UserError: for classes that the model does not know, or counts that do not add up.
     """
 
-    def __init__(
-        self, model: bytes, card: ModelCard, spec: GenerateSpec, seed: int, conditions: bytes | None
-    ):
+    def __init__(self, model: bytes, card: ModelCard, spec: GenerateSpec, seed: int, conditions: bytes | None):
         assert isinstance(spec, ImageGenerateSpec)
         self.card, self.spec = card, spec
         self.codec = ImageCodec.from_json(card.codec)

@@ -6,16 +6,17 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, field_validator, model_validator
 
 from genai_ray.errors import UserError
+from genai_ray.spec import read_presets
 from genai_ray.spec.sections import (
     DataSpec,
     EvaluateSpec,
     ExportSpec,
     GenerateSpec,
     ModelSpec,
-    Preset,
     Spec,
     absolute,
     key,
+    later,
     outside,
 )
 
@@ -50,18 +51,26 @@ class ImageDataSpec(DataSpec):
     download: bool = outside(
         True, needs={"source": _TORCHVISION}, description="let torchvision fetch what data.root lacks"
     )
-    # In the fingerprint: a stream shows Parquet in another order than memory does.
-    ingest: Literal["auto", "resident", "stream"] = key(
-        "auto",
+    # In the fingerprint: images that decode to more are shown in another order.
+    cache_gb: float = later(
+        20.0,
         needs={"source": _FILES},
-        description="hold all decoded images in memory, or decode while training",
-    )
-    resident_gb: float = key(
-        4.0,
-        needs={"source": _FILES, "ingest": ("auto", "stream")},
         gt=0,
-        description="auto streams a folder or Parquet that decodes to more",
+        description="decoded images that the disk of a node may keep, if they lie on S3",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _images_are_decoded_once(cls, values: Any) -> Any:
+        for name in ("ingest", "resident_gb"):
+            if isinstance(values, Mapping) and name in values:
+                raise UserError(
+                    f"data.{name}",
+                    cast(Any, values[name]),
+                    "is of an earlier version: images are decoded once now, into the run",
+                    "Drop the key; data.cache_gb bounds what a node keeps of them.",
+                )
+        return values
 
     @model_validator(mode="after")
     def _root_where_needed(self) -> "ImageDataSpec":
@@ -91,14 +100,10 @@ class ImageModelSpec(ModelSpec):
         "has twice as many)",
     )
     generator_widths: tuple[int, ...] = key((), needs=_MLP, description="hidden layers")
-    discriminator_widths: tuple[int, ...] = key(
-        (), needs=_MLP, description="hidden layers, also of an encoder"
-    )
+    discriminator_widths: tuple[int, ...] = key((), needs=_MLP, description="hidden layers, also of an encoder")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="in the discriminator or the encoder")
     generator_spectral_norm: bool = False
-    mirror: bool = Field(
-        default=False, description="show real images mirrored half of the time: scenes, not digits"
-    )
+    mirror: bool = Field(default=False, description="show real images mirrored half of the time: scenes, not digits")
 
     @model_validator(mode="after")
     def _mlp_has_layers(self) -> "ImageModelSpec":
@@ -139,9 +144,7 @@ class GanSpec(AdversarialSpec):
     hierarchical: bool = key(
         False, needs=_RESNET, description="the noise is split over the blocks and joins one class embedding"
     )
-    pooling: Literal["sum", "mean"] = key(
-        "sum", needs=_RESNET, description="of the discriminator's last feature map"
-    )
+    pooling: Literal["sum", "mean"] = key("sum", needs=_RESNET, description="of the discriminator's last feature map")
     penalty: Literal["none", "gradient", "r1", "dragan"] = Field(
         default="none", description="on the gradient of the discriminator by its input"
     )
@@ -160,8 +163,7 @@ class GanSpec(AdversarialSpec):
             raise UserError(
                 "model.discriminator_norm",
                 "batch",
-                f"mixes the samples of a batch, and model.penalty={self.penalty} needs the gradient of each "
-                "alone",
+                f"mixes the samples of a batch, and model.penalty={self.penalty} needs the gradient of each alone",
                 "Use model.discriminator_norm=layer, spectral or none.",
             )
         return self
@@ -176,9 +178,7 @@ class AutoencoderSpec(ImageModelSpec):
     prior: Literal["normal", "mixture"] = Field(
         default="normal", description="of the latents when sampling; mixture is fitted to encoded images"
     )
-    mixture_components: int = key(
-        10, needs={"prior": ("mixture",)}, ge=1, description="for each class, if any"
-    )
+    mixture_components: int = key(10, needs={"prior": ("mixture",)}, ge=1, description="for each class, if any")
 
     @property
     def is_point(self) -> bool:
@@ -249,9 +249,7 @@ class ImageGenerateSpec(GenerateSpec):
     """What to generate and how it is cut into files."""
 
     truncation: float | None = Field(
-        default=None,
-        gt=0,
-        description="largest number in the noise: less variety, cleaner samples; null: not cut",
+        default=None, gt=0, description="largest number in the noise: less variety, cleaner samples; null: not cut"
     )
     encoding: Literal["png", "jpeg", "webp", "raw"] = Field(
         default="png", description="of the pixels; raw for Parquet and Iceberg"
@@ -310,10 +308,7 @@ class ImageEvaluateSpec(EvaluateSpec):
         "training set, as published figures are; null: not measured",
     )
     inception_samples: int = outside(
-        50_000,
-        unless={"inception": None},
-        ge=2,
-        description="generated images that fid_inception is measured on",
+        50_000, unless={"inception": None}, ge=2, description="generated images that fid_inception is measured on"
     )
 
 
@@ -374,172 +369,7 @@ class ImageRun(Spec):
                 f"is more than generate.samples={self.generate.samples}",
                 f"Set generate.samples={evaluate.inception_samples}, or take fewer and say so.",
             )
-        if self.data.ingest == "stream":
-            raise UserError(
-                "evaluate.inception",
-                evaluate.inception,
-                "compares with every training image, and data.ingest=stream keeps few",
-                "Set data.ingest=resident.",
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _a_stream_needs_ray(self) -> "ImageRun":
-        if self.data.ingest == "stream" and not self.train.workers:
-            raise UserError(
-                "data.ingest",
-                self.data.ingest,
-                "needs Ray to decode, and train.workers=0 trains without it",
-                "Set train.workers=1 or more, or data.ingest=resident.",
-            )
         return self
 
 
-# --- presets -------------------------------------------------------------------------------------
-
-
-_DCGAN = {
-    "family": "gan",
-    "network": "conv",
-    "latent": 100,
-    "width": 64,
-    "discriminator_norm": "spectral",
-    "loss": "nonsaturating",
-    "learning_rate": 2e-4,
-    "betas": (0.5, 0.999),
-}
-_SNGAN = {
-    "family": "gan",
-    "network": "resnet",
-    "latent": 128,
-    "width": 128,
-    "init": "xavier",
-    "discriminator_norm": "spectral",
-    "loss": "hinge",
-    "n_dis": 5,
-    "learning_rate": 2e-4,
-    "learning_rate_decay": "linear",
-    "betas": (0.0, 0.9),
-}
-_VAE = {
-    "family": "vae",
-    "network": "conv",
-    "latent": 16,
-    "width": 64,
-    "learning_rate": 1e-3,
-    "betas": (0.9, 0.999),
-}
-
-PRESETS: dict[str, Preset] = {
-    "mlp_gan": Preset(
-        about="Fully connected GAN: the smallest thing that works, and fast on a CPU",
-        source="Goodfellow et al. 2014, arXiv 1406.2661",
-        values={
-            "family": "gan",
-            "network": "mlp",
-            "latent": 100,
-            "generator_widths": (256, 512, 1024, 1024),
-            "discriminator_widths": (1024, 512, 256),
-            "dropout": 0.3,
-            "loss": "nonsaturating",
-            "learning_rate": 2e-4,
-            "betas": (0.5, 0.999),
-        },
-    ),
-    "dcgan": Preset(
-        about="Convolutional GAN; spectral norm in place of batch norm in the discriminator",
-        source="Radford et al. 2015, arXiv 1511.06434; Miyato et al. 2018, arXiv 1802.05957",
-        values=_DCGAN,
-    ),
-    "sngan": Preset(
-        about="Residual GAN with spectral norm and hinge loss",
-        source="Miyato et al. 2018, arXiv 1802.05957",
-        values=_SNGAN,
-    ),
-    "wgan_gp": Preset(
-        about="Residual GAN with the Wasserstein loss and a gradient penalty; steady, but slow",
-        source="Gulrajani et al. 2017, arXiv 1704.00028",
-        values=_SNGAN
-        | {
-            "discriminator_norm": "none",
-            "pooling": "mean",
-            "loss": "wasserstein",
-            "penalty": "gradient",
-            "penalty_weight": 10.0,
-        },
-    ),
-    "cgan_projection": Preset(
-        about="sngan for classes (model.conditional=true): conditional batch norm, projection",
-        source="Miyato and Koyama 2018, arXiv 1802.05637",
-        values=_SNGAN,
-    ),
-    "sagan": Preset(
-        about="sngan with self-attention, spectral norm in both networks, two learning rates",
-        source="Zhang et al. 2019, arXiv 1805.08318",
-        values=_SNGAN
-        | {
-            "attention": True,
-            "generator_spectral_norm": True,
-            "n_dis": 1,
-            "learning_rate": 1e-4,
-            "discriminator_learning_rate": 4e-4,
-            "learning_rate_decay": "none",
-        },
-    ),
-    "biggan32": Preset(
-        about="BigGAN for small images, with consistency regularisation; for GPUs",
-        source="Brock et al. 2019, arXiv 1809.11096; Zhang et al. 2020, arXiv 1910.12027",
-        values={
-            "family": "gan",
-            "network": "resnet",
-            "latent": 80,
-            "width": 192,
-            "init": "orthogonal",
-            "discriminator_norm": "spectral",
-            "generator_spectral_norm": True,
-            "attention": True,
-            "hierarchical": True,
-            "loss": "hinge",
-            "consistency": 10.0,
-            "n_dis": 5,
-            "learning_rate": 2e-4,
-            "betas": (0.5, 0.999),
-            "ema_half_life": 2_000_000,
-        },
-    ),
-    "vae": Preset(
-        about="Convolutional variational autoencoder with a Gaussian encoder",
-        source="Kingma and Welling 2013, arXiv 1312.6114",
-        values=_VAE,
-    ),
-    "beta_vae": Preset(
-        about="VAE with a heavier KL term that warms up: smoother, more independent latents",
-        source="Higgins et al. 2017, ICLR (beta-VAE); Bowman et al. 2016, arXiv 1511.06349",
-        values=_VAE | {"beta": 4.0, "kl_warm_up": 50_000},
-    ),
-    "vae_mixture": Preset(
-        about="VAE that samples from a Gaussian mixture fitted to its latents",
-        source="Ghosh et al. 2020, arXiv 1903.12436 (section 4, ex-post density estimation)",
-        values=_VAE | {"prior": "mixture"},
-    ),
-    "rae": Preset(
-        about="Regularised autoencoder: no noise in training, a fitted mixture when sampling",
-        source="Ghosh et al. 2020, arXiv 1903.12436 (RAE-L2)",
-        values=_VAE | {"posterior": "point", "prior": "mixture", "beta": 0.02, "decoder_decay": 1e-6},
-    ),
-    "vae_gan": Preset(
-        about="VAE whose reconstruction error is in the features of a discriminator: sharper samples",
-        source="Larsen et al. 2016, arXiv 1512.09300",
-        values=_VAE
-        | {
-            "family": "vae_gan",
-            "latent": 32,
-            "beta": 0.1,
-            "adversarial": 5.0,
-            "prior": "mixture",
-            "discriminator_norm": "spectral",
-            "learning_rate": 5e-4,
-            "betas": (0.5, 0.999),
-        },
-    ),
-}
+PRESETS = read_presets(__file__)

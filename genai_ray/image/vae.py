@@ -30,9 +30,7 @@ class Vae:
         self.phases = (Phase("autoencoder", "autoencoder"),)
         self.nets = nn.ModuleDict({"autoencoder": autoencoder(variant, codec, classes)})
 
-    def loss(
-        self, phase: Phase, batch: Batch, draws: Draws, moment: Moment
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, phase: Phase, batch: Batch, draws: Draws, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         """The negative ELBO, with beta times the KL term; see `Family.loss`.
 
         For points: the squared error, beta times half the squared length of the latents, and

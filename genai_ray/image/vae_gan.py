@@ -37,9 +37,7 @@ class VaeGan:
         )
         self._discriminator_loss, self._generator_loss = losses.ADVERSARIAL[variant.loss]
 
-    def loss(
-        self, phase: Phase, batch: Batch, draws: Draws, moment: Moment
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, phase: Phase, batch: Batch, draws: Draws, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Family.loss`. Both reconstructions and samples of the prior count as generated.
 
         The autoencoder minimises the error of its reconstructions in the features of the
@@ -63,9 +61,7 @@ class VaeGan:
         logits = self.nets["discriminator"](generated, _repeated(labels, 2)).float()
         adversarial = self._generator_loss(logits)
         loss = (
-            error
-            + self.variant.beta * vae.warm_up(moment, self.variant) * kl
-            + self.variant.adversarial * adversarial
+            error + self.variant.beta * vae.warm_up(moment, self.variant) * kl + self.variant.adversarial * adversarial
         )
         pixels = losses.squared_error(reconstruction.detach().float(), images.float())
         return loss, {

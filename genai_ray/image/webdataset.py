@@ -106,6 +106,4 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, (datetime.date, datetime.time)) else str(value)
 
 
-WEBDATASET: Sink[ImageRows] = Sink(
-    write=write_webdataset, read=read_webdataset, reserved=RESERVED | {"provenance"}
-)
+WEBDATASET: Sink[ImageRows] = Sink(write=write_webdataset, read=read_webdataset, reserved=RESERVED | {"provenance"})

@@ -85,9 +85,7 @@ def kernel_distance(real: np.ndarray, fake: np.ndarray) -> float:
     size = min(_SUBSET, len(real), len(fake))
     rng = np.random.Generator(np.random.Philox(0))
     estimates = [
-        _mmd(
-            real[rng.choice(len(real), size, replace=False)], fake[rng.choice(len(fake), size, replace=False)]
-        )
+        _mmd(real[rng.choice(len(real), size, replace=False)], fake[rng.choice(len(fake), size, replace=False)])
         for _ in range(_SUBSETS)
     ]
     return float(np.mean(estimates))

@@ -23,9 +23,7 @@ def duplicate_rate(rows: Sequence[bytes] | np.ndarray) -> float:
     return 1 - len(distinct) / len(rows)
 
 
-def nearest(
-    queries: np.ndarray, reference: np.ndarray, *, chunk: int = 2_048
-) -> tuple[np.ndarray, np.ndarray]:
+def nearest(queries: np.ndarray, reference: np.ndarray, *, chunk: int = 2_048) -> tuple[np.ndarray, np.ndarray]:
     """Euclidean distance to, and index of, the nearest reference row of each query.
 
     queries (n, ...) and reference (m, ...) with the same trailing shape, which is flattened ->
@@ -87,9 +85,7 @@ def _rates(distances: np.ndarray, threshold: float) -> dict[str, float]:
     return {"exact_copy_rate": float(exact.mean()), "near_copy_rate": float(near.mean())}
 
 
-def _direct_distances(
-    queries: np.ndarray, reference: np.ndarray, indices: np.ndarray, chunk: int
-) -> np.ndarray:
+def _direct_distances(queries: np.ndarray, reference: np.ndarray, indices: np.ndarray, chunk: int) -> np.ndarray:
     """Distance of each query to its winner by subtraction, free of the expansion's cancellation."""
     distances = np.empty(len(queries))
     for rows in blocks(len(queries), chunk):

@@ -109,23 +109,18 @@ def bar_chart(labels: Sequence[str], series: Sequence[Sequence[float]], *, label
     thick = (_BAR_ROW - 6) / max(len(series), 1)
     parts = [_open_svg(_SMALL_WIDTH, _BAR_ROW * max(len(labels), 1), label)]
     bar = Markup(
-        '<rect class="bar area-{}" x="{}" y="{:.1f}" width="{:.1f}" height="{:.1f}">'
-        "<title>{}: {:.2%}</title></rect>"
+        '<rect class="bar area-{}" x="{}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}: {:.2%}</title></rect>'
     )
     for row, name in enumerate(labels):
         y = row * _BAR_ROW
         parts.append(_text(_BAR_LEFT - 8, y + 15, "end", cut(name, 15), name))
         for number, shares in enumerate(series):
             length = shares[row] / top * (_SMALL_WIDTH - _BAR_LEFT)
-            parts.append(
-                bar.format(number, _BAR_LEFT, y + 3 + number * thick, length, thick, name, shares[row])
-            )
+            parts.append(bar.format(number, _BAR_LEFT, y + 3 + number * thick, length, thick, name, shares[row]))
     return Markup("\n").join([*parts, Markup("</svg>")])
 
 
-def heat_map(
-    names: Sequence[str], values: Mapping[tuple[str, str], float], *, darkest: float, label: str
-) -> Markup:
+def heat_map(names: Sequence[str], values: Mapping[tuple[str, str], float], *, darkest: float, label: str) -> Markup:
     """An `<svg>` with its colour scale and a cell, below the diagonal, for each pair that has a value.
 
     0 is invisible and `darkest` or more has full colour. A tooltip shows the names and the value of a cell.
@@ -139,8 +134,7 @@ def heat_map(
     parts = [_open_svg(left + max(cell * len(columns), 160), round(floor + 0.71 * slanted + 20), label)]
     parts += _colour_scale(left, darkest)
     square = Markup(
-        '<rect class="heat" x="{}" y="{}" width="{}" height="{}" fill-opacity="{:.2f}">'
-        "<title>{}</title></rect>"
+        '<rect class="heat" x="{}" y="{}" width="{}" height="{}" fill-opacity="{:.2f}"><title>{}</title></rect>'
     )
     for row, name in enumerate(rows):
         y = top + row * cell
@@ -160,9 +154,7 @@ def heat_map(
 
 def note(text: str) -> Markup:
     """An `<svg>` that says why there is no chart."""
-    return Markup("\n").join(
-        [_open_svg(_SMALL_WIDTH, 40, text), _text(0, 25, "start", text), Markup("</svg>")]
-    )
+    return Markup("\n").join([_open_svg(_SMALL_WIDTH, 40, text), _text(0, 25, "start", text), Markup("</svg>")])
 
 
 def sheet_png(charts: Mapping[str, Markup], *, key: Sequence[str], columns: int) -> bytes:

@@ -52,17 +52,13 @@ def check_iceberg(spec: GenerateSpec, store: Store, schema: pa.Schema) -> None:
         import pyiceberg  # noqa: F401
     except ImportError:
         raise UserError(
-            "generate.sink",
-            "iceberg",
-            "needs pyiceberg, which is not installed",
-            "pip install 'genai-ray[iceberg]'",
+            "generate.sink", "iceberg", "needs pyiceberg, which is not installed", "pip install 'genai-ray[iceberg]'"
         ) from None
     if not store.uri.startswith("s3://"):
         raise UserError(
             "store",
             store.uri,
-            "must be s3://… for generate.sink=iceberg, since the "
-            "readers of a table find its files by their URI",
+            "must be s3://… for generate.sink=iceberg, since the readers of a table find its files by their URI",
             "Set store=s3://bucket/prefix.",
         )
     columns = _columns(schema)
@@ -79,9 +75,7 @@ def check_iceberg(spec: GenerateSpec, store: Store, schema: pa.Schema) -> None:
     there = {field.name: _name(field.field_type) for field in found.schema().fields}
     if there != columns:
         names = sorted(n for n in there | columns if there.get(n) != columns.get(n))
-        differences = "; ".join(
-            f"{n}: {there.get(n, 'absent')} there, {columns.get(n, 'absent')} here" for n in names
-        )
+        differences = "; ".join(f"{n}: {there.get(n, 'absent')} there, {columns.get(n, 'absent')} here" for n in names)
         raise UserError(
             "generate.table",
             table,
@@ -127,8 +121,7 @@ def commit_iceberg(spec: GenerateSpec, store: Store, manifest: Manifest) -> None
         ) from None
     except OSError as error:
         raise IncompleteError(
-            f"generate.table: pyiceberg cannot read the files of {store.uri} ({error}); the same "
-            "command tries again"
+            f"generate.table: pyiceberg cannot read the files of {store.uri} ({error}); the same command tries again"
         ) from None
     except ValueError as error:
         if "already referenced" not in str(error):
@@ -158,9 +151,7 @@ def _load(name: str) -> "Catalog":
     # Read now: what pyiceberg keeps is of the time when it was imported.
     settings: dict[str, Any] = dict(Config().get_catalog_config(name) or {})
     if not settings:
-        raise UserError(
-            "generate.catalog", name, "is no catalog that pyiceberg's settings name", _remedy(name)
-        )
+        raise UserError("generate.catalog", name, "is no catalog that pyiceberg's settings name", _remedy(name))
     defaults = {
         "s3.endpoint": os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
         "s3.region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
@@ -172,10 +163,7 @@ def _load(name: str) -> "Catalog":
         if isinstance(error, UserError):
             raise
         raise UserError(
-            "generate.catalog",
-            name,
-            f"has settings that pyiceberg cannot use ({type(error).__name__})",
-            _remedy(name),
+            "generate.catalog", name, f"has settings that pyiceberg cannot use ({type(error).__name__})", _remedy(name)
         ) from None
 
 
@@ -201,18 +189,11 @@ def _call(catalog: str, table: str, work: Any) -> Any:
     from pyiceberg import exceptions as iceberg
     from requests.exceptions import RequestException
 
-    refused = (
-        iceberg.UnauthorizedError,
-        iceberg.ForbiddenError,
-        iceberg.OAuthError,
-        iceberg.AuthorizationExpiredError,
-    )
+    refused = (iceberg.UnauthorizedError, iceberg.ForbiddenError, iceberg.OAuthError, iceberg.AuthorizationExpiredError)
     try:
         return work()
     except refused as error:
-        raise UserError(
-            "generate.catalog", catalog, f"refuses the credentials ({error})", _remedy(catalog)
-        ) from None
+        raise UserError("generate.catalog", catalog, f"refuses the credentials ({error})", _remedy(catalog)) from None
     except (iceberg.NoSuchNamespaceError, iceberg.BadRequestError) as error:
         raise UserError(
             "generate.catalog",
@@ -227,8 +208,7 @@ def _call(catalog: str, table: str, work: Any) -> Any:
     except iceberg.RESTError as error:
         # Also where it is not known whether a commit was done: the next try looks first.
         raise IncompleteError(
-            f"generate.catalog: {catalog} has trouble ({type(error).__name__}: {error}); the same "
-            "command goes on"
+            f"generate.catalog: {catalog} has trouble ({type(error).__name__}: {error}); the same command goes on"
         ) from None
 
 
@@ -254,8 +234,7 @@ def _columns(schema: pa.Schema) -> dict[str, str]:
                 "generate.sink",
                 "iceberg",
                 f"cannot hold column {field.name!r}: Iceberg does not have {field.type}",
-                "Save it in the source or the table of conditions as another "
-                "type, such as int64 or timestamp[us].",
+                "Save it in the source or the table of conditions as another type, such as int64 or timestamp[us].",
             ) from None
         columns[field.name] = _name(one.fields[0].field_type)
     return columns

@@ -42,6 +42,7 @@ __all__ = [
     "TrainSpec",
     "dump",
     "override",
+    "read_presets",
     "read_yaml",
     "section_type",
     "validate",
@@ -69,6 +70,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError("spec", str(path), "must hold `key: value` lines", see)
     return cast(dict[str, Any], values)
+
+
+def read_presets(beside: str) -> dict[str, Preset]:
+    """The presets in `presets.yaml` beside a file, by name."""
+    values = yaml.safe_load(Path(beside).with_name("presets.yaml").read_text(encoding="utf-8"))
+    return {name: Preset.model_validate(preset) for name, preset in values.items()}
 
 
 def override(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -169,9 +176,7 @@ def _user_error(error: pydantic.ValidationError, kind: type[Spec], values: Mappi
     field, value = ".".join(path) or "spec", problem["input"]
     if problem["type"] == "extra_forbidden":
         known = _keys_at(kind, path[:-1], values)
-        return UserError(
-            field, value, "is not a key of the spec" + _of_which(values, path), nearest(path[-1], known)
-        )
+        return UserError(field, value, "is not a key of the spec" + _of_which(values, path), nearest(path[-1], known))
     if problem["type"] == "missing":
         return UserError(field, None, "is required", f"Add `{path[-1]}: …` to the spec.")
     if problem["type"] in ("literal_error", "union_tag_invalid"):

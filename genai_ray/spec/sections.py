@@ -46,9 +46,7 @@ def key(
         extra["needs"] = {name: list(values) for name, values in needs.items()}
     if unless:
         extra["unless"] = dict(unless)
-    return Field(
-        default, json_schema_extra={k: v for k, v in extra.items() if v is not (k == "fingerprint")}, **kwargs
-    )
+    return Field(default, json_schema_extra={k: v for k, v in extra.items() if v is not (k == "fingerprint")}, **kwargs)
 
 
 def outside(default: Any, **kwargs: Any) -> Any:
@@ -95,9 +93,7 @@ class Section(BaseModel):
         def beside(switch: str) -> Any:
             return values.get(switch, cls.model_fields[switch].default)
 
-        missing = {
-            k: cls._possible(k, accepted) for k, accepted in needs.items() if beside(k) not in accepted
-        }
+        missing = {k: cls._possible(k, accepted) for k, accepted in needs.items() if beside(k) not in accepted}
         return missing | {k: [] for k, value in unless.items() if beside(k) == value}
 
     @classmethod
@@ -158,9 +154,7 @@ class ModelSpec(Section):
 
     preset: str
     family: str
-    conditional: bool = Field(
-        default=False, description="generate a class, or rows with a category, that is asked for"
-    )
+    conditional: bool = Field(default=False, description="generate a class, or rows with a category, that is asked for")
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: float = Field(default=2e-4, gt=0, allow_inf_nan=False)
     learning_rate_decay: Literal["none", "linear"] = Field(
@@ -168,9 +162,7 @@ class ModelSpec(Section):
     )
     betas: tuple[float, float] = key((0.5, 0.999), needs={"optimizer": ("adam",)}, description="of Adam")
     weight_decay: float = later(0.0, ge=0, description="half the weight of |w|^2")
-    ema_half_life: int = Field(
-        default=10_000, ge=0, description="of the generator average, in samples; 0 is off"
-    )
+    ema_half_life: int = Field(default=10_000, ge=0, description="of the generator average, in samples; 0 is off")
     ema_ramp_up: float = key(
         0.05,
         unless={"ema_half_life": 0},
@@ -227,9 +219,7 @@ class TrainSpec(Section):
     evaluate_every: int | None = Field(
         default=None, ge=1, description="in samples: measure against training images; null: never"
     )
-    evaluate_samples: int = key(
-        2_000, unless={"evaluate_every": None}, ge=100, description="in each such measurement"
-    )
+    evaluate_samples: int = key(2_000, unless={"evaluate_every": None}, ge=100, description="in each such measurement")
     keep: Literal["last", "best"] = Field(
         default="last", description="the state that is exported; best: of the lowest FID measured"
     )
@@ -322,25 +312,18 @@ class GenerateSpec(Section):
     into: str = outside(
         "dataset",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
-        description="folder of the data set in the run; several of one model, each of its own seed, lie "
-        "side by side",
+        description="folder of the data set in the run; several of one model, each of its own seed, lie side by side",
     )
     samples: int = Field(default=10_000, ge=1)
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="null: the seed of the run")
     shard_rows: int = Field(default=8192, ge=1)
     shard_bytes: int | None = Field(
-        default=None,
-        ge=1024,
-        description="bytes that the files of a shard should have, in place of shard_rows",
+        default=None, ge=1024, description="bytes that the files of a shard should have, in place of shard_rows"
     )
     sink: str = Field(default="parquet", description="what writes the files of a shard")
     catalog: str = outside("default", needs=_ICEBERG, description="as pyiceberg's settings name it")
-    table: str | None = outside(
-        None, needs=_ICEBERG, pattern=r"^[^.\s]+(\.[^.\s]+)+$", description="as namespace.name"
-    )
-    batch: int | None = outside(
-        None, ge=1, description="samples in one call of the model; null: as the modality says"
-    )
+    table: str | None = outside(None, needs=_ICEBERG, pattern=r"^[^.\s]+(\.[^.\s]+)+$", description="as namespace.name")
+    batch: int | None = outside(None, ge=1, description="samples in one call of the model; null: as the modality says")
     workers: int = outside(1, ge=1)
     cpus_per_worker: float = outside(1, gt=0)
     device: Literal["cpu", "cuda"] = Field(default="cpu")
@@ -350,9 +333,7 @@ class GenerateSpec(Section):
     )
     max_attempts: int = outside(3, ge=1, description="at one shard, before it is a failure")
     start_timeout_s: float = outside(120.0, gt=0)
-    lease_s: float = outside(
-        30.0, ge=1, description="a driver without a heartbeat for so long is taken for dead"
-    )
+    lease_s: float = outside(30.0, ge=1, description="a driver without a heartbeat for so long is taken for dead")
 
     @model_validator(mode="after")
     def _iceberg_has_a_table(self) -> "GenerateSpec":

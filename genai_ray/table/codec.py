@@ -231,9 +231,7 @@ class TableCodec:
         """
         fixed: dict[int, int] = {}
         left: dict[int, list[int]] = {}  # by part, the combinations that the condition leaves
-        part_of = {
-            self.columns[m].name: (i, j) for i, of in enumerate(self.members) for j, m in enumerate(of)
-        }
+        part_of = {self.columns[m].name: (i, j) for i, of in enumerate(self.members) for j, m in enumerate(of)}
         for name, value in where.items():
             column = conditions.asked_column(name, self.by_name, field)
             code = conditions.category_code(column, value, field)

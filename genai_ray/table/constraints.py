@@ -162,9 +162,7 @@ def rules_of(constraints: Iterable[Constraint], names: Iterable[str]) -> Rules:
             raise UserError(FIELD, name, "is not a column of the table", nearest(name, names))
     for group in together:
         if len(set(group)) < 2 or len(set(group)) < len(group):
-            raise UserError(
-                FIELD, list(group), "must be two or more columns, each once", "Correct the names."
-            )
+            raise UserError(FIELD, list(group), "must be two or more columns, each once", "Correct the names.")
     computed = [f.column for f in formulas]
     grouped = [n for t in together for n in t]
     compared = {n for r in less for n in (r.low, r.high)}
@@ -291,10 +289,7 @@ def _sorted(needs: Mapping[str, Iterable[str]], what: str) -> list[str]:
         if name in path:
             circle = [*path[path.index(name) :], name]
             raise UserError(
-                FIELD,
-                " -> ".join(circle),
-                f"go round in a circle by {what}",
-                "Drop one of these constraints.",
+                FIELD, " -> ".join(circle), f"go round in a circle by {what}", "Drop one of these constraints."
             )
         if name not in order:
             for other in needs.get(name, ()):

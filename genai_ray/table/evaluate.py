@@ -52,11 +52,7 @@ class TableMonitor:
         table = self.codec.decode(codes, values, np.zeros(len(codes), np.int64), self.seed)
         shapes = np.mean([*column_shapes(self.real, table, **self.how).values()])
         pairs = np.mean([*pair_trends(self.real, table, **self.how).values()] or [1.0])
-        return {
-            "column_shapes": float(shapes),
-            "pair_trends": float(pairs),
-            "error": float(2 - shapes - pairs),
-        }
+        return {"column_shapes": float(shapes), "pair_trends": float(pairs), "error": float(2 - shapes - pairs)}
 
 
 def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
@@ -95,12 +91,7 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
         features="columns",
         fake=found.fake,
         real=found.real,
-        counts={
-            "generated": manifest.rows,
-            "compared": compared,
-            "train": data.n,
-            "holdout": data.holdout.num_rows,
-        },
+        counts={"generated": manifest.rows, "compared": compared, "train": data.n, "holdout": data.holdout.num_rows},
         record={"details": found.details, "accept_rate": manifest.accept_rate},
         files={"preview.png": preview_png(data.train, table, rare=rare, **kinds)},
         title=f"{manifest.rows:,} synthetic rows",

@@ -38,10 +38,7 @@ class TableGan:
         # Gumbel noise of every code, and the place between real and generated.
         self.uniforms = layout.codes + (1 if variant.penalty == "gradient" else 0)
         asked = layout.condition if classes else 0
-        self.phases = (
-            Phase("discriminator", "discriminator"),
-            Phase("generator", "generator", interval=variant.n_dis),
-        )
+        self.phases = (Phase("discriminator", "discriminator"), Phase("generator", "generator", interval=variant.n_dis))
         self.nets = nn.ModuleDict(
             {
                 "generator": ResidualMlp(variant.latent + asked, variant.generator_widths, layout.width),
@@ -50,9 +47,7 @@ class TableGan:
         )
         self._discriminator_loss, self._generator_loss = losses.ADVERSARIAL[variant.loss]
 
-    def loss(
-        self, phase: Phase, batch: Batch, draws: Draws, moment: Moment
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, phase: Phase, batch: Batch, draws: Draws, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Family.loss`. Generated rows are asked for the categories of the real ones."""
         layout, labels = self.layout, batch.labels
         asked = None if labels is None else layout.asked(labels)
@@ -74,10 +69,7 @@ class TableGan:
         twice = None if asked is None else asked.repeat(2, 1)
         logits = discriminator(torch.cat([real, fake]), twice).float().chunk(2)
         loss = self._discriminator_loss(logits[0], logits[1])
-        logs = {
-            "loss_discriminator": loss.detach(),
-            "accuracy_discriminator": losses.accuracy(logits[0], logits[1]),
-        }
+        logs = {"loss_discriminator": loss.detach(), "accuracy_discriminator": losses.accuracy(logits[0], logits[1])}
         if self.variant.penalty != "none" and moment.step % self.variant.penalty_interval == 0:
             penalty = self._penalty(real, fake, asked, draws)
             loss = loss + self.variant.penalty_weight * self.variant.penalty_interval * penalty
@@ -145,9 +137,7 @@ class TableVae:
             {
                 "autoencoder": nn.ModuleDict(
                     {
-                        "encoder": mlp(
-                            layout.width + asked, variant.discriminator_widths, 2 * variant.latent
-                        ),
+                        "encoder": mlp(layout.width + asked, variant.discriminator_widths, 2 * variant.latent),
                         "decoder": ScalarMlp(variant.latent + asked, variant, layout),
                     }
                 )
@@ -155,9 +145,7 @@ class TableVae:
         )
         self._has_scalar = _table([[float(x) for x in row] for row in layout.has_scalar()])
 
-    def loss(
-        self, phase: Phase, batch: Batch, draws: Draws, moment: Moment
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, phase: Phase, batch: Batch, draws: Draws, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         """The negative ELBO with the reconstruction weighted; see `Family.loss`."""
         parts: Any = self.nets[phase.net]
         layout, variant = self.layout, self.variant
@@ -217,9 +205,7 @@ class TableAr:
         self.phases = (Phase("model", "model"),)
         self.nets = nn.ModuleDict({"model": SetNetwork(variant, layout)})
 
-    def loss(
-        self, phase: Phase, batch: Batch, draws: Draws, moment: Moment
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, phase: Phase, batch: Batch, draws: Draws, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         """Less the log-likelihood of the hidden columns, scaled up to that of the whole row."""
         codes = batch.values[:, : self.parts].long()
         count = (draws.uniform[:, :1] * self.parts).long()

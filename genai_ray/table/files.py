@@ -84,10 +84,7 @@ def read(spec: TableSpec, root: str, holdout_root: str | None) -> Files:
         joined = pa.concat_tables(tables, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise UserError(
-            "data.root",
-            root,
-            f"must hold files whose columns are of one type ({error})",
-            "Write them with one schema.",
+            "data.root", root, f"must hold files whose columns are of one type ({error})", "Write them with one schema."
         ) from None
     return Files(spec, joined, not _is_parquet(parts[0].key), tuple(parts), held)
 
@@ -155,9 +152,7 @@ def _read(spec: TableSpec, field: str, store: Store, key: str) -> pa.Table:
         if names.count(name) > 1 or not name:
             rule = f"has {names.count(name)} columns" if name else "has a column without a name"
             shown = f" named {name!r}" if name else ""
-            raise UserError(
-                field, key, f"{rule}{shown}", "Rename one; for CSV without a header give data.table.names."
-            )
+            raise UserError(field, key, f"{rule}{shown}", "Rename one; for CSV without a header give data.table.names.")
     if not table.num_rows:
         raise UserError(field, key, "must have rows, and has none", "Remove the file or fill it.")
     return table
@@ -328,8 +323,7 @@ def _unreadable(spec: TableSpec, field: str, key: str, content: bytes, error: pa
                     field,
                     f"{key}, row {row} (line {line})",
                     f"has {len(cells)} cells where {expected} {what}",
-                    "Mend the line; check data.table.delimiter "
-                    f"({spec.delimiter!r}), data.table.names and the quotes.",
+                    f"Mend the line; check data.table.delimiter ({spec.delimiter!r}), data.table.names and the quotes.",
                 )
     except csv.Error as reason:
         error = pa.ArrowInvalid(str(reason))

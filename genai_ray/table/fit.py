@@ -68,9 +68,7 @@ def _pieces(
         else:
             assert column.low is not None
             assert column.high is not None
-            part = Part(
-                column.name, 0, (), (0.0,), decimals=column.decimals, low=column.low, high=column.high
-            )
+            part = Part(column.name, 0, (), (0.0,), decimals=column.decimals, low=column.low, high=column.high)
             yield replace(part, missing=0 if column.missing else None), (i,), ()
 
 
@@ -140,9 +138,7 @@ def _with_categories(column: Column, cells: pa.ChunkedArray, spec: TableSpec) ->
     return replace(column, categories=tuple(kept), other=kept.index(other))
 
 
-def _common_combinations(
-    columns: list[Column], table: pa.Table, spec: TableSpec
-) -> tuple[tuple[int, ...], ...]:
+def _common_combinations(columns: list[Column], table: pa.Table, spec: TableSpec) -> tuple[tuple[int, ...], ...]:
     """Codes of columns kept together that enough rows have."""
     distinct, which = combinations(columns, table)
     kept = distinct[np.bincount(which) >= spec.rare]

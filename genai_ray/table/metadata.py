@@ -30,9 +30,7 @@ def read(uri: str, columns: Collection[str], decided: Collection[str]) -> dict[s
     found: dict[str, ColumnSpec] = {}
     for name, what in table["columns"].items():
         if name not in columns:
-            raise UserError(
-                FIELD, name, "is a column of the metadata and not of the table", nearest(name, columns)
-            )
+            raise UserError(FIELD, name, "is a column of the metadata and not of the table", nearest(name, columns))
         if name not in decided:
             found[name] = _column(name, what)
     keys, more = (table.get(k) or [] for k in ("primary_key", "alternate_keys"))
@@ -42,10 +40,7 @@ def read(uri: str, columns: Collection[str], decided: Collection[str]) -> dict[s
     for key in [*([keys] if isinstance(keys, str) else keys), *more]:
         if not isinstance(key, str):
             raise UserError(
-                FIELD,
-                key,
-                "is a key of several columns, which is not supported",
-                "Leave the key out of the metadata.",
+                FIELD, key, "is a key of several columns, which is not supported", "Leave the key out of the metadata."
             )
         if isinstance(keys, list) and len(keys) > 1 and key in keys:
             continue  # unique together, so none of them need be
@@ -68,9 +63,7 @@ def _table(uri: str) -> dict[str, Any]:
     tables = content.get("tables") if isinstance(content, dict) else None
     if isinstance(tables, dict):
         if len(tables) != 1:
-            raise UserError(
-                FIELD, sorted(tables), "must describe one table", "Keep the table that is learnt."
-            )
+            raise UserError(FIELD, sorted(tables), "must describe one table", "Keep the table that is learnt.")
         content = next(iter(tables.values()))
     if not isinstance(content, dict) or not isinstance(content.get("columns"), dict):
         raise UserError(

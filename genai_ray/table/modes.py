@@ -30,10 +30,7 @@ _CHUNK = 65_536
 
 
 def fit_parts(
-    parts: Sequence[Part],
-    columns: Sequence[NDArray[np.float64]],
-    how: Literal["modes", "quantiles"],
-    rare: int,
+    parts: Sequence[Part], columns: Sequence[NDArray[np.float64]], how: Literal["modes", "quantiles"], rare: int
 ) -> list[Part]:
     """The parts with codes for the numbers of their columns, (N,) each with NaN for missing.
 

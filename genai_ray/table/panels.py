@@ -77,12 +77,7 @@ def column_panels(
 
 
 def sample_rows(
-    real: pa.Table,
-    table: pa.Table,
-    *,
-    rare: int,
-    categorical: Collection[str] = (),
-    skip: Collection[str] = (),
+    real: pa.Table, table: pa.Table, *, rare: int, categorical: Collection[str] = (), skip: Collection[str] = ()
 ) -> tuple[list[str], list[list[str]]]:
     """The first rows of `table` as text, with the names of the columns.
 
@@ -104,12 +99,7 @@ def sample_rows(
 
 
 def preview_png(
-    real: pa.Table,
-    table: pa.Table,
-    *,
-    rare: int,
-    categorical: Collection[str] = (),
-    skip: Collection[str] = (),
+    real: pa.Table, table: pa.Table, *, rare: int, categorical: Collection[str] = (), skip: Collection[str] = ()
 ) -> bytes:
     """One PNG with the charts of the first columns, some 1,160 points wide."""
     panels = column_panels(real, table, categorical=categorical, skip=skip, rare=rare, most=5)
@@ -183,9 +173,7 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> Block:
     shown = set(sorted(worst, key=lambda name: worst[name])[:_HEAT_COLUMNS])
     names = [name for name in worst if name in shown]
     distances = {tuple(pair["of"]): 1 - pair["fake"] for pair in pairs if shown.issuperset(pair["of"])}
-    note = (
-        "1 - pair_trend of each pair of columns: an empty cell is a pair that is related as in the real rows."
-    )
+    note = "1 - pair_trend of each pair of columns: an empty cell is a pair that is related as in the real rows."
     if len(names) < len(worst):
         note += f" Of {len(worst)} columns the {len(names)} in the worst pairs."
     lowest = sorted(pairs, key=lambda pair: pair["fake"])[:5]
@@ -193,10 +181,7 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> Block:
         title="Pairs of columns",
         note=note,
         chart=heat_map(
-            names,
-            distances,
-            darkest=max(_HEAT_FULL, *distances.values()),
-            label="1 - pair_trend of each pair",
+            names, distances, darkest=max(_HEAT_FULL, *distances.values()), label="1 - pair_trend of each pair"
         ),
         table=Table(
             header=("Lowest pairs", "Synthetic", "Real"),
@@ -222,9 +207,7 @@ def _efficacy(efficacy: Mapping[str, Any]) -> Block:
 # --- what is counted -----------------------------------------------------------------------------
 
 
-def _number(
-    name: str, kind: pa.DataType, real: NDArray[np.float64], made: NDArray[np.float64], rare: int
-) -> Panel:
+def _number(name: str, kind: pa.DataType, real: NDArray[np.float64], made: NDArray[np.float64], rare: int) -> Panel:
     missing = (float(np.isnan(real).mean()), float(np.isnan(made).mean()))
     there, drawn = np.sort(real[~np.isnan(real)]), made[~np.isnan(made)]
     if len(there) < 2 * rare:

@@ -31,16 +31,7 @@ _INFINITE = r"^(?i:[+-]?inf(inity)?)$"
 #: 007 and 01234 are codes, such as postal ones, whose zeros would be lost.
 _CODE = r"^[+-]?0\d"
 _TRUTH = {"true": True, "false": False}
-_MORE_TRUTH = _TRUTH | {
-    "yes": True,
-    "no": False,
-    "y": True,
-    "n": False,
-    "t": True,
-    "f": False,
-    "1": True,
-    "0": False,
-}
+_MORE_TRUTH = _TRUTH | {"yes": True, "no": False, "y": True, "n": False, "t": True, "f": False, "1": True, "0": False}
 #: Shapes of dates that are not ISO 8601, and how each may be meant.
 _DATES = (
     (r"^\d{1,2}/\d{1,2}/\d{4}$", ("%d/%m/%Y", "%m/%d/%Y")),
@@ -172,8 +163,7 @@ def _refuse_mixed(source: Source, number: NDArray[np.bool_]) -> None:
         return
     raise source.wrong_cell(
         f"mixes numbers and text; this is the first of {odd} cells that are no number",
-        "Mend the cell, add it to data.table.nulls if it means a missing value, or set "
-        f"{source.field}=categorical.",
+        f"Mend the cell, add it to data.table.nulls if it means a missing value, or set {source.field}=categorical.",
         ~number,
     )
 

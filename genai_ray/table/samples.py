@@ -43,9 +43,7 @@ class TableSamples:
             that do not add up, or more rows than there are ids.
     """
 
-    def __init__(
-        self, model: bytes, card: ModelCard, spec: GenerateSpec, seed: int, conditions: bytes | None
-    ):
+    def __init__(self, model: bytes, card: ModelCard, spec: GenerateSpec, seed: int, conditions: bytes | None):
         assert isinstance(spec, TableGenerateSpec)
         self.card, self.spec, self.seed = card, spec, seed
         self.codec = TableCodec.from_json(card.codec)
@@ -85,8 +83,7 @@ class TableSamples:
                     _name(condition),
                     f"is met by {hits} of {tried} trial rows, so that about {failed:,.0f} rows "
                     f"would find none in {MAX_ATTEMPTS} attempts",
-                    "Ask for fewer columns at once, or train a model that can be asked for them "
-                    "(`genai-ray presets`).",
+                    "Ask for fewer columns at once, or train a model that can be asked for them (`genai-ray presets`).",
                 )
 
     def rows(self, shard: ShardOf) -> TableRows:
@@ -139,8 +136,7 @@ class TableSamples:
         and which attempt it is, -1 for none.
         """
         draws = [
-            self._draws(i * MAX_ATTEMPTS + tried, i * MAX_ATTEMPTS + tried + block, again=True)
-            for i in ids.tolist()
+            self._draws(i * MAX_ATTEMPTS + tried, i * MAX_ATTEMPTS + tried + block, again=True) for i in ids.tolist()
         ]
         noise, places = (np.concatenate(d) for d in zip(*draws, strict=True))
         which, ids = which.repeat(block), ids.repeat(block)
@@ -150,9 +146,7 @@ class TableSamples:
         taken = np.flatnonzero(first >= 0) * block + first[first >= 0]
         return table.take(pa.array(taken)), first
 
-    def _draws(
-        self, start: int, stop: int, *, again: bool = False
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    def _draws(self, start: int, stop: int, *, again: bool = False) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Noise (N, latent) and two uniforms (N, 2) of attempts start..stop."""
         count = stop - start
         stream, choice = rng.Stream.SAMPLE_NOISE, rng.Stream.SAMPLE_CONDITION
@@ -162,11 +156,7 @@ class TableSamples:
         return noise, places
 
     def _attempt(
-        self,
-        which: NDArray[np.int64],
-        ids: NDArray[np.int64],
-        noise: NDArray[np.float32],
-        places: NDArray[np.float64],
+        self, which: NDArray[np.int64], ids: NDArray[np.int64], noise: NDArray[np.float32], places: NDArray[np.float64]
     ) -> pa.Table:
         labels = self._labels(which, places) if self.card.conditional else None
         codes, values = self.sampler.run(noise, labels)
@@ -211,10 +201,7 @@ def _counts(conditions: tuple[RowCondition, ...], samples: int) -> list[int]:
     rows = [c.rows for c in conditions if c.rows is not None]
     if len(rows) not in (0, len(conditions)):
         raise UserError(
-            _FIELD,
-            [_name(c) for c in conditions],
-            "are given by rows and by shares",
-            "Use one of the two for all.",
+            _FIELD, [_name(c) for c in conditions], "are given by rows and by shares", "Use one of the two for all."
         )
     if rows and sum(rows) != samples:
         raise UserError(

@@ -92,13 +92,7 @@ def table_scores(
 
 
 def _add_columns(
-    scores: TableScores,
-    train: pa.Table,
-    fake: pa.Table,
-    real: pa.Table,
-    how: dict[str, Any],
-    seed: int,
-    rare: int,
+    scores: TableScores, train: pa.Table, fake: pa.Table, real: pa.Table, how: dict[str, Any], seed: int, rare: int
 ) -> None:
     """Scores of columns and of pairs of them: the mean, and each in the details."""
     measures = {

@@ -42,12 +42,7 @@ def column_shapes(
 
 
 def pair_trends(
-    real: pa.Table,
-    table: pa.Table,
-    *,
-    categorical: Collection[str] = (),
-    skip: Collection[str] = (),
-    seed: int = 0,
+    real: pa.Table, table: pa.Table, *, categorical: Collection[str] = (), skip: Collection[str] = (), seed: int = 0
 ) -> dict[tuple[str, str], float]:
     """How alike each pair of columns hangs together in both tables: (name, name) -> 0..1.
 
@@ -84,12 +79,7 @@ def pair_trends(
 
 
 def category_coverage(
-    real: pa.Table,
-    table: pa.Table,
-    *,
-    categorical: Collection[str] = (),
-    skip: Collection[str] = (),
-    rare: int = 1,
+    real: pa.Table, table: pa.Table, *, categorical: Collection[str] = (), skip: Collection[str] = (), rare: int = 1
 ) -> dict[str, float]:
     """Share of the real categories of each column that occur in `table`: name -> 0..1.
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,8 +43,6 @@ class TableData:
     scalars: NDArray[np.float32]
     by_condition: bool = False
     skipped: tuple[str, ...] = ()
-
-    resident: ClassVar[bool] = True
 
     @property
     def n(self) -> int:
@@ -276,8 +274,7 @@ def _bundled(spec: TableDataSpec) -> Files:
     else:
         bunch = getattr(datasets, f"load_{spec.source}")()
     arrays: dict[str, Any] = {
-        str(name): pa.array(np.ascontiguousarray(bunch.data[:, i]))
-        for i, name in enumerate(bunch.feature_names)
+        str(name): pa.array(np.ascontiguousarray(bunch.data[:, i])) for i, name in enumerate(bunch.feature_names)
     }
     if "target_names" in bunch:
         names = pa.array([str(n) for n in bunch.target_names])

@@ -6,13 +6,13 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 from pydantic import Field, field_validator, model_validator
 
 from genai_ray.errors import UserError
+from genai_ray.spec import read_presets
 from genai_ray.spec.sections import (
     DataSpec,
     EvaluateSpec,
     ExportSpec,
     GenerateSpec,
     ModelSpec,
-    Preset,
     Section,
     Spec,
     key,
@@ -35,16 +35,13 @@ class ColumnSpec(Section):
     decimals: int | None = Field(default=None, ge=0, le=12, description="null: as in the source")
     pattern: str | None = Field(
         default=None,
-        description="regular expression of an id: literals, classes and fixed counts, such as "
-        "[A-Z]{3}-[0-9]{6}",
+        description="regular expression of an id: literals, classes and fixed counts, such as [A-Z]{3}-[0-9]{6}",
     )
     min: float | str | None = Field(
         default=None,
         description="a number, or a date as in 2024-12-31; null: the least that data.table.rare rows reach",
     )
-    max: float | str | None = Field(
-        default=None, description="null: the greatest that data.table.rare rows reach"
-    )
+    max: float | str | None = Field(default=None, description="null: the greatest that data.table.rare rows reach")
 
     @field_validator("min", "max", mode="before")
     @classmethod
@@ -57,18 +54,14 @@ class ColumnSpec(Section):
         low, high = self.min, self.max
         if low is not None and high is not None:
             if isinstance(low, str) != isinstance(high, str) or low > high:  # pyright: ignore
-                raise UserError(
-                    "data.table.columns", [low, high], "min must not be above max", "Swap or correct them."
-                )
+                raise UserError("data.table.columns", [low, high], "min must not be above max", "Swap or correct them.")
         return self
 
 
 class Constraint(Section):
     """A rule that every row keeps; exactly one of the kinds is given."""
 
-    less: tuple[str, str] | None = Field(
-        default=None, description="[low, high]: low <= high, in numbers or dates"
-    )
+    less: tuple[str, str] | None = Field(default=None, description="[low, high]: low <= high, in numbers or dates")
     strict: bool = Field(default=False, description="low < high")
     together: tuple[str, ...] | None = Field(
         default=None, description="columns whose combinations are those seen in the source"
@@ -103,13 +96,9 @@ class TableSpec(Section):
     metadata: str | None = Field(
         default=None, description="SDV metadata JSON (V1 or V2) that says the types of columns"
     )
-    names: tuple[str, ...] | None = Field(
-        default=None, description="of the columns, for CSV files without a header"
-    )
+    names: tuple[str, ...] | None = Field(default=None, description="of the columns, for CSV files without a header")
     delimiter: str = Field(default=",", description="of CSV; `space` is any run of spaces and tabs")
-    comment: str | None = Field(
-        default=None, min_length=1, description="CSV lines that begin with it are no rows"
-    )
+    comment: str | None = Field(default=None, min_length=1, description="CSV lines that begin with it are no rows")
     encoding: str = Field(default="utf8", description="of CSV")
     nulls: tuple[str, ...] = Field(
         default=("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"),
@@ -138,10 +127,7 @@ class TableSpec(Section):
         delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter)
         if delimiter != "space" and (len(delimiter) != 1 or not delimiter.isascii()):
             raise UserError(
-                "data.table.delimiter",
-                delimiter,
-                "must be one ASCII character, `tab` or `space`",
-                "Use , or ; or tab.",
+                "data.table.delimiter", delimiter, "must be one ASCII character, `tab` or `space`", "Use , or ; or tab."
             )
         return delimiter
 
@@ -163,14 +149,10 @@ class TableDataSpec(DataSpec):
     """Where the real rows are, and how they are read."""
 
     source: Literal["table", "breast_cancer", "diabetes", "wine"]
-    root: str | None = outside(
-        None, needs={"source": ("table",)}, description="file, folder or s3:// URI of the table"
-    )
+    root: str | None = outside(None, needs={"source": ("table",)}, description="file, folder or s3:// URI of the table")
     holdout: float | None = Field(default=None, gt=0, lt=1, description="share kept from training; null: 0.2")
     holdout_root: str | None = outside(
-        None,
-        needs={"source": ("table",)},
-        description="files with the rows kept from training, in place of a share",
+        None, needs={"source": ("table",)}, description="files with the rows kept from training, in place of a share"
     )
     table: TableSpec = later(TableSpec())
 
@@ -262,9 +244,7 @@ class TableVaeSpec(TableModelSpec):
     preset: str = "tvae"
     family: Literal["table_vae"] = "table_vae"
     latent: int = Field(default=100, ge=1, description="numbers in one noise vector")
-    discriminator_widths: tuple[int, ...] = Field(
-        default=(), min_length=1, description="hidden layers of the encoder"
-    )
+    discriminator_widths: tuple[int, ...] = Field(default=(), min_length=1, description="hidden layers of the encoder")
     beta: float = Field(default=1.0, ge=0, description="weight of the KL term")
     kl_warm_up: int = Field(default=0, ge=0, description="samples over which beta rises from 0")
     reconstruction: float = later(1.0, gt=0, description="weight of the reconstruction")
@@ -327,9 +307,7 @@ class TableGenerateSpec(GenerateSpec):
 class TableEvaluateSpec(EvaluateSpec):
     """How the shipped rows are measured; nothing here changes them."""
 
-    target: str | None = outside(
-        None, description="column that classifiers or regressors predict; null: the last"
-    )
+    target: str | None = outside(None, description="column that classifiers or regressors predict; null: the last")
 
 
 class TableRun(Spec):
@@ -378,56 +356,4 @@ class TableRun(Spec):
         return self
 
 
-# --- presets -------------------------------------------------------------------------------------
-
-PRESETS: dict[str, Preset] = {
-    "ctgan": Preset(
-        about="GAN for tables: conditioned on one category at a time, rare ones more often",
-        source="Xu et al. 2019, arXiv 1907.00503; Lin et al. 2018, arXiv 1712.04086 (packing); "
-        "Karras et al. 2020, arXiv 1912.04958 (penalty at every fourth step)",
-        values={
-            "family": "table_gan",
-            "conditional": True,
-            "latent": 128,
-            "generator_widths": (256, 256),
-            "discriminator_widths": (256, 256),
-            "dropout": 0.5,
-            "loss": "wasserstein",
-            "penalty": "gradient",
-            "penalty_weight": 10.0,
-            "penalty_interval": 4,
-            "pack": 10,
-            "ema_half_life": 0,
-            "learning_rate": 2e-4,
-            "betas": (0.5, 0.9),
-            "weight_decay": 1e-6,
-        },
-    ),
-    "tvae": Preset(
-        about="VAE for tables: fast, and close to the columns' distributions",
-        source="Xu et al. 2019, arXiv 1907.00503 (section 4.5)",
-        values={
-            "family": "table_vae",
-            "latent": 128,
-            "generator_widths": (128, 128),
-            "discriminator_widths": (128, 128),
-            "reconstruction": 2.0,
-            "learning_rate": 1e-3,
-            "betas": (0.9, 0.999),
-            "weight_decay": 1e-5,
-        },
-    ),
-    "table_ar": Preset(
-        about="Columns of a table one after another: closest to the data, any columns can be fixed",
-        source="Uria et al. 2014, arXiv 1310.1757; Hoogeboom et al. 2022, arXiv 2110.02037",
-        values={
-            "family": "table_ar",
-            "conditional": True,
-            "generator_widths": (256, 256, 256),
-            "dropout": 0.1,
-            "learning_rate": 1e-3,
-            "learning_rate_decay": "linear",
-            "betas": (0.9, 0.99),
-        },
-    ),
-}
+PRESETS = read_presets(__file__)

@@ -105,9 +105,7 @@ def efficacy(
         x, y = x[chosen], y[chosen]
         if discrete:
             predict = partial(_classified, x, y, x_test)
-            models = _models(
-                HistGradientBoostingClassifier, LogisticRegression(max_iter=300), x, numbers, seed
-            )
+            models = _models(HistGradientBoostingClassifier, LogisticRegression(max_iter=300), x, numbers, seed)
             results.append({n: _classification(y_test, predict(m), rarer) for n, m in models.items()})
         else:
             models = _models(HistGradientBoostingRegressor, Ridge(), x, numbers, seed)
@@ -180,9 +178,7 @@ def _models(boosted: Any, linear: Any, x: Matrix, numbers: int, seed: int) -> di
 
 
 def _boosted(model: Any, x: Matrix, numbers: int, seed: int) -> Any:
-    return model(
-        categorical_features=np.arange(x.shape[1]) >= numbers, early_stopping=False, random_state=_state(seed)
-    )
+    return model(categorical_features=np.arange(x.shape[1]) >= numbers, early_stopping=False, random_state=_state(seed))
 
 
 def _classified(x: Matrix, y: NDArray[Any], x_test: Matrix, model: Any) -> Matrix:

@@ -3,17 +3,14 @@
 Both depend on (spec, step) alone; how many workers there are says only who works on which part.
 """
 
-import contextlib
 import itertools
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from genai_ray import modalities, rng
 from genai_ray.families import Batch, Draws, Family, Moment
-from genai_ray.image import ingest
 from genai_ray.modality import Data
 from genai_ray.spec import Spec
 
@@ -27,40 +24,17 @@ def micro_batches(spec: Spec, rank: int, world: int) -> list[slice]:
     return [slice(i * size, (i + 1) * size) for i in mine]
 
 
-def real_batches(
-    spec: Spec, data: Data, first_step: int, cuts: list[slice], device: torch.device
-) -> Generator[Batch, None, None]:
+def real_batches(spec: Spec, data: Data, first_step: int, cuts: list[slice], device: torch.device) -> Iterator[Batch]:
     """This rank's share of the real samples of each step, from `first_step` on."""
-    arrays = _resident if getattr(data, "resident", True) else _streamed
     to_tensor = modalities.modality(data.codec.modality).to_tensor
-    with contextlib.closing(arrays(spec, data, first_step, cuts)) as line:
-        for values, labels in line:
-            targets = None
-            if spec.model.conditional and labels is not None:
-                targets = torch.from_numpy(labels).to(device)
-            tensor = to_tensor(torch.from_numpy(values).to(device))
-            yield Batch(tensor if spec.train.channels_last else tensor.contiguous(), targets)
-
-
-def _resident(
-    spec: Spec, data: Data, first_step: int, cuts: list[slice]
-) -> Generator[tuple[Any, Any], None, None]:
     for step in itertools.count(first_step):
-        place = step * spec.train.global_batch
-        yield data.at(spec.seed, place + cuts[0].start, place + cuts[-1].stop)
-
-
-def _streamed(
-    spec: Spec, data: Any, first_step: int, cuts: list[slice]
-) -> Generator[tuple[Any, Any], None, None]:
-    return ingest.batches(
-        data,
-        seed=spec.seed,
-        global_batch=spec.train.global_batch,
-        first_step=first_step,
-        lo=cuts[0].start,
-        hi=cuts[-1].stop,
-    )
+        index = step * spec.train.global_batch
+        values, labels = data.at(spec.seed, index + cuts[0].start, index + cuts[-1].stop)
+        targets = None
+        if spec.model.conditional and labels is not None:
+            targets = torch.from_numpy(labels).to(device)
+        tensor = to_tensor(torch.from_numpy(values).to(device))
+        yield Batch(tensor if spec.train.channels_last else tensor.contiguous(), targets)
 
 
 def step_draws(

@@ -78,8 +78,7 @@ def latest(store: Store) -> dict[str, Any] | None:
             )
     if candidates:
         raise IncompleteError(
-            f"{store.uri}/train: none of {len(candidates)} checkpoints can be read; "
-            "delete them to train from the start"
+            f"{store.uri}/train: none of {len(candidates)} checkpoints can be read; delete them to train from the start"
         )
     return None
 

@@ -60,9 +60,7 @@ def fit_on_cluster(spec: Spec, shared: dict[str, Any], data: Data) -> dict[str, 
             run_config=RunConfig(
                 name=spec.name,
                 storage_path=scratch,
-                failure_config=FailureConfig(
-                    max_failures=spec.train.max_failures, controller_failure_limit=_STARTS
-                ),
+                failure_config=FailureConfig(max_failures=spec.train.max_failures, controller_failure_limit=_STARTS),
                 # Without a dashboard Ray's own watcher warns every second.
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),

@@ -79,13 +79,7 @@ def steps(
 
 
 def _step(
-    state: State,
-    phase: Phase,
-    real: Batch,
-    draws: Draws,
-    moment: Moment,
-    cuts: list[slice],
-    reduction: Reduction,
+    state: State, phase: Phase, real: Batch, draws: Draws, moment: Moment, cuts: list[slice], reduction: Reduction
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One optimiser step of one phase; the loss over all workers, and the logs of this one."""
     spec, nets = state.spec, state.family.nets
@@ -104,9 +98,7 @@ def _step(
             torch.manual_seed(rng.fold(spec.seed, rng.Stream.TRAIN_DROPOUT, moment.step, cut.start))
         batch = Batch(real.values[part], None if real.labels is None else real.labels[part])
         with torch.autocast(real.values.device.type, torch.bfloat16, enabled=spec.train.precision == "bf16"):
-            loss, values = state.family.loss(
-                phase, batch, Draws(draws.normal[part], draws.uniform[part]), moment
-            )
+            loss, values = state.family.loss(phase, batch, Draws(draws.normal[part], draws.uniform[part]), moment)
         share = (cut.stop - cut.start) / spec.train.global_batch
         (loss * share).backward()
         total += loss.detach() * share

@@ -78,8 +78,7 @@ class Losses:
             return
         step, phase, loss = next(p for p in pending if not math.isfinite(p[2]))
         raise DivergedError(
-            f"step {step}, phase {phase}: the loss is {float(loss)}; lower "
-            "model.learning_rate, or check the data"
+            f"step {step}, phase {phase}: the loss is {float(loss)}; lower model.learning_rate, or check the data"
         )
 
 

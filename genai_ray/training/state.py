@@ -25,9 +25,7 @@ class State:
         self.family.nets.to(device).to(memory_format=layout)
         self.average = copy.deepcopy(self.family.nets[self.family.averaged])
         self.average.requires_grad_(False).eval()
-        self.optimizers = {
-            phase.net: _optimizer(spec, phase.net, self.family) for phase in self.family.phases
-        }
+        self.optimizers = {phase.net: _optimizer(spec, phase.net, self.family) for phase in self.family.phases}
         #: Of the measurements: lowest FID, how many since, and whether training ended by patience.
         self.progress: dict[str, Any] = {"best": None, "stale": 0, "ended": False}
         self._averages = _pairs(self.average, self.family.nets[self.family.averaged])
@@ -92,9 +90,7 @@ def _optimizer(spec: Spec, net: str, family: Family) -> torch.optim.Optimizer:
     rate = learning_rate(spec, net, 0)
     if model.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=rate, weight_decay=model.weight_decay, fused=True)
-    return torch.optim.Adam(
-        parameters, lr=rate, betas=model.betas, weight_decay=model.weight_decay, fused=True
-    )
+    return torch.optim.Adam(parameters, lr=rate, betas=model.betas, weight_decay=model.weight_decay, fused=True)
 
 
 def learning_rate(spec: Spec, net: str, samples: int) -> float:
@@ -104,9 +100,7 @@ def learning_rate(spec: Spec, net: str, samples: int) -> float:
     return model.rate_of(net) * left
 
 
-def _pairs(
-    average: nn.Module, live: nn.Module
-) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+def _pairs(average: nn.Module, live: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     """Averages and what they follow: weights and batch statistics smoothly, all else at once.
 
     The vectors of spectral norm are copied: a mean of unit vectors is not one.

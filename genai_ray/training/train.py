@@ -37,8 +37,7 @@ def train(spec: Spec, data: Data | None = None) -> TrainResult:
     store.check()
     if spec.train.mlflow:
         require_mlflow(spec.train.mlflow)
-    data = data or modalities.of_spec(spec).load(spec)
-    if spec.train.workers:
+    if spec.train.workers:  # first, as images are decoded on the cluster
         cluster.connect()
         cluster.require(
             "train.workers",
@@ -48,6 +47,7 @@ def train(spec: Spec, data: Data | None = None) -> TrainResult:
             remedy="Lower train.workers or train.cpus_per_worker, or use a larger cluster; "
             "train.start_timeout_s says how long to wait.",
         )
+    data = data or modalities.of_spec(spec).load(spec)
     claim(store, spec)
     if (samples := finished(store, spec)) is not None:
         return TrainResult(samples=samples, seconds=0.0, rate=0.0)
