@@ -27,7 +27,8 @@ class Columns:
     numbers: (N, M) float64, NaN where missing or infinite; a date is a count since 1970 in the
         unit of its column.
     categories: (N, C) int64; 0 where missing, else 1 + the index of the value in `labels`.
-    labels: the values of each category column, in the order in which the tables show them.
+    labels: the values of each category column, in the order in which they first occur.
+    names: of all columns, in the order of the tables.
     """
 
     numbers: NDArray[np.float64]
@@ -35,6 +36,7 @@ class Columns:
     number_names: tuple[str, ...]
     category_names: tuple[str, ...]
     labels: tuple[tuple[Any, ...], ...]
+    names: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -60,10 +62,13 @@ def encode(
 
     Every table has rows and the columns of the first, of which `categorical` and `skip` name some.
     """
-    numbers, categories = {}, {}
+    numbers: dict[str, NDArray[np.float64]] = {}
+    categories: dict[str, NDArray[np.int64]] = {}
     labels: list[tuple[Any, ...]] = []
+    names: list[str] = []
     assert set(categorical) <= set(tables[0].column_names), f"categorical={sorted(categorical)}"
     for name, cells in _joined(tables, skip):
+        names.append(name)
         if is_number(tables[0].schema.field(name).type) and name not in categorical:
             amounts = values.numbers(cells, values.tick_ns(cells.type))
             numbers[name] = np.where(np.isfinite(amounts), amounts, np.nan)
@@ -71,9 +76,9 @@ def encode(
             codes, plain = values.plain_dictionary(cells)
             categories[name] = codes + 1
             labels.append(tuple(values.from_plain(plain, cells.type).to_pylist()))
-    names, labelled = (tuple(numbers), tuple(categories)), tuple(labels)
+    shared = (tuple(numbers), tuple(categories), tuple(labels), tuple(names))
     each = zip(_split(tables, numbers, np.float64), _split(tables, categories, np.int64), strict=True)
-    return [Columns(of_numbers, codes, *names, labelled) for of_numbers, codes in each]
+    return [Columns(amounts, codes, *shared) for amounts, codes in each]
 
 
 def row_keys(tables: Sequence[pa.Table], *, skip: Collection[str] = ()) -> list[NDArray[np.int64]]:

@@ -126,7 +126,7 @@ def blocks(
 ) -> list[Block]:
     """What only the report of a table shows.
 
-    details: of `genai_ray.table.scores.TableScores`. panels: from `column_panels`. names and rows: from
+    details: of `genai_ray.table.compared`. panels: from `column_panels`. names and rows: from
     `sample_rows`, which keeps rare real categories off the page; a random draw, since the page says so.
     """
     shown = []
