@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from genai_ray.metrics.memorisation import nearest
 from genai_ray.table.matrix import MISSING, Columns, ranked, row_keys, sample
 
-#: Categories of a column that the distance tells apart; the others count as one.
-_TOLD_APART = 64
-#: Synthetic rows whose nearest neighbours are looked for, at most.
+#: Categories of a column that the distance distinguishes; the others count as one.
+_DISTINGUISHED = 64
+#: Synthetic rows whose nearest neighbours are searched, at most.
 _QUERIES = 5_000
 
 
@@ -69,7 +69,7 @@ def closest_share(train: Columns, holdout: Columns, table: Columns, *, seed: int
 
 
 def _embed(train: Columns, columns: Columns) -> NDArray[np.float64]:
-    """Rows as points: ranks of numbers with a mark for missing, and categories as one-hot / √2."""
+    """Rows as points: ranks of numbers with an indicator of missing, and categories as one-hot / √2."""
     parts = [np.zeros((len(columns), 1))]  # a table of no columns has points all the same
     for j in range(len(columns.number_names)):
         values, known = columns.numbers[:, j], train.numbers[:, j]
@@ -82,6 +82,6 @@ def _embed(train: Columns, columns: Columns) -> NDArray[np.float64]:
     for j in range(len(columns.category_names)):
         counts = train.counts(j)
         counts[MISSING] = len(train) + 1  # which is never lumped together with others
-        rank = ranked(counts, _TOLD_APART)
+        rank = ranked(counts, _DISTINGUISHED)
         parts.append(np.eye(rank.max() + 1)[rank[columns.categories[:, j]]] * np.sqrt(0.5))
     return np.concatenate(parts, axis=1)

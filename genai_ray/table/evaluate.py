@@ -1,4 +1,4 @@
-"""Tables: distributions, what classifiers make of them, what gives them away, copies."""
+"""Evaluation of tables: scores beside those of real rows, and what the page shows."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -36,7 +36,7 @@ _SCORES_NOTE = Markup(
 
 
 class TableMonitor:
-    """How far columns and pairs are from those of training rows."""
+    """Distance of columns and pairs from those of training rows."""
 
     key = "error"
 
@@ -68,8 +68,8 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
         raise UserError(
             "data.table",
             shipped.run.uri,
-            "reads other columns or types than the data set was made from "
-            f"({schema.names} there, {data.codec.schema.names} here)",
+            "has other columns or types than the data set was generated from "
+            f"(data set: {schema.names}; spec: {data.codec.schema.names})",
             "Use the spec of the run.",
         )
     table = _read(shipped.files, data.train.schema, spec.evaluate.samples)
@@ -103,7 +103,7 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
 
 
 def _kinds(data: TableData) -> dict[str, Any]:
-    """Which columns are categories, whatever their type, and which take no part."""
+    """Which columns are categories, whatever their type, and which are ignored."""
     return {"categorical": data.codec.categorical, "skip": data.codec.without_meaning}
 
 

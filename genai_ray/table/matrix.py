@@ -1,8 +1,7 @@
 """Columns of tables as arrays: numbers as floats, categories as codes shared by several tables.
 
 The basis of every score of a table. Whole numbers, floats, decimals and dates count as numbers,
-strings, dictionaries and booleans as categories; a caller who knows better names the `categorical`
-columns. Columns named in `skip`, such as ids, take no part. Null and NaN are both missing.
+strings, dictionaries and booleans as categories; a caller may name further `categorical` columns. Columns named in `skip`, such as ids, are ignored. Null and NaN are both missing.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -112,7 +111,7 @@ def ranked(counts: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Whether columns of this type count as numbers where nothing else is said."""
+    """Whether columns of this type count as numbers by default."""
     return not pa.types.is_dictionary(kind) and (values.is_number(kind) or values.is_temporal(kind))
 
 

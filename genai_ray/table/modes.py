@@ -1,6 +1,6 @@
 """Numbers as a code and a scalar beside it.
 
-Atoms: exact values that many rows have get a code of their own. What is left is coded by the mode
+Atoms: exact values that many rows have get a code of their own. Other values are coded by the mode
 of a Gaussian mixture that it belongs to (mode-specific normalisation, Xu et al. 2019, arXiv
 1907.00503, section 4.2), or by a bin of equal counts, both with a scalar that says where in it.
 """
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from genai_ray import rng
 from genai_ray.table.columns import Part
 
-#: A value that so large a share of the rows has is an atom.
+#: A value of at least this share of the rows is an atom.
 ATOM_SHARE = 0.01
 #: A number with so few different values has atoms alone, if rows of rare ones are fewer than this.
 FEW, FEW_REST = 50, 0.05
@@ -127,7 +127,7 @@ def _modes(rest: NDArray[np.float64], rare: int) -> tuple[list[float], list[floa
     means = mixture.means_[kept, 0] * spread + mean
     deviations = np.sqrt(mixture.covariances_[kept, 0, 0]) * spread
     order = np.argsort(means)
-    # Last digits differ between processors, and nobody needs them.
+    # Last digits differ between processors and are not needed.
     rounded = [_digits(d, d, 5) for d in deviations[order]]
     return (
         [_digits(m, d, 5) for m, d in zip(means[order], deviations[order], strict=True)],
@@ -168,7 +168,7 @@ def _bin_of(edges: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[
     return np.searchsorted(edges[1:-1], values, side="right")
 
 
-def encode(
+def encode_numbers(
     part: Part, values: NDArray[np.float64], draws: NDArray[np.float64]
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Codes and scalars of numbers, all (N,).
@@ -227,5 +227,5 @@ def _drawn(
     """Which mode (N,) each value comes from, drawn from the posterior."""
     logits = np.log(weights / deviations) - 0.5 * ((values[:, None] - means) / deviations) ** 2
     shares = np.exp(logits - logits.max(1, keepdims=True)).cumsum(1)
-    drawn = (shares <= draws[:, None] * shares[:, -1:]).sum(1)
-    return np.minimum(drawn, len(means) - 1)
+    chosen = (shares <= draws[:, None] * shares[:, -1:]).sum(1)
+    return np.minimum(chosen, len(means) - 1)

@@ -130,7 +130,7 @@ def total_variation(a: NDArray[np.int64], b: NDArray[np.int64], *, cells: int = 
 
 
 def correlation(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pearson correlations (M, M) of the columns of (N, M), each of the rows where both are there.
+    """Pearson correlations (M, M) of the columns of (N, M), each of the rows where neither is missing.
 
     NaN where there are fewer than two such rows or one column is constant in them.
     """

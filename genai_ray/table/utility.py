@@ -174,20 +174,20 @@ def _classified(x: Matrix, y: NDArray[Any], x_test: Matrix, model: Any) -> Matri
 
 def _classification(y: NDArray[Any], p: Matrix, rarer: int | None) -> dict[str, float]:
     """Scores of probabilities (N, classes); rarer: the class of two that F1 is of."""
-    said = np.where(p.any(axis=1), p.argmax(axis=1), -1)
+    predicted = np.where(p.any(axis=1), p.argmax(axis=1), -1)
     labels, ranked = ([rarer], [1]) if rarer is not None else (np.unique(y), np.unique(y))
     areas = [roc_auc_score(y == c, p[:, c]) for c in ranked]
-    f1 = f1_score(y, said, labels=labels, average="macro", zero_division=0)  # pyright: ignore
+    f1 = f1_score(y, predicted, labels=labels, average="macro", zero_division=0)  # pyright: ignore
     return {"f1": float(f1), "auc": float(np.mean(areas))}
 
 
 def _r2(model: Any, x: Matrix, y: NDArray[Any], x_test: Matrix, y_test: NDArray[Any]) -> float:
-    said = np.zeros(len(y_test))
+    predicted = np.zeros(len(y_test))
     if len(y) > 1:
         # In units of the spread: the square of a date in nanoseconds would overflow the loss.
         centre, spread = y.mean(), y.std() or 1.0
-        said = model.fit(_splittable(x), (y - centre) / spread).predict(x_test) * spread + centre
-    return float(r2_score(y_test, said))
+        predicted = model.fit(_splittable(x), (y - centre) / spread).predict(x_test) * spread + centre
+    return float(r2_score(y_test, predicted))
 
 
 def _splittable(x: Matrix) -> Matrix:
