@@ -337,7 +337,7 @@ def test_parquet_that_cannot_be_learnt(tmp_path: Path):
         load(pa.table({"x": pa.nulls(9), "y": [1, 2, 3] * 3}))
     with pytest.raises(UserError, match=r"row 4.*inf.*infinite"):
         load(pa.table({"x": [1.0, 2, 3, float("inf")] * 9}))
-    with pytest.raises(UserError, match="so large that it cannot be meant"):
+    with pytest.raises(UserError, match="so large that it must be a sentinel value"):
         load(pa.table({"x": [1.0, 2, 1.7e308] * 9}))
     days = [str(datetime.date(2020, 1, 1) + datetime.timedelta(i)) for i in range(N)]
     with pytest.raises(UserError, match=r"reads as dates.*=datetime"):

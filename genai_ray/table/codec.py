@@ -31,10 +31,9 @@ Scalars = NDArray[np.float32]
 class TableCodec:
     """Columns of a table and the parts that a network models of them.
 
-    columns: as they are decoded, in the order of the source. parts: what is modelled. members: by
-    part, the indices of its columns, several for columns kept together. combos: by part, the codes
-    of its columns that each of its own codes means, -1 for missing; empty for one column alone.
-    rules: the constraints.
+    columns: as they are decoded, in the order of the source. parts: what is modelled. members: by part, the indices of
+    its columns, several for columns kept together. combos: by part, the codes of its columns that each of its own codes
+    means, -1 for missing; empty for one column alone. rules: the constraints.
 
     A column that `less` bounds below by others is modelled as its distance from the greatest of them.
     """
@@ -96,8 +95,8 @@ class TableCodec:
     # --- to codes ----------------------------------------------------------------------------
 
     def encode(self, table: pa.Table) -> tuple[Codes, Scalars]:
-        """Codes (N, parts) int32 and scalars (N, numeric parts) float32 of rows of the source. The
-        mode of a number is drawn by the index of its row.
+        """Codes (N, parts) int32 and scalars (N, numeric parts) float32 of rows of the source. The mode of a number is
+        drawn by the index of its row.
         """
         n = table.num_rows
         codes = np.empty((n, len(self.parts)), np.int32)
@@ -147,9 +146,8 @@ class TableCodec:
         """Rows of the source's schema.
 
         Args:
-            codes: (N, D) of the discrete parts. numbers: (N, M) of the numeric parts, NaN for
-                missing. rows: indices (N,) of the rows, from which their ids are made. seed: of the
-                data set.
+            codes: (N, D) of the discrete parts. numbers: (N, M) of the numeric parts, NaN for missing. rows: indices
+                (N,) of the rows, from which their ids are made. seed: of the data set.
 
         Raises:
             ValueError: if there are fewer ids than rows, which `check` reports earlier.
@@ -219,8 +217,9 @@ class TableCodec:
     def requested_codes(self, where: Mapping[str, Any], field: str) -> dict[int, int]:
         """The codes, by part, that a condition fixes: column to value, None for missing.
 
-        A number is the code of its atom, bin or likeliest mode. Columns kept together are fixed
-        when the condition leaves one combination; those that are computed, or bounded below by `less`, are not fixed. `matches` says for which decoded rows the condition holds.
+        A number is the code of its atom, bin or likeliest mode. Columns kept together are fixed when the condition
+        leaves one combination; those that are computed, or bounded below by `less`, are not fixed. `matches` says for
+        which decoded rows the condition holds.
 
         Args:
             field: of the spec, for errors.
@@ -262,8 +261,8 @@ class TableCodec:
         return out
 
     def valid(self, table: pa.Table, *, unique: bool = True) -> NDArray[np.bool_]:
-        """Which rows (N,) keep all constraints; of rows with the same unique value only the first
-        does. A combination that fewer than `rare` rows have does not count as seen.
+        """Which rows (N,) keep all constraints; of rows with the same unique value only the first does. A combination
+        that fewer than `rare` rows have does not count as seen.
 
         unique: False to leave repeats alone, as between several attempts at one row.
         """
@@ -289,8 +288,8 @@ class TableCodec:
         return self.draw_labels(words.astype(np.float64) * 2.0**-64)
 
     def draw_labels(self, uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Conditions (N, parts): one category each, of a discrete part drawn evenly, as often as
-        it is in the training rows; -1 elsewhere.
+        """Conditions (N, parts): one category each, of a discrete part drawn evenly, as often as it is in the training
+        rows; -1 elsewhere.
 
         uniforms: (N, 2) in 0..1, for which part and which category.
         """

@@ -15,11 +15,12 @@ Kind = Literal["numerical", "categorical", "boolean", "datetime", "id", "constan
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table that is decoded. Numbers of a temporal column are in steps of `unit`
-    nanoseconds since the epoch of its type, and whole.
+    """A column of the table that is decoded. Numbers of a temporal column are in steps of `unit` nanoseconds since the
+    epoch of its type, and whole.
 
-    categories: plain values (see `values.plain`) of a discrete column, ascending, without missing;
-    a rare or unknown value becomes `other`. low, high: the range of numbers that is generated. min, max: the part of it that a spec demands. value: of a constant. why: the reason for the kind.
+    categories: plain values (see `values.plain`) of a discrete column, ascending, without missing; a rare or unknown
+    value becomes `other`. low, high: the range of numbers that is generated. min, max: the part of it that a spec
+    demands. value: of a constant. why: the reason for the kind.
     """
 
     name: str

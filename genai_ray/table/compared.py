@@ -100,8 +100,8 @@ class Compared:
 
     @cached_property
     def closest(self) -> tuple[float, dict[str, float]] | None:
-        """See `copies.closest_share`, which compares with the holdout. So for real rows it is that of one half of
-        the holdout, compared with the other half and as many training rows.
+        """See `copies.closest_share`, which compares with the holdout. So for real rows it is that of one half of the
+        holdout, compared with the other half and as many training rows.
         """
         holdout, seed = self.tables.holdout, self.tables.seed
         if len(holdout) < 2:

@@ -70,7 +70,7 @@ def number_code(column: Column, part: Part, value: Any, field: str) -> int:
         raise UserError(field, f"{column.name}={value}", rule, "Request a value in this range.")
     # The mode is drawn; the likeliest one is that which most draws hit.
     draws = (np.arange(101) + 0.5) / 101
-    codes, _ = modes.encode(part, np.repeat(number, len(draws)), draws)
+    codes, _ = modes.encode_numbers(part, np.repeat(number, len(draws)), draws)
     return int(np.bincount(codes).argmax())
 
 
@@ -78,9 +78,9 @@ def as_cell(column: Column, value: Any) -> pa.Array:
     """A value that a person wrote, as a column of one cell.
 
     Raises:
-        ValueError: (or as `values.literal`) if it does not read as the column's type.
+        ValueError: (or as `values.literal`) if it cannot be parsed as the column's type.
     """
-    if isinstance(value, bool) and values.is_text(column.type):
+    if isinstance(value, bool) and values.is_string(column.type):
         # YAML parses yes, no, true and the like as booleans, even if they are strings of the table.
         words = ("true", "yes", "on") if value else ("false", "no", "off")
         known = column.categories or (column.value,)

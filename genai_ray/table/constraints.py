@@ -238,7 +238,7 @@ def _domain(column: Column) -> str:
 def rule_masks(
     rules: Rules, columns: Mapping[str, Column], numbers: Numbers, rows: int
 ) -> Iterator[tuple[str, tuple[str, ...], NDArray[np.bool_]]]:
-    """Each rule about numbers as a string, its columns, and which rows (N,) keep it; a row with a missing value does."""
+    """Each rule about numbers as a string, its columns, and which rows (N,) keep it: those with a missing value do."""
     for column in columns.values():
         if column.min is not None or column.max is not None:
             value = numbers(column.name)

@@ -1,8 +1,7 @@
 """Copying alarms for tables: does the generator repeat itself, or its training rows?
 
-These are alarms, not privacy proofs. Rows that pass can still betray who was in the training set
-("The DCR Delusion", Yao et al. 2025, arXiv 2505.01524): never call data private because of a
-number from this module.
+These are alarms, not privacy proofs. Rows that pass can still betray who was in the training set ("The DCR Delusion",
+Yao et al. 2025, arXiv 2505.01524): never call data private because of a number from this module.
 """
 
 from collections.abc import Collection

@@ -87,8 +87,8 @@ class TableGan:
         return self.nets["generator"](noise)
 
     def _activated(self, raw: Tensor, draws: Draws) -> Tensor:
-        """Rows (N, W) that gradients pass through: a Gumbel-softmax for each code (Jang et al.
-        2017, arXiv 1611.01144), tanh for each scalar.
+        """Rows (N, W) that gradients pass through: a Gumbel-softmax for each code (Jang et al. 2017, arXiv 1611.01144),
+        tanh for each scalar.
         """
         uniform = draws.uniform[:, : self.layout.codes]
         noisy = raw[:, : self.layout.codes].float() - torch.log(-torch.log(uniform))
@@ -117,8 +117,8 @@ class TableGan:
 
 
 class TableVae:
-    """TVAE (Xu et al. 2019, arXiv 1907.00503): categories by cross-entropy, scalars by a normal
-    distribution whose width is learnt for each.
+    """TVAE (Xu et al. 2019, arXiv 1907.00503): categories by cross-entropy, scalars by a normal distribution whose
+    width is learnt for each.
     """
 
     averaged = "autoencoder"
@@ -182,8 +182,8 @@ class TableVae:
 
 
 class TableAr:
-    """Columns drawn one after another, each given those that are known, in any order (Uria et al.
-    2014, arXiv 1310.1757; the objective of Hoogeboom et al. 2022, arXiv 2110.02037, eq. 5).
+    """Columns drawn one after another, each given those that are known, in any order (Uria et al. 2014, arXiv
+    1310.1757; the objective of Hoogeboom et al. 2022, arXiv 2110.02037, eq. 5).
 
     So any columns can be fixed. Half of the training rows hide a suffix, which is what generation
     without conditions meets; the others hide columns at random.

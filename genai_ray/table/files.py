@@ -188,7 +188,9 @@ def _parquet(field: str, store: Store, key: str) -> pa.Table:
 
 
 def _content(store: Store, key: str, field: str, spec: TableSpec) -> bytes:
-    """A CSV file as UTF-8 with the same line numbers: comment lines become empty, and runs of spaces one space where they separate cells."""
+    """A CSV file as UTF-8 with the same line numbers: comment lines become empty, and runs of spaces one space where
+    they separate cells.
+    """
     content = store.read(key)
     if key.lower().endswith(".gz"):
         try:
@@ -321,7 +323,7 @@ def _unreadable(spec: TableSpec, field: str, key: str, content: bytes, error: pa
                     field,
                     f"{key}, row {row} (line {line})",
                     f"has {len(cells)} cells where {expected} {what}",
-                    f"Correct the line; check data.table.delimiter ({spec.delimiter!r}), data.table.names and the quotes.",
+                    f"Correct the line, or data.table.delimiter ({spec.delimiter!r}), data.table.names or the quotes.",
                 )
     except csv.Error as reason:
         error = pa.ArrowInvalid(str(reason))

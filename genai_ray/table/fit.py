@@ -132,7 +132,7 @@ def _with_categories(column: Column, cells: pa.ChunkedArray, spec: TableSpec) ->
             "Set it to drop, or choose a smaller data.table.rare.",
         )
     other = distinct[int(counts.argmax())]
-    if values.is_text(column.type) and counts[counts < spec.rare].sum() >= spec.rare:
+    if values.is_string(column.type) and counts[counts < spec.rare].sum() >= spec.rare:
         other = spec.rare_label
         kept += [other] if other not in kept else []
     return replace(column, categories=tuple(kept), other=kept.index(other))

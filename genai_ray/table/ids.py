@@ -1,9 +1,8 @@
 """Ids: strings of one pattern, of which every row gets its own.
 
-A pattern is a regular expression of literals, classes and fixed counts: `[A-Z]{3}-\\d{6}`. Its
-strings are numbered, as if each character were a digit of a number; a row's id is the string whose
-number a pseudorandom permutation gives to the row's index. So no two rows share an id, whoever
-makes them and in which order.
+A pattern is a regular expression of literals, classes and fixed counts: `[A-Z]{3}-\\d{6}`. Its strings are numbered, as
+if each character were a digit of a number; a row's id is the string whose number a pseudorandom permutation gives to
+the row's index. So no two rows share an id, whoever makes them and in which order.
 """
 
 import os.path
@@ -63,8 +62,8 @@ class Pattern:
         return re.compile("".join(f"{_written(c)}{{{least},{most}}}" for (c, most), least in each))
 
     def fits(self, string: str) -> bool:
-        """Whether a string is of this pattern, or only has a class that is repeated fewer times: a
-        pattern may make longer ids than the source has.
+        """Whether a string is of this pattern, or only has a class that is repeated fewer times: a pattern may make
+        longer ids than the source has.
         """
         return self._like.fullmatch(string) is not None
 

@@ -1,7 +1,8 @@
 """What the columns of a table are: kind and type of each, from its cells and from what a spec says.
 
-Strings that read as numbers, dates or booleans become such (see `reading`). Strings are an id
-if all differ and follow one pattern; else a category; else they are refused as free text. The types of Parquet are taken as they are; a dictionary of numbers is a category.
+Strings that read as numbers, dates or booleans become such (see `reading`). Strings are an id if all differ and follow
+one pattern; else a category; else they are refused as free text. The types of Parquet are taken as they are; a
+dictionary of numbers is a category.
 """
 
 import re
@@ -78,7 +79,7 @@ def _implied(name: str, spec: ColumnSpec, unique: Collection[str], computed: Col
 def _infer(source: Source) -> tuple[pa.Array, Column]:
     cells = source.cells
     if cells.null_count == len(cells):
-        raise source.wrong("has no value in any row", f"Leave it out: {source.field}=drop.")
+        raise source.wrong("is a column that is all missing", f"Leave it out: {source.field}=drop.")
     reading = Reading(values.whole(cells), "of its type")
     if values.is_string(cells.type):
         reading = read_cells(source)

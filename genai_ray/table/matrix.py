@@ -1,7 +1,8 @@
 """Columns of tables as arrays: numbers as floats, categories as codes shared by several tables.
 
-The basis of every score of a table. Whole numbers, floats, decimals and dates count as numbers,
-strings, dictionaries and booleans as categories; a caller may name further `categorical` columns. Columns named in `skip`, such as ids, are ignored. Null and NaN are both missing.
+The basis of every score of a table. Whole numbers, floats, decimals and dates count as numbers, strings, dictionaries
+and booleans as categories; a caller may name further `categorical` columns. Columns named in `skip`, such as ids, are
+ignored. Null and NaN are both missing.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -23,8 +24,7 @@ MISSING = 0
 class Columns:
     """The columns of one of the tables that were encoded together.
 
-    numbers: (N, M) float64, NaN where missing or infinite; a date is a count since 1970 in the
-        unit of its column.
+    numbers: (N, M) float64, NaN where missing or infinite; a date is a count since 1970 in the unit of its column.
     categories: (N, C) int64; 0 where missing, else 1 + the index of the value in `labels`.
     labels: the values of each category column, in the order in which they first occur.
     names: of all columns, in the order of the tables.
@@ -83,8 +83,7 @@ def encode(
 def row_keys(tables: Sequence[pa.Table], *, skip: Collection[str] = ()) -> list[NDArray[np.int64]]:
     """A number for each row of each table: equal exactly where two rows agree in every column.
 
-    No hash, so no collision. Missing equals missing, and -0.0 equals 0.0. The tables are as in
-    `encode`.
+    No hash, so no collision. Missing equals missing, and -0.0 equals 0.0. The tables are as in `encode`.
     """
     keys, span = np.zeros(sum(map(len, tables)), np.int64), 1
     for _, cells in _joined(tables, skip):

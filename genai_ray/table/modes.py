@@ -89,8 +89,8 @@ def _fit(part: Part, values: NDArray[np.float64], rest_of: Rest, rare: int) -> P
 
 
 def span(ascending: NDArray[np.float64], rare: int) -> tuple[float, float]:
-    """The range that leaves of sorted numbers (N,), N > 0: `rare` of them lie at or beyond either
-    end. Of so few that the ends would cross, the value that `rare` rows have, or else their mean.
+    """The range that leaves of sorted numbers (N,), N > 0: `rare` of them lie at or beyond either end. Of so few that
+    the ends would cross, the value that `rare` rows have, or else their mean.
     """
     if len(ascending) < 2 * rare:
         middle = ascending[len(ascending) // 2]

@@ -80,8 +80,7 @@ class ResidualMlp(nn.Module):
 class PackedDiscriminator(nn.Module):
     """Rows (N, W) and the requested codes (N, C) -> logits (N / pack,).
 
-    Neighbouring rows are packed into one sample, so that mode collapse is detected (Lin
-    et al. 2018, arXiv 1712.04086).
+    Neighbouring rows are packed into one sample, so that mode collapse is detected (Lin et al. 2018, arXiv 1712.04086).
     """
 
     def __init__(self, width: int, variant: TableGanSpec):
@@ -230,8 +229,8 @@ class TableSampler(nn.Module):
 
 
 class BusinessValues(nn.Module):
-    """(codes (N, M), scalars (N, M)) -> values (N, M) float64: offset + scale * scalar of the code,
-    within the range, rounded, NaN where missing.
+    """(codes (N, M), scalars (N, M)) -> values (N, M) float64: offset + scale * scalar of the code, within the range,
+    rounded, NaN where missing.
     """
 
     offset: Tensor

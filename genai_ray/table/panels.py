@@ -81,9 +81,8 @@ def sample_rows(
 ) -> tuple[list[str], list[list[str]]]:
     """The first rows of `table` as strings, with the names of the columns.
 
-    A category that fewer than `rare` rows of `real` have is shown as (rare). Columns in `skip`
-    are shown too: they are synthetic. Samples do not depend on one another, so the first rows of a
-    generated table are a random draw.
+    A category that fewer than `rare` rows of `real` have is shown as (rare). Columns in `skip` are shown too: they are
+    synthetic. Samples do not depend on one another, so the first rows of a generated table are a random draw.
     """
     first = table.slice(0, _ROWS)
     columns = []

@@ -256,8 +256,8 @@ def _strptime(distinct: Any, form: str) -> pa.Array:
 
 
 def _compact(array: pa.Array, form: str) -> pa.Array:
-    """Timestamps as time of day if the format has no date; as dates if it has no time; else in
-    milliseconds if that is exact.
+    """Timestamps as time of day if the format has no date; as dates if it has no time; else in milliseconds if that is
+    exact.
     """
     if not re.search("%[aAwdbBmyYjUWcxGuVDFe]", form) and "%H" in form and form != "%H":
         # Not in seconds, which Parquet does not have.

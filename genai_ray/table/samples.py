@@ -1,7 +1,8 @@
 """Rows of a table by index: what is fixed, what is drawn, and what is drawn again.
 
-A condition fixes some columns. The model is conditioned on those that it supports; the others, and the constraints of the table, are met by rejection: attempt a at row i has randomness of its own, a
-function of (seed, i, a), and the first attempt that fits is the row.
+A condition fixes some columns. The model is conditioned on those that it supports; the others, and the constraints of
+the table, are met by rejection: attempt a at row i has randomness of its own, a function of (seed, i, a), and the first
+attempt that fits is the row.
 """
 
 from collections.abc import Mapping
@@ -82,7 +83,7 @@ class TableSamples:
                     _name(condition),
                     f"is met by {hits} of {tried} trial rows, so that about {failed:,.0f} rows "
                     f"would find none in {MAX_ATTEMPTS} attempts",
-                    "Fix fewer columns at once, or train a model that can be conditioned on them (`genai-ray presets`).",
+                    "Fix fewer columns at once, or train a model that is conditioned on them (`genai-ray presets`).",
                 )
 
     def rows(self, shard: ShardOf) -> TableRows:
@@ -131,8 +132,8 @@ class TableSamples:
     def _again(
         self, which: NDArray[np.int64], ids: NDArray[np.int64], tried: int, block: int
     ) -> tuple[pa.Table, NDArray[np.int64]]:
-        """Attempts tried..tried+block at each row: those that fit, one for each row that has one,
-        and which attempt it is, -1 for none.
+        """Attempts tried..tried+block at each row: those that fit, one for each row that has one, and which attempt it
+        is, -1 for none.
         """
         draws = [
             self._draws(i * MAX_ATTEMPTS + tried, i * MAX_ATTEMPTS + tried + block, again=True) for i in ids.tolist()
@@ -189,7 +190,9 @@ class TableSamples:
         return label
 
     def _labels(self, which: NDArray[np.int64], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Labels (N, parts). A model that is always conditioned on one category gets one of a random column, as often as in the real data, where the condition fixes none."""
+        """Labels (N, parts). A model that is always conditioned on one category gets one of a random column, as often
+        as in the real data, where the condition fixes none.
+        """
         labels = self._requested[which]
         if self.card.given == "one":
             free = np.flatnonzero((labels < 0).all(1))
@@ -219,8 +222,8 @@ def _name(condition: RowCondition) -> str:
 
 
 def cell_difference(outputs: Outputs, expected: Outputs, codec: Codec) -> NDArray[np.float64]:
-    """Of all cells of two runs of a graph: 1 for another category, the share of the range for another
-    number, 0 for one within _SPAN of it.
+    """Of all cells of two runs of a graph: 1 for another category, the share of the range for another number, 0 for one
+    within _SPAN of it.
     """
     assert isinstance(codec, TableCodec)
     span = np.array([max(p.high - p.low, 1e-12) for p in codec.numeric])

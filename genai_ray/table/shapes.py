@@ -2,9 +2,8 @@
 
 Both are encoded together (`genai_ray.table.matrix`). The definitions are those of SDMetrics (KSComplement,
 TVComplement, CorrelationSimilarity, ContingencySimilarity, CategoryCoverage, RangeCoverage;
-https://docs.sdv.dev/sdmetrics), so that figures can be compared; each docstring says where one goes further. All
-scores are 0..1, 1 is best. Real columns compared with real ones do not reach 1 either: compare with a holdout of
-as many rows.
+https://docs.sdv.dev/sdmetrics), so that figures can be compared; each docstring says where one goes further. All scores
+are 0..1, 1 is best. Real columns compared with real ones do not reach 1 either: compare with a holdout of as many rows.
 """
 
 from itertools import combinations
@@ -108,8 +107,8 @@ def range_coverage(real: Columns, other: Columns) -> dict[str, float]:
 
 
 def ks_statistic(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Greatest difference of the two empirical distribution functions, 0..1 (two-sample
-    Kolmogorov-Smirnov). Of two empty samples 0, of one 1.
+    """Greatest difference of the two empirical distribution functions, 0..1 (two-sample Kolmogorov-Smirnov). Of two
+    empty samples 0, of one 1.
     """
     if not len(a) or not len(b):
         return float(len(a) != len(b))

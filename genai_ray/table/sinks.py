@@ -1,6 +1,7 @@
 """Rows of a table as Parquet or CSV: the columns of the source, and no other.
 
-A Parquet file says in its metadata which model, seed and range made it; CSV cannot hold this, so only the manifest says it.
+A Parquet file says in its metadata which model, seed and range made it; CSV cannot hold this, so only the manifest says
+it.
 """
 
 import json

@@ -31,8 +31,8 @@ from genai_ray.table.spec import ColumnSpec, TableDataSpec, TableRun
 class TableData:
     """Real rows, split into training rows and a holdout, and the codes of the training rows.
 
-    train, holdout: rows in the schema of the source. by_condition: train by sampling, in which the frequency of a category is proportional to the logarithm of its count (Xu et al.
-    2019, arXiv 1907.00503, section 4.3).
+    train, holdout: rows in the schema of the source. by_condition: train by sampling, in which the frequency of a
+    category is proportional to the logarithm of its count (Xu et al. 2019, arXiv 1907.00503, section 4.3).
     """
 
     codec: TableCodec
@@ -65,9 +65,11 @@ class TableData:
         return digest.hexdigest()
 
     def at(self, seed: int, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
-        """Rows (N, parts + numeric parts) by index in the endless order, codes and then scalars, and what they were drawn by: labels (N, parts), a code and -1 elsewhere; see `Data.at`.
+        """Rows (N, parts + numeric parts) by index in the endless order, codes and then scalars, and what they were
+        drawn by: labels (N, parts), a code and -1 elsewhere; see `Data.at`.
 
-        by_condition: an index draws a discrete part uniformly; a code of it by log(1 + count); and a row uniformly among those that have it.
+        by_condition: an index draws a discrete part uniformly; a code of it by log(1 + count); and a row uniformly
+        among those that have it.
         """
         if not self.by_condition:
             return self._rows(rows_at(seed, start, stop, self.n)), None

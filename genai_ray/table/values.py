@@ -142,9 +142,7 @@ def numbers(column: pa.ChunkedArray | pa.Array, unit: int = 1) -> NDArray[np.flo
 
 
 def from_numbers(values: NDArray[np.float64], kind: pa.DataType, unit: int = 1) -> pa.Array:
-    """Numbers (N,) as a column; NaN becomes a missing cell. What a type cannot hold is clipped; no
-    zero is negative.
-    """
+    """Numbers (N,) as a column; NaN becomes a missing cell. What a type cannot hold is clipped; no zero is negative."""
     missing = np.isnan(values)
     cells = value_type(kind)
     if pa.types.is_floating(cells):
@@ -193,8 +191,8 @@ def step_ns(column: pa.ChunkedArray | pa.Array) -> int:
 
 
 def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """A column as string, bool, int64, uint64 or float64, in which values are compared and kept;
-    dictionaries stay dictionaries of such.
+    """A column as string, bool, int64, uint64 or float64, in which values are compared and kept; dictionaries stay
+    dictionaries of such.
     """
     array = whole(column)
     if pa.types.is_dictionary(array.type):
