@@ -261,10 +261,10 @@ NAMES = ["a", "b", "c", "d", "key", "word"]
 @pytest.mark.parametrize(
     ("rules", "says"),
     [
-        ([{"less": ["a", "b"]}, {"less": ["b", "c"]}, {"less": ["c", "a"]}], "circle"),
-        ([{"less": ["a", "a"]}], "circle"),
-        ([{"formula": "a = b + 1"}, {"formula": "b = a - 1"}], "circle"),
-        ([{"formula": "a = a + 1"}], "circle"),
+        ([{"less": ["a", "b"]}, {"less": ["b", "c"]}, {"less": ["c", "a"]}], "cycle"),
+        ([{"less": ["a", "a"]}], "cycle"),
+        ([{"formula": "a = b + 1"}, {"formula": "b = a - 1"}], "cycle"),
+        ([{"formula": "a = a + 1"}], "cycle"),
         ([{"formula": "a = b"}, {"formula": "a = c"}], "two formulas"),
         ([{"formula": "a = b"}, {"less": ["a", "c"]}], "formula and compared"),
         ([{"formula": "a = b"}, {"together": ["a", "c"]}], "formula and kept together"),

@@ -279,14 +279,14 @@ def _sorted(needs: Mapping[str, Iterable[str]], what: str) -> list[str]:
     """Names, each after those it needs; those that need nothing first.
 
     Raises:
-        UserError: for a circle.
+        UserError: for a cycle.
     """
     order: list[str] = []
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
-            circle = [*path[path.index(name) :], name]
-            raise UserError(FIELD, " -> ".join(circle), f"form a cycle by {what}", "Drop one of these constraints.")
+            cycle = [*path[path.index(name) :], name]
+            raise UserError(FIELD, " -> ".join(cycle), f"form a cycle by {what}", "Drop one of these constraints.")
         if name not in order:
             for other in needs.get(name, ()):
                 visit(other, (*path, name))

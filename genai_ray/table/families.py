@@ -209,9 +209,9 @@ class TableAr:
         """Less the log-likelihood of the hidden columns, scaled up to that of the whole row."""
         codes = batch.values[:, : self.parts].long()
         count = (draws.uniform[:, :1] * self.parts).long()
-        place = draws.uniform[:, 2:].argsort(1).argsort(1)
+        rank = draws.uniform[:, 2:].argsort(1).argsort(1)
         natural = torch.arange(self.parts, device=codes.device)
-        known = torch.where(draws.uniform[:, 1:2] < 0.5, natural, place) < count
+        known = torch.where(draws.uniform[:, 1:2] < 0.5, natural, rank) < count
         logits = self.nets["model"](torch.where(known, codes, -1)).float()
         weight = ~known * (self.parts / (self.parts - count))
         total = logits.new_zeros(())

@@ -19,7 +19,7 @@ from genai_ray.table.columns import Part
 
 #: A value of at least this share of the rows is an atom.
 ATOM_SHARE = 0.01
-#: A number with so few different values has atoms alone, if rows of rare ones are fewer than this.
+#: A number with at most FEW distinct values has only atoms, if the share of rows with rare ones is at most FEW_REST.
 FEW, FEW_REST = 50, 0.05
 COMPONENTS, CONCENTRATION, LEAST_WEIGHT = 10, 0.001, 0.005
 SAMPLE = 10_000
@@ -137,7 +137,7 @@ def _modes(rest: NDArray[np.float64], rare: int) -> tuple[list[float], list[floa
 
 
 def _digits(value: float, unit: float, count: int) -> float:
-    """A value rounded to so many digits of a unit."""
+    """A value rounded to `count` digits of a unit."""
     decimals = count - 1 - int(np.floor(np.log10(abs(unit))))
     return float(np.round(value, decimals)) if decimals < 300 else float(value)
 

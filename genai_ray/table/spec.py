@@ -336,7 +336,7 @@ class TableRun(Spec):
             raise UserError(
                 "provenance.producer",
                 self.provenance.producer,
-                "labels files, and CSV has no place for a label",
+                "labels files, and CSV cannot hold a label",
                 "Drop it, or set generate.sink=parquet.",
             )
         return self
