@@ -172,8 +172,9 @@ def to_onnx(sampler: nn.Module, card: ModelCard) -> bytes:
             dynamic_shapes=tuple({0: batch} for _ in arguments),
         )
     assert program is not None
-    _strip(program.model_proto)
-    return _with_card(program.model_proto, card)
+    model = program.model_proto  # a new object at every access
+    _strip(model)
+    return _with_card(model, card)
 
 
 def _with_card(model: onnx.ModelProto, card: ModelCard) -> bytes:
