@@ -1,8 +1,7 @@
 """genai-ray VERB SPEC [key=value ...].
 
-Exit codes: 0 done, 1 unexpected, 2 bad configuration or usage, 3 incomplete (the same command goes
-on), 4 a gate failed. The heavy packages are imported by the verb that needs them, so that help and
-mistakes answer at once.
+Exit codes: 0 done, 1 unexpected, 2 bad configuration or usage, 3 incomplete (the same command resumes), 4 a gate
+failed. Heavy packages are imported by the verb that needs them, so that help and usage errors are shown at once.
 """
 
 import json
@@ -36,7 +35,7 @@ _FOLDER = Path(".genai-ray")
 
 @app.command()
 def run(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Train, export, generate and evaluate; goes on where an earlier run stopped."""
+    """Train, export, generate and evaluate; resumes where an earlier run stopped."""
     from genai_ray.pipeline import run as run_all
 
     result = run_all(_load(spec, overrides))
@@ -45,7 +44,7 @@ def run(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) ->
 
 @app.command()
 def train(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Train the model; goes on from its newest checkpoint."""
+    """Train the model; resumes from its newest checkpoint."""
     from genai_ray.training.train import train as verb
 
     result = verb(_load(spec, overrides))
@@ -63,7 +62,7 @@ def export(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False)
 
 @app.command()
 def generate(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Generate the data set from the ONNX file; goes on from its receipts."""
+    """Generate the data set from the ONNX file; resumes from its receipts."""
     from genai_ray.dataset.generate import generate as verb
 
     result = verb(_load(spec, overrides))
@@ -87,7 +86,7 @@ def evaluate(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = Fals
 
 @app.command()
 def plan(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """What the data set will be: shards, files, bytes and time; does nothing."""
+    """What the data set will take: shards, files, bytes, time and cost; writes nothing."""
     from genai_ray.plan import estimate as verb
 
     estimate = verb(_load(spec, overrides))
@@ -98,9 +97,9 @@ def plan(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -
 def verify(
     uri: Annotated[str, typer.Argument(help="of a data set, or of its run")],
     regenerate: Annotated[
-        int, typer.Option(min=0, help="make so many random shards again and compare their bytes")
+        int, typer.Option(min=0, help="number of random shards to generate again and compare by byte")
     ] = 0,
-    repair: Annotated[bool, typer.Option(help="make again what is missing or damaged")] = False,
+    repair: Annotated[bool, typer.Option(help="generate again what is missing or damaged")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Hash a data set again, read its schema and ids; exit code 3 if it is damaged."""
@@ -114,13 +113,13 @@ def verify(
 
 @app.command()
 def inspect(uri: str, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """What a run, a data set's manifest or an ONNX file of ours holds, or the types of a table's
-    columns, read as data.table.… says.
+    """What a run, a data set's manifest or a model file holds, or the types of a table's columns, read as data.table.…
+    says.
     """
     from genai_ray.inspect import inspect as verb
 
-    found = verb(uri, overrides or [])
-    _show(found, as_json, _lines(found))
+    contents = verb(uri, overrides or [])
+    _show(contents, as_json, _lines(contents))
 
 
 @app.command()
@@ -128,13 +127,12 @@ def presets(as_json: AsJson = False) -> None:
     """The named models, with their sources and values."""
     from genai_ray import modalities
 
-    every = modalities.presets()
-    found = {name: preset.model_dump() for name, preset in every.items()}
+    named = modalities.presets()
     lines = []
-    for name, preset in every.items():
+    for name, preset in named.items():
         values = ", ".join(f"{k}={v}" for k, v in preset.values.items())
         lines += [name, f"  {preset.about}", f"  {preset.source}", f"  {values}"]
-    _show(found, as_json, "\n".join(lines))
+    _show({name: preset.model_dump() for name, preset in named.items()}, as_json, "\n".join(lines))
 
 
 @app.command()
@@ -161,7 +159,7 @@ def up(folder: Folder = _FOLDER, s3_port: Port = None, dashboard_port: Port = No
 
 @local_app.command()
 def down(folder: Folder = _FOLDER) -> None:
-    """End the stack; its objects stay."""
+    """Stop the stack; its objects stay."""
     from genai_ray import local
 
     typer.echo("down" if local.down(folder) else "was not up")
@@ -198,19 +196,19 @@ def local_run(
     output: Annotated[Path, typer.Option(help="where the report is copied to")] = Path("runs"),
     folder: Folder = _FOLDER,
 ) -> None:
-    """Start the stack, submit SPEC as a job, follow it, fetch the report, end the stack."""
+    """Start the stack, submit SPEC as a job, follow it, fetch the report, stop the stack."""
     from genai_ray import local
 
-    def check(run_uri: str) -> None:
+    def verify_sample(run_uri: str) -> None:
         from genai_ray.dataset.verify import verify as verb
 
         typer.echo(f"\n$ genai-ray verify {run_uri} --regenerate 2")
         result = verb(run_uri, regenerate=2)
         typer.echo(result.summary)
         if not result.whole:
-            raise IncompleteError(f"{result.uri} is not what its manifest says")
+            raise IncompleteError(f"{result.uri} differs from its manifest")
 
-    code = local.run_job(spec, overrides or [], output, folder=folder, then=check)
+    code = local.run_job(spec, overrides or [], output, folder=folder, then=verify_sample)
     if (output / "report.html").exists():
         typer.echo(
             f"Report    {output / 'report.html'}\nPreview   {output / 'preview.png'}\n"
@@ -230,10 +228,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except typer.Abort:
         code = 1
     except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from here", err=True)
+        typer.echo("stopped; the same command resumes", err=True)
         code = IncompleteError.exit_code
     except Exception as error:
-        message = getattr(error, "format_message", None)  # click's errors of usage have one
+        message = getattr(error, "format_message", None)  # click's usage errors have it
         if message is None:
             raise
         typer.echo(f"error: {message()}", err=True)
@@ -249,9 +247,9 @@ def _load(path: str, overrides: list[str] | None) -> Any:
     return modalities.load(path, overrides or [])
 
 
-def _show(result: Any, as_json: bool, text: str) -> None:
+def _show(result: Any, as_json: bool, summary: str) -> None:
     values = asdict(result) if hasattr(result, "__dataclass_fields__") else result
-    typer.echo(json.dumps(values, indent=2) if as_json else text)
+    typer.echo(json.dumps(values, indent=2) if as_json else summary)
 
 
 def _lines(values: dict[str, Any], indent: str = "") -> str:

@@ -1,7 +1,7 @@
 """Measure a finished data set against real data it was not trained on, and publish it or not.
 
-What is measured are the shipped bytes, read back and checked against the manifest. Every score
-stands beside the same score of real training data, since a bare number says little.
+The shipped bytes are read back, checked against the manifest and measured. Each score is shown next to the same score
+of real training data, since a bare number says little.
 """
 
 import json
@@ -22,7 +22,7 @@ from genai_ray.storage import Store
 
 @dataclass(frozen=True)
 class GateOutcome:
-    """One gate of the spec: what was measured, what was asked, and whether it passed."""
+    """One gate of the spec: the measured value, the limit, and whether it passed."""
 
     name: str
     value: float
@@ -32,8 +32,8 @@ class GateOutcome:
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """extractor: what distances were measured in. fake and real: metric name -> value, for
-    generated and for real data. better: metric name -> which way is.
+    """extractor: the features that were compared. fake, real: metric name -> value for generated and for real data.
+    better: metric name -> "lower" or "higher".
     """
 
     uri: str
@@ -52,18 +52,19 @@ def evaluate(spec: Spec, data: Data | None = None) -> EvaluateResult:
     Raises:
         IncompleteError: if the data set is not complete.
         UserError: if a file is not what the manifest says, or a gate cannot be measured.
-        GateError: if a gate fails; the report is there, `_SUCCESS` is not.
+        GateError: if a gate fails; the report is written, `_SUCCESS` is not.
     """
     store = Store(spec.run_uri)
     store.check()
-    manifest = read_manifest(store.at(spec.generate.into))
+    dataset_store = store.at(spec.generate.into)
+    manifest = read_manifest(dataset_store)
     if manifest is None:
         raise IncompleteError(f"{spec.run_uri} has no finished data set; run `genai-ray generate`")
     if not manifest.files:
         raise UserError("generate.sink", "discard", "leaves nothing to measure", "Generate with another sink.")
     kind = modalities.of_spec(spec)
     data = data or kind.load(spec)
-    files = shipped(store.at(spec.generate.into), manifest)
+    files = shipped(dataset_store, manifest)
     dataset = Shipped(manifest=manifest, files=files, run=store, losses=loss_curves(store))
     measured = kind.evaluator().measure(spec, dataset, data)
     gates = gate_outcomes(spec.evaluate.gates, measured.fake, measured.real)
@@ -91,11 +92,17 @@ def evaluate(spec: Spec, data: Data | None = None) -> EvaluateResult:
     report = _report(spec, dataset, measured, result, _scores(result, kind.metrics))
     store.put(f"{spec.report}/report.html", render_html(report).encode())
     if not result.published:
-        store.delete(f"{spec.generate.into}/_SUCCESS")
+        dataset_store.delete("_SUCCESS")
         failed = "; ".join(f"{g.name}: {g.value:.4g}, limit {g.limit:g}" for g in gates if not g.passed)
         raise GateError(f"{spec.run_uri}: not published, gates failed: {failed}. See {result.uri}")
-    store.put(f"{spec.generate.into}/_SUCCESS", b"")
+    dataset_store.put("_SUCCESS", b"")
     return result
+
+
+def _gate_parts(gate: str) -> tuple[str, bool, bool]:
+    """A gate `<metric>[_ratio]_(min|max)` as (metric, whether it limits the ratio to real, whether from below)."""
+    name, _, bound = gate.rpartition("_")
+    return name.removesuffix("_ratio"), name.endswith("_ratio"), bound == "min"
 
 
 def gate_outcomes(gates: dict[str, float], fake: dict[str, float], real: dict[str, float]) -> list[GateOutcome]:
@@ -106,19 +113,17 @@ def gate_outcomes(gates: dict[str, float], fake: dict[str, float], real: dict[st
     """
     outcomes = []
     for gate, limit in gates.items():
-        metric, _, bound = gate.rpartition("_")
-        ratio = metric.endswith("_ratio")
-        metric = metric.removesuffix("_ratio")
+        metric, is_ratio, is_minimum = _gate_parts(gate)
         if metric not in fake:
             raise UserError(
                 f"evaluate.gates.{gate}",
                 limit,
-                f"{metric} was not measured: the data have no "
-                "classes, no such target or no constraints, or evaluate.inception is not given",
+                f"{metric} was not measured: the data have no classes, no such target or no constraints, or "
+                "evaluate.inception is not given",
                 "Remove the gate.",
             )
-        value = fake[metric] / max(real[metric], 1e-12) if ratio else fake[metric]
-        passed = value >= limit if bound == "min" else value <= limit
+        value = fake[metric] / max(real[metric], 1e-12) if is_ratio else fake[metric]
+        passed = value >= limit if is_minimum else value <= limit
         outcomes.append(GateOutcome(gate, value, limit, bool(passed)))
     return outcomes
 
@@ -142,23 +147,20 @@ def _report(spec: Spec, dataset: Shipped, measured: Measured, result: EvaluateRe
 
 
 def _scores(result: EvaluateResult, metrics: Mapping[str, Metric]) -> list[Score]:
-    gates = {g.name.rpartition("_")[0].removesuffix("_ratio"): g for g in result.gates}
+    gates = {_gate_parts(g.name)[0]: g for g in result.gates}
     scores = []
     for name, value in result.fake.items():
-        metric = metrics[name]
-        gate = gates.get(name)
-        rule = None
+        gate, rule = gates.get(name), None
         if gate is not None:
-            bound = "at least" if gate.name.endswith("_min") else "at most"
-            unit = " times real" if "_ratio_" in gate.name else ""
-            rule = f"{bound} {gate.limit:g}{unit}"
+            _, is_ratio, is_minimum = _gate_parts(gate.name)
+            rule = f"{'at least' if is_minimum else 'at most'} {gate.limit:g}{' times real' if is_ratio else ''}"
         scores.append(
             Score(
                 name=f"{name}@{result.extractor}" if name in ("fid", "kid") else name,
                 fake=value,
                 real=result.real[name],
-                better=metric.better,
-                explanation=metric.about,
+                better=metrics[name].better,
+                explanation=metrics[name].about,
                 gate=rule,
                 passed=None if gate is None else gate.passed,
             )
@@ -168,14 +170,11 @@ def _scores(result: EvaluateResult, metrics: Mapping[str, Metric]) -> list[Score
 
 def score_table(result: EvaluateResult) -> str:
     """Scores of generated data beside those of real data, with the gates."""
-    head = f"  {'':<21} {'generated':>10} {'real':>10}   {result.samples:,} of each"
-    lines = [f"{head}, features of {result.extractor}"]
-    gates = {g.name.rpartition("_")[0].removesuffix("_ratio"): g for g in result.gates}
+    head = f"  {'':<21} {'generated':>10} {'real':>10}   {result.samples:,} of each, features of {result.extractor}"
+    lines, gates = [head], {_gate_parts(g.name)[0]: g for g in result.gates}
     for name, value in result.fake.items():
         gate = gates.get(name)
-        note = ""
-        if gate is not None:
-            note = f"   {'pass' if gate.passed else 'FAIL'} {gate.name} {gate.limit:g}"
+        note = "" if gate is None else f"   {'pass' if gate.passed else 'FAIL'} {gate.name} {gate.limit:g}"
         arrow = "↓" if result.better[name] == "lower" else "↑"
         lines.append(f"  {name:<19} {arrow} {value:>10.4f} {result.real[name]:>10.4f}{note}")
     lines.append(f"  published: {'yes' if result.published else 'no'}")

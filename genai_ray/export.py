@@ -1,14 +1,14 @@
 """Turn a checkpoint into `model/generator.onnx`: one file that is enough to generate from.
 
-The graph takes noise and labels, ends in uint8 pixels, and carries its ModelCard. It is compared
-with torch before it is published; a difference fails the export.
+The graph takes noise and labels, gives the outputs that the modality names, and holds its ModelCard. It is compared
+with torch before it is stored; a difference fails the export.
 """
 
 import io
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,17 +34,18 @@ from genai_ray.training.state import new_family
 from genai_ray.training.train import finished
 
 OPSET = 20
+_INPUTS = ("noise", "label")
 _PARITY_BATCHES = (1, 7, 256)
 _PARITY_SHARE = 1e-3
 _COMPARED = 256  # samples on which a lower precision is compared with fp32
-_CALIBRATION_BATCHES = 4  # of as many, that tell the ranges of 8-bit activations
+_CALIBRATION_BATCHES = 4  # of as many samples, for the ranges of 8-bit activations
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """uri: of the ONNX file; digest: its identity; bytes: its size; parity: the largest difference
-    of the fp32 graph from torch, see `check_parity`; difference: the mean one of fp16 or int8 from
-    that graph. None if the file was there before.
+    """uri: of the ONNX file; digest: its identity; bytes: its size; parity: the largest difference of the fp32 graph
+    from torch, see `check_parity`; difference: the mean one of fp16 or int8 from that graph. Both are None if the
+    model was exported before.
     """
 
     uri: str
@@ -55,11 +56,10 @@ class ExportResult:
 
 
 def export(spec: Spec) -> ExportResult:
-    """Export the averaged model of a trained run (`train.keep`) in `export.precision`, unless that
-    was done before.
+    """Export the averaged model of a trained run (`train.keep`) in `export.precision`.
 
-    A model that is there is kept, since another version of torch may write other bytes, and the
-    data set is bound to those that are there. One that was altered is replaced.
+    An existing model is kept, since another version of torch may write other bytes, and the data set is bound to the
+    existing ones. One that was altered is replaced.
 
     Raises:
         IncompleteError: if the run is not trained to its end.
@@ -75,8 +75,8 @@ def export(spec: Spec) -> ExportResult:
     state = checkpoint.best(store) if spec.train.keep == "best" else checkpoint.latest(store)
     if state is None:
         raise IncompleteError(
-            f"{store.uri}/{checkpoint.BEST} is gone, so train.keep=best has nothing to export; "
-            "delete the newest checkpoints to train that part again"
+            f"{store.uri}/{checkpoint.BEST} is missing, so train.keep=best has nothing to export; delete the newest "
+            "checkpoints to train that part again"
         )
     training = {
         "samples": state["samples"],
@@ -85,25 +85,24 @@ def export(spec: Spec) -> ExportResult:
         "seed": spec.seed,
         "fingerprint": fingerprint.digest(fingerprint.fields(spec, "train")),
     }
-    precision = spec.export.precision
-    if (done := _exported(store, training, precision)) is not None:
-        return done
-    codec, kind = modalities.codec_from_json(state["codec"]), modalities.of_spec(spec)
+    if (existing := _exported(store, training, spec.export.precision)) is not None:
+        return existing
+    codec = modalities.codec_from_json(state["codec"])
     family = new_family(spec, codec)
     family.nets[family.averaged].load_state_dict(state["average"])
     card = card_of(spec, codec, family, training)
     sampler = family.sampler().eval()
     fold_parametrizations(sampler)
-    whole = to_onnx(sampler, card)
-    parity = check_parity(sampler, whole, card)
-    lowered, difference = _lowered(whole, card, spec.export.difference_limit, kind.unit)
-    model, digest = seal(lowered)
+    graph = to_onnx(sampler, card)
+    parity = check_parity(sampler, graph, card)
+    graph, difference = _lowered(graph, card, spec.export.difference_limit)
+    model, digest = seal(graph)
     store.put(MODEL_KEY, model)
     store.put("model/card.json", json.dumps(json.loads(card.to_json()), indent=2).encode())
     return ExportResult(f"{spec.run_uri}/{MODEL_KEY}", digest, len(model), parity, difference)
 
 
-def _lowered(model: bytes, card: ModelCard, limit: float, unit: str) -> tuple[bytes, float]:
+def _lowered(model: bytes, card: ModelCard, limit: float) -> tuple[bytes, float]:
     """The graph in the precision of its card, and its mean difference from fp32 in the unit of the modality.
 
     Raises:
@@ -111,20 +110,24 @@ def _lowered(model: bytes, card: ModelCard, limit: float, unit: str) -> tuple[by
     """
     if card.precision == "fp32":
         return model, 0.0
-    lowered = LOWER[card.precision](model, card)
-    difference = mean_difference(model, lowered, card)
+    lowered = _LOWERED[card.precision](model, card)
+    codec = modalities.codec_from_json(card.codec)
+    kind = modalities.modality(codec.modality)
+    arguments = _inputs(card, start=0, count=_COMPARED)
+    original, changed = (_outputs(_session(graph), arguments) for graph in (model, lowered))
+    difference = float(kind.difference(original, changed, codec).mean())
     if difference > limit:
         raise UserError(
             "export.precision",
             card.precision,
-            f"differs from fp32 by {difference:.2g} {unit} on average, more than export.difference_max={limit:g}",
+            f"differs from fp32 by {difference:.2g} {kind.unit} on average, more than export.difference_max={limit:g}",
             "Use another precision, or raise export.difference_max if that is good enough.",
         )
     return lowered, difference
 
 
 def card_of(spec: Spec, codec: Codec, family: Family, training: Mapping[str, Any]) -> ModelCard:
-    """What the model file of a run says of itself."""
+    """The model card of a run."""
     return ModelCard(
         name=spec.name,
         preset=spec.model.preset,
@@ -140,7 +143,7 @@ def card_of(spec: Spec, codec: Codec, family: Family, training: Mapping[str, Any
 
 
 def _exported(store: Store, training: dict[str, Any], precision: str) -> ExportResult | None:
-    """The model that is there, if it is whole and comes from this training."""
+    """The model in the store, if it is intact and comes from this training."""
     uri = f"{store.uri}/{MODEL_KEY}"
     try:
         model = store.read(MODEL_KEY)
@@ -155,7 +158,6 @@ def _exported(store: Store, training: dict[str, Any], precision: str) -> ExportR
 def to_onnx(sampler: nn.Module, card: ModelCard) -> bytes:
     """The sampler as ONNX with a dynamic batch, the card in it and a blank digest."""
     arguments = _inputs(card, start=0, count=2)
-    names = ["noise", "label"][: len(arguments)]
     batch = torch.export.Dim("batch", min=1, max=2**20)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
@@ -165,12 +167,12 @@ def to_onnx(sampler: nn.Module, card: ModelCard) -> bytes:
             dynamo=True,
             opset_version=OPSET,
             verbose=False,
-            input_names=names,
+            input_names=_INPUTS[: len(arguments)],
             output_names=list(modalities.modality(card.codec["modality"]).outputs),
             dynamic_shapes=tuple({0: batch} for _ in arguments),
         )
     assert program is not None
-    model = program.model_proto
+    model = program.model_proto  # a new object at every access
     _strip(model)
     return _with_card(model, card)
 
@@ -185,14 +187,9 @@ def _with_card(model: onnx.ModelProto, card: ModelCard) -> bytes:
 
 def _strip(model: onnx.ModelProto) -> None:
     """Remove the exporter's notes: they name files and lines of the machine it ran on."""
-    del model.graph.metadata_props[:]
-    for part in (
-        *model.graph.node,
-        *model.graph.value_info,
-        *model.graph.input,
-        *model.graph.output,
-        *model.graph.initializer,
-    ):
+    graph = model.graph
+    del graph.metadata_props[:]
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         part.doc_string = ""
         del part.metadata_props[:]
 
@@ -203,33 +200,29 @@ def to_fp16(model: bytes, card: ModelCard) -> bytes:
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     proto = onnx.load_from_string(model)
-    constants = {constant.name: constant for constant in proto.graph.initializer}
+    constants = {c.name: c for c in proto.graph.initializer}
     for node in proto.graph.node:
         if node.op_type == "Resize" and node.input[2] in constants:
-            # Its scales stay float32; the converter cannot do that for two that share them.
-            own = proto.graph.initializer.add()
-            own.CopyFrom(constants[node.input[2]])
-            own.name = node.input[2] = f"{node.name}_scales"
+            # Scales stay float32; the converter cannot do that for two nodes that share them.
+            copied = proto.graph.initializer.add()
+            copied.CopyFrom(constants[node.input[2]])
+            copied.name = node.input[2] = f"{node.name}_scales"
     proto = convert_float_to_float16(proto, keep_io_types=True)
-    OnnxModel(proto).topological_sort()  # casts of the inputs were put at the end
+    OnnxModel(proto).topological_sort()  # the converter appends the casts of the inputs
     return _with_card(proto, card)
 
 
 def to_int8(model: bytes, card: ModelCard) -> bytes:
-    """The graph with 8-bit weights and activations, whose ranges are those of a few samples."""
+    """The graph with 8-bit weights and activations, whose ranges are measured on a few samples."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Samples(CalibrationDataReader):
-        def __init__(self) -> None:
-            self._batches = iter(range(_CALIBRATION_BATCHES))
+    batches = (_inputs(card, start=i * _COMPARED, count=_COMPARED) for i in range(_CALIBRATION_BATCHES))
 
+    class Reader(CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:  # pyright: ignore
-            batch = next(self._batches, None)
-            if batch is None:
-                return None
-            arguments = _inputs(card, start=batch * _COMPARED, count=_COMPARED)
-            return {n: a.numpy() for n, a in zip(("noise", "label"), arguments, strict=False)}
+            arguments = next(batches, None)
+            return None if arguments is None else {n: a.numpy() for n, a in zip(_INPUTS, arguments, strict=False)}
 
     with tempfile.TemporaryDirectory(prefix="genai_ray-") as folder:
         path, prepared = Path(folder) / "model.onnx", Path(folder) / "prepared.onnx"
@@ -238,7 +231,7 @@ def to_int8(model: bytes, card: ModelCard) -> bytes:
         quantize_static(
             prepared,
             path,
-            Samples(),
+            Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             op_types_to_quantize=["Conv", "Gemm", "MatMul"],
@@ -247,25 +240,17 @@ def to_int8(model: bytes, card: ModelCard) -> bytes:
     return _with_card(proto, card)
 
 
-LOWER: dict[str, Callable[[bytes, ModelCard], bytes]] = {"fp16": to_fp16, "int8": to_int8}
-
-
-def mean_difference(one: bytes, other: bytes, card: ModelCard) -> float:
-    """Between the outputs of two graphs for the same inputs, in the unit of the modality."""
-    kind, codec = modalities.modality(card.codec["modality"]), modalities.codec_from_json(card.codec)
-    arguments = _inputs(card, start=0, count=_COMPARED)
-    first, second = (_outputs(_session(model), arguments) for model in (one, other))
-    return float(kind.difference(first, second, codec).mean())
+_LOWERED = {"fp16": to_fp16, "int8": to_int8}
 
 
 def check_parity(sampler: nn.Module, model: bytes, card: ModelCard) -> float:
     """The largest difference between ONNX Runtime and torch, in the unit of the modality.
 
     Raises:
-        ParityError: if there is a difference in more than 0.1 % of the values, or one of more than
-            the modality allows.
+        ParityError: if more than 0.1 % of the values differ, or one by more than the modality allows.
     """
-    kind, codec = modalities.modality(card.codec["modality"]), modalities.codec_from_json(card.codec)
+    codec = modalities.codec_from_json(card.codec)
+    kind = modalities.modality(codec.modality)
     session = _session(model)
     differences = []
     for count in _PARITY_BATCHES:
@@ -274,8 +259,8 @@ def check_parity(sampler: nn.Module, model: bytes, card: ModelCard) -> float:
             expected = sampler(*arguments)
         expected = [e.numpy() for e in (expected if isinstance(expected, tuple) else (expected,))]
         differences.append(kind.difference(_outputs(session, arguments), expected, codec).ravel())
-    every = np.concatenate(differences)
-    worst, share = float(every.max(initial=0.0)), (every > 0).mean()
+    difference = np.concatenate(differences)
+    worst, share = float(difference.max(initial=0.0)), (difference > 0).mean()
     if worst > kind.parity or share > _PARITY_SHARE:
         raise ParityError(
             f"ONNX Runtime and torch differ by up to {worst:.4g} {kind.unit}, in {share:.2%} of the values; "
@@ -285,7 +270,7 @@ def check_parity(sampler: nn.Module, model: bytes, card: ModelCard) -> float:
 
 
 def fold_parametrizations(module: nn.Module) -> None:
-    """Replace every weight that is computed, such as a spectrally normed one, by its value."""
+    """Replace every computed weight, such as a spectrally normalised one, by its value."""
     for layer in list(module.modules()):
         if is_parametrized(layer):
             remove_parametrizations(layer, "weight", leave_parametrized=True)
@@ -302,6 +287,5 @@ def _outputs(session: ort.InferenceSession, arguments: tuple[torch.Tensor, ...])
 
 def _inputs(card: ModelCard, *, start: int, count: int) -> tuple[torch.Tensor, ...]:
     noise = torch.from_numpy(rng.normal(0, rng.Stream.EVALUATE, start, count, card.latent))
-    if not card.conditional:
-        return (noise,)
-    return noise, torch.from_numpy(modalities.codec_from_json(card.codec).labels(count))
+    labels = [torch.from_numpy(modalities.codec_from_json(card.codec).labels(count))] if card.conditional else []
+    return noise, *labels

@@ -1,4 +1,4 @@
-"""What the training loop, the checkpoint and the export know of a model: this and no more."""
+"""The contract of a model: all that the training loop, the checkpoint and the export know of it."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -10,10 +10,10 @@ from genai_ray.spec import ModelSpec
 
 
 class Batch(NamedTuple):
-    """Real samples of one step, and what a model is asked for (None: unconditional).
+    """Real samples of one step, and their labels (None: unconditional).
 
-    values: images NCHW in -1..1, with labels (N,) int64, the classes; or rows of a table (N, parts
-    + numbers), as codes and then scalars, with labels (N, parts) int64, a code or -1.
+    values: images NCHW in -1..1, with labels (N,) int64, the classes; or rows of a table (N, parts + numbers), as codes
+    and then scalars, with labels (N, parts) int64, a code or -1.
     """
 
     values: Tensor
@@ -39,7 +39,7 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class Phase:
-    """One optimiser step: the network it moves, and every how many steps it is taken."""
+    """One optimiser step: the network it updates, and the interval in steps at which it is taken."""
 
     name: str
     net: str
@@ -47,17 +47,17 @@ class Phase:
 
 
 class Family(Protocol):
-    """A kind of model. What most families have nothing of has a default, for those that inherit.
+    """A kind of model. What few families need has a default, for those that inherit.
 
-    nets: everything with weights, by name; each `Phase` moves one of them.
+    nets: everything with weights, by name; each `Phase` updates one of them.
     averaged: the net whose exponential average is evaluated and exported.
     latent: normals drawn for a real sample, in every phase.
     uniforms: uniforms drawn for a real sample, in every phase; 0 if no loss needs them.
     sampler_latent: numbers in the noise vector of one generated sample.
-    classes: how many labels can be asked for; 0 means unconditional.
+    classes: the number of labels; 0: unconditional.
     given: how much one label may fix: one thing (a class, a category of one column), or any columns.
     dropout: share of the units that are dropped in training; 0: no loss draws by torch itself.
-    prior_samples: real samples that `fit` wants; 0: there is nothing to fit.
+    prior_samples: real samples that `fit` needs; 0: there is nothing to fit.
     """
 
     nets: nn.ModuleDict
@@ -76,13 +76,13 @@ class Family(Protocol):
         ...
 
     def fit(self, net: nn.Module, batch: Batch, seed: int) -> None:
-        """Set what is not learnt by gradients (a latent prior) in `net`, which is a copy of
-        `nets[averaged]`, from real samples. Most families have nothing of the kind.
+        """Set what gradients do not train (a latent prior) in `net`, a copy of `nets[averaged]`, from real samples.
+        Most families have nothing of the kind.
         """
 
     def sampler(self) -> nn.Module:
-        """(noise (N, sampler_latent), labels?) -> what the codec decodes: images uint8 NHWC, or the
-        codes and values of a table; shares the weights of `nets[averaged]`.
+        """(noise (N, sampler_latent), labels?) -> what the codec decodes: images uint8 NHWC, or the codes and values of
+        a table; shares the weights of `nets[averaged]`.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""What a run, a data set, a model file or a source holds: `inspect(uri)`."""
+"""What a run, a data set, a model file or a table holds: `inspect(uri)`."""
 
 import json
 from collections.abc import Sequence
@@ -15,11 +15,9 @@ from genai_ray.storage import Store
 
 
 def inspect(uri: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The card of an ONNX file, the types of a table's columns, the manifest of a data set, or the
-    stages of a run.
+    """The card of an ONNX file, the types of a table's columns, the manifest of a data set, or the stages of a run.
 
-    Args:
-        overrides: `data.table.…=value`, how to read a table.
+    overrides: `data.table.…=value`, how to read a table.
 
     Raises:
         UserError: if the URI is none of these.
@@ -46,12 +44,12 @@ def inspect(uri: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
             "must be a run, a data set, an ONNX file of ours or a table",
             "Give <store>/<name>, <store>/<name>/dataset, a .onnx, a .csv or a .parquet file.",
         )
-    found: dict[str, Any] = {"uri": store.uri}
+    contents: dict[str, Any] = {"uri": store.uri}
     if spec is not None:
-        found |= _stages(store, spec)
+        contents |= _stages(store, spec)
     if manifest is not None:
-        found["dataset"] = _described(manifest)
-    return found
+        contents["dataset"] = _described(manifest)
+    return contents
 
 
 def _stages(store: Store, spec: Spec) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The embedded stack for one machine: a Ray head with its jobs API, and a SeaweedFS S3 server.
 
-Both listen on 127.0.0.1 and require generated keys. `up` starts them, `down` ends the processes that
-`up` started and no others; the objects stay in the folder and are back after the next `up`.
+Both listen on 127.0.0.1 and require generated keys. `up` starts them, `down` stops the processes that `up` started and
+no others; the objects stay in the folder and are served again after the next `up`.
 """
 
 import asyncio
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 BUCKET = "genai"
-#: The bucket of the Iceberg catalog: its tables refer to files in any other.
+#: The bucket of the Iceberg catalog, whose tables refer to files in other buckets.
 WAREHOUSE = "warehouse"
 HOST = "127.0.0.1"
-# Ray replaces 127.0.0.1 by the machine's outside address but keeps other loopback addresses, which
-# only Linux has without set-up.
+# Ray replaces 127.0.0.1 by the machine's outside address but keeps other loopback addresses, which only Linux has
+# without set-up.
 _RAY_HOST = "127.0.0.2" if sys.platform == "linux" else HOST
 DEFAULT_FOLDER = Path(".genai-ray")
 _START_DEADLINE_S = 90.0
 _STOP_DEADLINE_S = 5.0
-_SILENCE_DEADLINE_S = 60.0  # of a job's log, until the jobs API is asked whether the job still runs
+_SILENCE_DEADLINE_S = 60.0  # without a line of a job's log, after which its status is polled
 _REPORTS = ("report.html", "preview.png", "quality.json")
 
 
@@ -64,8 +64,8 @@ class Stack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client needs: S3 endpoint and keys, the Iceberg catalog as pyiceberg's `default`,
-        address and token of the jobs API.
+        """What a client needs: S3 endpoint and keys, the Iceberg catalog as pyiceberg's `default`, address and token of
+        the jobs API.
         """
         catalog = {
             "TYPE": "rest",
@@ -99,26 +99,25 @@ def up(
     gcs_port: int | None = None,
     with_ray: bool = True,
 ) -> Stack:
-    """Start the servers unless they run; ports that are not given are chosen among the free ones.
+    """Start the servers unless they run; a port that is not given is any free one.
 
     Raises:
         UserError: for a port in use.
         IncompleteError: if a server does not answer within 90 s; nothing is left running.
     """
     folder = folder.resolve()
-    before = find(folder)
-    if before is not None and before.alive:
-        return before
-    if before is not None:
-        down(folder)
+    previous = find(folder)
+    if previous is not None and previous.alive:
+        return previous
+    down(folder)
     stack = Stack(
         folder=str(folder),
         s3_port=_port("--s3-port", s3_port),
         dashboard_port=_port("--dashboard-port", dashboard_port),
         gcs_port=_port("--gcs-port", gcs_port),
         # The object store keeps its keys.
-        access_key=before.access_key if before else secrets.token_hex(10).upper(),
-        secret_key=before.secret_key if before else secrets.token_urlsafe(30),
+        access_key=previous.access_key if previous else secrets.token_hex(10).upper(),
+        secret_key=previous.secret_key if previous else secrets.token_urlsafe(30),
         token=secrets.token_hex(32),
         # Holds sockets, whose paths must be short.
         scratch=tempfile.mkdtemp(prefix="genai-ray-"),
@@ -138,7 +137,7 @@ def up(
 
 
 def down(folder: Path = DEFAULT_FOLDER) -> bool:
-    """End the stack's processes with all their children; returns whether any was running."""
+    """Stop the stack's processes with all their children; returns whether any was running."""
     folder = folder.resolve()
     stack = find(folder)
     if stack is None:
@@ -147,11 +146,11 @@ def down(folder: Path = DEFAULT_FOLDER) -> bool:
     for process in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, stubborn = psutil.wait_procs(family, timeout=_STOP_DEADLINE_S)
-    for process in stubborn:
+    _, survivors = psutil.wait_procs(family, timeout=_STOP_DEADLINE_S)
+    for process in survivors:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(stubborn, timeout=_STOP_DEADLINE_S)
+    psutil.wait_procs(survivors, timeout=_STOP_DEADLINE_S)
     shutil.rmtree(stack.scratch, ignore_errors=True)
     stack.processes.clear()
     _save(stack)
@@ -167,24 +166,16 @@ def find(folder: Path = DEFAULT_FOLDER) -> Stack | None:
 
 
 def run_job(
-    spec_path: str,
-    overrides: Sequence[str],
-    output: Path,
-    *,
-    folder: Path = DEFAULT_FOLDER,
-    then: Callable[[str], None] = lambda run_uri: None,
+    spec_path: str, overrides: Sequence[str], output: Path, *, folder: Path, then: Callable[[str], None]
 ) -> int:
-    """Start the stack, submit the pipeline of a spec as a job, follow it, fetch its report.
+    """Start the stack, submit the pipeline of a spec as a job, follow it, fetch its report, stop the stack.
 
-    The stack is taken down at the end. Returns the exit code of the job.
-
-    Args:
-        then: called with the URI of the run after a job that ended well, while the stack is up.
+    Returns the exit code of the job. After a successful one, `then` is called with the URI of the run.
     """
     from genai_ray import modalities
 
     spec = modalities.load(spec_path, overrides)
-    # A stack that is still up belongs to a call that was killed, and may still work on this run.
+    # A stack that is still up belongs to a call that was killed, and may still be working on this run.
     down(folder)
     with running(folder) as stack, environment(stack.environment):
         code = run_command(stack, ["python", "jobs/pipeline.py", spec_path, *overrides])
@@ -200,30 +191,30 @@ def run_job(
 
 @contextlib.contextmanager
 def running(folder: Path = DEFAULT_FOLDER, *, with_ray: bool = True) -> Iterator[Stack]:
-    """A stack for the length of a block."""
+    """A stack that is up within a `with` block."""
     try:
         yield up(folder, with_ray=with_ray)
     finally:
         down(folder)
 
 
-# --- a job ---------------------------------------------------------------------------------------
+# --- a job -----------------------------------------------------------------------------------------------------------
 
 
 def run_command(stack: Stack, command: Sequence[str]) -> int:
     """Run a command as a job in a copy of the current folder and print its log until it ends.
 
-    The environment must be that of the stack. Returns the exit code of the command; 3 if it was killed
-    or never started.
+    The environment must be that of the stack. Returns the exit code of the command; 3 if it was killed or never
+    started.
 
     Raises:
-        IncompleteError: if the jobs API fails or does not answer any more.
+        IncompleteError: if the jobs API fails or stops answering.
     """
     from aiohttp import ClientError
     from ray.job_submission import JobSubmissionClient
 
     for handler in logging.getLogger("ray").handlers:
-        handler.setLevel(logging.WARNING)  # not each file that is left out of the upload
+        handler.setLevel(logging.WARNING)  # it logs each file that is left out of the upload
     entrypoint = shlex.join(command)
     sys.stderr.write(f"$ ray job submit --working-dir . -- {entrypoint}\n")
     try:
@@ -242,10 +233,10 @@ def run_command(stack: Stack, command: Sequence[str]) -> int:
 
 
 async def _print_log(stack: Stack, client: "JobSubmissionClient", job: str) -> None:
-    """Copy the log of a job to stdout until the job ends. It may be silent as long as it runs.
+    """Copy the log of a job to stdout until the job ends, however long it logs nothing.
 
     Raises:
-        TimeoutError: if log and jobs API are both silent.
+        TimeoutError: if there is neither a line of the log nor an answer of the jobs API.
     """
     log = client.tail_job_logs(job)
     while True:
@@ -255,19 +246,19 @@ async def _print_log(stack: Stack, client: "JobSubmissionClient", job: str) -> N
                 raise TimeoutError(f"no answer and no line of the log for {_SILENCE_DEADLINE_S:g} s")
             if client.get_job_status(job).is_terminal():
                 return
-        if (text := lines.result()) is None:
+        if (chunk := lines.result()) is None:
             return
-        sys.stdout.write(text)
+        sys.stdout.write(chunk)
         sys.stdout.flush()
 
 
-# --- the two servers -----------------------------------------------------------------------------
+# --- the two servers -------------------------------------------------------------------------------------------------
 
 
 def _s3_command(stack: Stack) -> list[str]:
     data = Path(stack.folder) / "s3"
     data.mkdir(exist_ok=True)
-    # Every port is named: the defaults are fixed, and two stacks would meet on them.
+    # Every port is given: the defaults are fixed, so two stacks would collide.
     servers = ("master", "volume", "filer", "admin")
     ports = ["s3.port.grpc", *(f"{name}.port{kind}" for name in servers for kind in ("", ".grpc"))]
     return [
@@ -307,11 +298,11 @@ def _ray_command(stack: Stack) -> list[str]:
 
 
 def _start(stack: Stack, name: str, command: list[str], answers: Callable[[], bool]) -> None:
-    """Start a server in a session of its own and wait until it answers."""
+    """Start a server in its own session and wait until it answers."""
     log = Path(stack.folder) / f"{name}.log"
-    # Inherited by every job and actor, so no key has to stand in a job's description.
+    # Inherited by every job and actor, so that no job's description has to hold a key.
     variables = {**os.environ, **stack.environment, "PATH": _path()}
-    # Else a head that is stopped first waits for its node to be drained.
+    # By default a head that is stopped first waits for its node to be drained.
     variables["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
     variables["RAY_JOB_STOP_WAIT_TIME_S"] = "30"
     for unwanted in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
@@ -339,8 +330,7 @@ def _start(stack: Stack, name: str, command: list[str], answers: Callable[[], bo
 
 def answers(stack: Stack) -> bool:
     """Whether the S3 server is up and has its bucket."""
-    # 403: it is up and requires a key.
-    if _http_status(f"http://{HOST}:{stack.s3_port}/{BUCKET}") not in (200, 403):
+    if _http_status(f"http://{HOST}:{stack.s3_port}/{BUCKET}") not in (200, 403):  # 403: it requires a key
         return False
     with environment(stack.environment):
         try:
@@ -351,7 +341,7 @@ def answers(stack: Stack) -> bool:
 
 
 def _ray_answers(stack: Stack) -> bool:
-    """Whether the jobs API and the agent that starts jobs are up: the API waits 10 s for it."""
+    """Whether the jobs API is up, and the agent that starts jobs, for which the API waits only 10 s."""
     urls = (
         f"http://{HOST}:{stack.dashboard_port}/api/jobs/",
         f"http://{_RAY_HOST}:{stack.agent_port}/api/local_raylet_healthz",
@@ -360,7 +350,7 @@ def _ray_answers(stack: Stack) -> bool:
 
 
 def _http_status(url: str, token: str = "") -> int | None:
-    """Status of a GET; None without an answer within 5 s."""
+    """The status of a GET; None if there is no answer within 5 s."""
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
@@ -371,11 +361,11 @@ def _http_status(url: str, token: str = "") -> int | None:
         return None
 
 
-# --- processes, ports, files ---------------------------------------------------------------------
+# --- processes, ports, files -----------------------------------------------------------------------------------------
 
 
 def _ours(processes: Mapping[str, float]) -> list[psutil.Process | None]:
-    """The processes that still are the ones that were started; None for each that is gone."""
+    """The processes that `up` started; None for each that has ended, even if its pid is in use again."""
     ours: list[psutil.Process | None] = []
     for pid, created in processes.items():
         try:
@@ -393,19 +383,18 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
     return []
 
 
-def _port(option: str, wanted: int | None) -> int:
-    if wanted is None:
+def _port(option: str, requested: int | None) -> int:
+    if requested is None:
         return _free_port()
     with socket.socket() as probe:
         # As servers do, so that a port in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, wanted))
+            probe.bind((HOST, requested))
         except (OSError, OverflowError) as error:
-            raise UserError(
-                option, wanted, f"must be a free port of {HOST} ({error})", "Give another, or none to have one chosen."
-            ) from None
-    return wanted
+            remedy = "Give another, or none to have one chosen."
+            raise UserError(option, requested, f"must be a free port of {HOST} ({error})", remedy) from None
+    return requested
 
 
 def _free_port() -> int:
@@ -422,12 +411,12 @@ def _path() -> str:
 def _executable(name: str) -> str:
     path = shutil.which(name, path=_path())
     if path is None:
-        raise UserError("environment", name, "must be on the PATH", "pip install genai-ray brings it.")
+        raise UserError("environment", name, "must be on the PATH", "It is installed by pip install genai-ray.")
     return path
 
 
 def _save(stack: Stack) -> None:
-    """Readable by its owner only, since the keys are in it."""
+    """Write stack.json, readable by its owner only: it holds the keys."""
     path = Path(stack.folder) / "stack.json"
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "w") as file:
@@ -436,13 +425,13 @@ def _save(stack: Stack) -> None:
 
 @contextlib.contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """The environment with some values set, for the length of a block."""
-    before = {name: os.environ.get(name) for name in values}
+    """Environment variables with these values, within a `with` block."""
+    previous = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name, value in previous.items():
             if value is None:
                 del os.environ[name]
             else:

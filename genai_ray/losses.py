@@ -34,7 +34,7 @@ def least_squares_generator(fake_logits: Tensor) -> Tensor:
 
 
 def wasserstein_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Less the estimate of the Wasserstein distance (Arjovsky et al. 2017, arXiv 1701.07875)."""
+    """The negative of the estimated Wasserstein distance (Arjovsky et al. 2017, arXiv 1701.07875)."""
     return fake_logits.mean() - real_logits.mean()
 
 
@@ -52,8 +52,8 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def squared_error(reconstruction: Tensor, target: Tensor) -> Tensor:
-    """-log N(target; reconstruction, 1) less its constant: half the squared error, summed over
-    pixels, averaged over the batch.
+    """-log N(target; reconstruction, 1) without its constant: half the squared error, summed over pixels, averaged over
+    the batch.
     """
     return 0.5 * (reconstruction - target).square().flatten(1).sum(1).mean()
 
@@ -74,8 +74,8 @@ def accuracy(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 
 
 def squared_length(latents: Tensor) -> Tensor:
-    """Half of |z|^2, summed over latents, averaged over the batch: it keeps the latents of an
-    encoder without noise together (the latent term of Ghosh et al. 2020, arXiv 1903.12436).
+    """Half of |z|^2, summed over latents, averaged over the batch: it keeps the latents of an encoder without noise
+    together (the latent term of Ghosh et al. 2020, arXiv 1903.12436).
     """
     return 0.5 * latents.square().flatten(1).sum(1).mean()
 
@@ -86,12 +86,12 @@ def squared_weights(net: nn.Module) -> Tensor:
 
 
 def feature_error(features: Tensor, target: Tensor, images: Tensor) -> Tensor:
-    """Squared error of features (N, F), in the units of `squared_error`, to which it is equal where
-    the features are the pixels; target: features of the images.
+    """Squared error of features (N, F) against those of the images, in the units of `squared_error`: the two are equal
+    if the features are the pixels.
 
-    The share of the target's variance that is missed, times half the variance of the images, summed
-    over pixels; all variances are over the batch. Larsen et al. 2016 leave features at their own
-    scale, which moves with the discriminator; this error weighs against a KL term as pixels do.
+    It is the share of the target's variance that is not reproduced, times half the variance of the images, summed over
+    pixels; all variances are over the batch. Larsen et al. 2016 leave features at their own scale, which changes with
+    the discriminator; this error weighs against a KL term as pixels do.
     """
     missed = (features - target).square().sum() / _scatter(target).clamp_min(1e-12)
     return 0.5 * missed * _scatter(images) / len(images)

@@ -1,7 +1,6 @@
-"""What a sample is: noise and model by its index. Needs neither Ray nor torch.
+"""A model file in ONNX Runtime, addressed by sample index. Needs neither Ray nor torch.
 
-Sample i is a function of (model, seed, i) and of what it is asked for, so any sample can be made
-anywhere, again, with the same result.
+Sample i is a function of (model, seed, i) and of its label, so any worker can generate it, again, with the same result.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,14 +20,10 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class Sampler:
-    """What the model gives for samples by index.
+    """The outputs of a model file for samples by index.
 
-    Args:
-        model: the bytes of the ONNX file.
-        card: its card.
-        seed: of the data set.
-        batch: samples in one call, unless the spec says otherwise.
-        truncation: largest number in the noise; None: not cut.
+    seed: of the data set. batch: samples in one call, unless the spec says otherwise. truncation: largest number in the
+    noise; None: not cut.
     """
 
     def __init__(
@@ -43,11 +38,11 @@ class Sampler:
     def outputs(self, start: int, stop: int, labels: NDArray[np.int64] | None) -> tuple[NDArray[Any], ...]:
         """Outputs of the graph, each (N, ...), for samples start..stop.
 
-        labels: (N, ...), what each is asked for; None for a model that takes none.
+        labels: (N, ...), one for each sample; None for a model that takes none.
         """
         results, chunk = _empty(self.session, stop - start), _DRAWN_BATCHES * self.batch
         for first in range(0, stop - start, chunk):
-            # Drawing for several batches at once costs half as much as for each.
+            # Drawing noise for several batches at once takes half the time of drawing for each.
             part = slice(first, min(first + chunk, stop - start))
             noise = rng.normal(
                 self.seed, rng.Stream.SAMPLE_NOISE, start + first, part.stop - first, self.card.latent, self.truncation
@@ -63,17 +58,17 @@ class Sampler:
     ) -> Sequence[NDArray[Any]]:
         """Outputs of the graph for noise (N, L), written into `results` if given.
 
-        Whole batches, filled up by repeats: a tail of another shape could be computed by another
-        algorithm, and on a GPU would be tuned for anew.
+        Every batch is filled up by repeats: a shorter one could be computed by another algorithm, and a GPU would
+        search for one again.
         """
         batch = self.batch
         results = _empty(self.session, len(noise)) if results is None else results
-        for at in range(0, len(noise), batch):
-            feed: dict[str, Any] = {"noise": _filled(noise[at : at + batch], batch)}
+        for start in range(0, len(noise), batch):
+            feed: dict[str, Any] = {"noise": _filled(noise[start : start + batch], batch)}
             if labels is not None:
-                feed["label"] = _filled(labels[at : at + batch], batch)
-            for whole, part in zip(results, self._run(feed), strict=True):
-                whole[at : at + batch] = part[: len(noise) - at]
+                feed["label"] = _filled(labels[start : start + batch], batch)
+            for result, part in zip(results, self._run(feed), strict=True):
+                result[start : start + batch] = part[: len(noise) - start]
         return results
 
     def _plain(self, feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
@@ -82,7 +77,7 @@ class Sampler:
 
 
 def _filled(rows: NDArray[Any], count: int) -> NDArray[Any]:
-    """So many rows, repeated if they are fewer."""
+    """A batch of `count` rows, filled up by repeats."""
     return rows if len(rows) == count else np.resize(rows, (count, *rows.shape[1:]))
 
 
@@ -96,29 +91,26 @@ _TYPES: dict[str, Any] = {
 
 
 def _empty(session: ort.InferenceSession, count: int) -> tuple[NDArray[Any], ...]:
-    """Room for so many samples of each output."""
+    """Uninitialised arrays for `count` samples of each output."""
     return tuple(np.empty((count, *o.shape[1:]), _TYPES[o.type]) for o in session.get_outputs())
 
 
 class BoundRun:
-    """Calls of a session with one batch shape, whose arrays lie on the device from the start.
+    """Calls of a session with one batch shape, whose arrays are allocated on the device once.
 
-    Without it each call would copy its input from, and its output to, memory that the card cannot
-    read by itself, and allocate both anew.
+    Without it each call would allocate its inputs and outputs again, in memory that the GPU cannot access directly.
     """
 
     def __init__(self, session: ort.InferenceSession, batch: int, device: str = "cuda"):
         self.session, self.binding = session, session.io_binding()
         self._inputs: dict[str, ort.OrtValue] = {}
         self._outputs: list[ort.OrtValue] = []
-        for given in session.get_inputs():
-            value = _value(given, batch, device)
-            self.binding.bind_ortvalue_input(given.name, value)
-            self._inputs[given.name] = value
-        for made in session.get_outputs():
-            value = _value(made, batch, device)
-            self.binding.bind_ortvalue_output(made.name, value)
-            self._outputs.append(value)
+        for node in session.get_inputs():
+            value = self._inputs[node.name] = _value(node, batch, device)
+            self.binding.bind_ortvalue_input(node.name, value)
+        for node in session.get_outputs():
+            self._outputs.append(_value(node, batch, device))
+            self.binding.bind_ortvalue_output(node.name, self._outputs[-1])
 
     def __call__(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         for name, array in feed.items():
@@ -127,23 +119,18 @@ class BoundRun:
         return [value.numpy() for value in self._outputs]
 
 
-def _value(about: Any, batch: int, device: str) -> ort.OrtValue:
-    shape = [batch, *about.shape[1:]]
-    return ort.OrtValue.ortvalue_from_shape_and_type(shape, _TYPES[about.type], device, 0)
+def _value(node: Any, batch: int, device: str) -> ort.OrtValue:
+    return ort.OrtValue.ortvalue_from_shape_and_type([batch, *node.shape[1:]], _TYPES[node.type], device, 0)
 
 
 def open_session(model: bytes, spec: GenerateSpec) -> ort.InferenceSession:
-    """An ONNX Runtime session on the device that was asked for, and on no other.
-
-    Raises:
-        UserError: if the provider cannot be used here.
-    """
+    """An ONNX Runtime session on the device of the spec; raises UserError if that cannot be used here."""
     if spec.device == "cuda" and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
     provider = _PROVIDERS[spec.device]
     if provider in ort.get_available_providers():
-        chosen: Any = [(provider, provider_options(spec))]
-        session = ort.InferenceSession(model, session_options(spec), providers=chosen)
+        providers: Any = [(provider, provider_options(spec))]
+        session = ort.InferenceSession(model, session_options(spec), providers=providers)
         if session.get_providers()[0] == provider:
             return session
     raise UserError(
@@ -155,11 +142,11 @@ def open_session(model: bytes, spec: GenerateSpec) -> ort.InferenceSession:
 
 
 def session_options(spec: GenerateSpec) -> ort.SessionOptions:
-    """One thread for each CPU of the worker: Ray's share does not reach ONNX Runtime's own pool."""
+    """One thread for each CPU of the worker: Ray's CPU limit does not apply to ONNX Runtime's own pool."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = max(1, int(spec.cpus_per_worker))
     options.inter_op_num_threads = 1
-    # A thread that spins between calls takes its core from another worker.
+    # Threads that spin between calls would take the cores of other workers.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return options
@@ -168,14 +155,14 @@ def session_options(spec: GenerateSpec) -> ort.SessionOptions:
 def provider_options(spec: GenerateSpec) -> dict[str, str]:
     """Options of the execution provider, as ONNX Runtime names them.
 
-    The heuristic search looks at shapes alone. The exhaustive one times algorithms, so two starts
-    could choose different ones, with different last bits.
+    The heuristic search looks at shapes alone. The exhaustive one times algorithms, so two starts could choose
+    different ones, with different last bits.
     """
     if spec.device == "cpu":
         return {}
     options = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
     if spec.gpu_memory_gb is not None or spec.gpus_per_worker < 1:
-        # Doubling what it holds, the default, would take the other workers' share.
+        # The default, doubling the arena, would take the other workers' share.
         options["arena_extend_strategy"] = "kSameAsRequested"
     if spec.gpu_memory_gb is not None:
         options["gpu_mem_limit"] = str(round(spec.gpu_memory_gb * 1e9))
@@ -183,15 +170,14 @@ def provider_options(spec: GenerateSpec) -> dict[str, str]:
 
 
 def read_model(model: bytes, *, where: str) -> tuple[ModelCard, str]:
-    """The card and the digest of an ONNX file of ours.
+    """The card and the digest of a model file.
 
     Raises:
-        UserError: if it is not ours, was altered, or is too new.
+        UserError: if genai_ray did not write it, or it was altered or is too new.
     """
     try:
         session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        # The runtime's exceptions share no base class of their own.
+    except Exception as error:  # the runtime's exceptions share no base class of their own
         raise UserError(
             "model",
             where,

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from genai_ray import rng
 from genai_ray.errors import UserError
 
-DEFAULT_HOLDOUT = 0.2
+_DEFAULT_HOLDOUT = 0.2
 
 
 def rows_at(seed: int, start: int, stop: int, n: int) -> NDArray[np.int64]:
-    """Which of n samples stand at indices start..stop of the endless line in which every sample
-    comes once an epoch, in a fresh order each.
+    """Which of n samples are at indices start..stop of the endless sequence of epochs, each of which is a new
+    permutation of all samples.
     """
     indices = np.arange(start, stop)
     epochs = indices // n
@@ -32,17 +32,17 @@ def _order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """The order of samples that are read in blocks: an epoch shuffles the blocks, and then the samples
-    within each window of `window` blocks, so that a block is read once an epoch.
+    """The order of samples that are read in blocks: an epoch shuffles the blocks, and then the samples within each
+    window of `window` blocks, so that a block is read once an epoch.
 
-    ends: (B,) samples up to and with each block.
+    ends: (B,) cumulative number of samples of the blocks.
     """
 
     ends: NDArray[np.int64]
     window: int
 
     def rows_at(self, seed: int, start: int, stop: int) -> NDArray[np.int64]:
-        """As the function `rows_at`."""
+        """The same as the function `rows_at`."""
         n = int(self.ends[-1])
         epochs, offsets = np.divmod(np.arange(start, stop), n)
         rows = np.empty_like(offsets)
@@ -61,7 +61,7 @@ class Blocks:
         return rows
 
     def next_window(self, seed: int, index: int) -> NDArray[np.int64]:
-        """The blocks of the window after the one that holds an index of the endless line."""
+        """The blocks of the window after the one that holds an index of the endless sequence."""
         epoch, offset = divmod(index, int(self.ends[-1]))
         blocks, ends, cuts = _shuffled(self, seed, epoch)
         window = int(np.searchsorted(np.concatenate([[0], ends])[cuts], offset, "right"))
@@ -72,20 +72,20 @@ class Blocks:
 
 @lru_cache(maxsize=4)
 def _shuffled(order: Blocks, seed: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Blocks of an epoch in order, (B,) samples up to and with each, and (W + 1,) cuts into windows."""
+    """Blocks of an epoch in order, (B,) their cumulative number of samples, and (W + 1,) cuts into windows."""
     count = len(order.ends)
     blocks = rng.permute(rng.fold(seed, epoch), rng.Stream.TRAIN_ORDER, np.arange(count), count)
-    windows = max(1, count // order.window)  # what is left over is no window of its own
-    return (blocks, np.cumsum(np.diff(order.ends, prepend=0)[blocks]), np.arange(windows + 1) * count // windows)
+    windows = max(1, count // order.window)  # a remainder makes the windows larger
+    return blocks, np.cumsum(np.diff(order.ends, prepend=0)[blocks]), np.arange(windows + 1) * count // windows
 
 
 def split(share: float | None, n: int, noun: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which of n samples train and which are held out, both ascending; by n and the share alone.
+    """Which of n samples train and which are held out, both ascending; a function of n and the share alone.
 
     Raises:
         UserError: if one part would be empty.
     """
-    held = round(n * (share or DEFAULT_HOLDOUT))
+    held = round(n * (share or _DEFAULT_HOLDOUT))
     if not 1 <= held < n:
         raise UserError(
             "data.holdout",

@@ -1,9 +1,8 @@
-"""Penalties on the gradient of a discriminator by its input.
+"""Penalties on the gradient of a discriminator with respect to its input.
 
-Each takes the discriminator as a function (samples (N, ...), labels) -> logits, so a caller can
-pass one that is not compiled: a compiled function cannot be differentiated twice. Each is a mean
-over logits, of the samples that a logit judges: one, or a pack of neighbours. Beyond these the
-discriminator must not mix samples, so it must not use batch norm.
+Each takes the discriminator as a function (samples (N, ...), labels) -> logits, so a caller can pass one that is not
+compiled: a compiled function cannot be differentiated twice. Each is a mean over logits; a logit is for one sample, or
+for a pack of neighbours. Beyond these the discriminator must not mix samples, so it must not use batch norm.
 Call them in float32, outside autocast: in bf16 the gradients are off by some 2 %.
 """
 
@@ -28,7 +27,7 @@ def gradient_penalty(
 ) -> Tensor:
     """(|dD/dx| - 1)^2 at a random point between each real sample and a generated one.
 
-    Gulrajani et al. 2017, arXiv 1704.00028, eq. 3. uniform: (N, 1) in 0..1, the place between.
+    Gulrajani et al. 2017, arXiv 1704.00028, eq. 3. uniform: (N, 1) in 0..1, the position between the two.
     """
     share = uniform[:, :1].reshape(-1, *[1] * (real.dim() - 1))
     between = share * real + (1 - share) * fake
@@ -43,8 +42,8 @@ def r1(discriminator: Discriminator, real: Tensor, labels: Tensor | None) -> Ten
 def dragan(discriminator: Discriminator, real: Tensor, labels: Tensor | None, uniform: Tensor) -> Tensor:
     """(|dD/dx| - 1)^2 near real samples (Kodali et al. 2017, arXiv 1705.07215).
 
-    uniform: (N, 1 + C*H*W) in 0..1: the share of the way, then the direction for each pixel, which
-    is scaled by half the standard deviation of the batch's pixels.
+    uniform: (N, 1 + C*H*W) in 0..1: the length of the perturbation, then its direction for each pixel, scaled by half
+    the standard deviation of the batch's pixels.
     """
     share, direction = uniform[:, :1, None, None], uniform[:, 1:].view_as(real)
     near = real + share * 0.5 * real.std() * direction

@@ -14,7 +14,7 @@ from genai_ray.training.train import TrainResult, train
 
 @dataclass(frozen=True)
 class PipelineResult:
-    """What each verb gave."""
+    """The results of all verbs."""
 
     run: str
     seconds: float
@@ -25,15 +25,15 @@ class PipelineResult:
 
     @property
     def summary(self) -> str:
-        trained, made = self.train, self.generate
+        trained, generated = self.train, self.generate
         return "\n".join(
             [
                 f"\n{self.run}  ({duration(self.seconds)})",
                 f"  train      {trained.samples:,} samples, "
                 + (f"{trained.rate:,.0f}/s" if trained.rate else "done before"),
                 f"  export     {self.export.bytes:,} bytes, digest {self.export.digest[:16]}",
-                f"  generate   {made.rows:,} rows, {made.bytes / 1e6:,.1f} MB in "
-                f"{made.files:,} files, " + (f"{made.rate:,.0f} rows/s" if made.rate else "done before"),
+                f"  generate   {generated.rows:,} rows, {generated.bytes / 1e6:,.1f} MB in {generated.files:,} files, "
+                + (f"{generated.rate:,.0f} rows/s" if generated.rate else "done before"),
                 "",
                 score_table(self.evaluate),
                 "",
@@ -49,13 +49,9 @@ def run(spec: Spec) -> PipelineResult:
     started = time.monotonic()
     kind = modalities.of_spec(spec)
     kind.check(spec)
-    if spec.train.workers:  # first, as images are decoded on the cluster
+    if spec.train.workers:  # before the data are loaded: images are decoded on the cluster
         cluster.connect()
     data = kind.load(spec)
     data.codec.check(spec.generate)
-    trained = train(spec, data)
-    exported = export(spec)
-    made = generate(spec)
-    measured = evaluate(spec, data)
-    seconds = time.monotonic() - started
-    return PipelineResult(spec.run_uri, seconds, trained, exported, made, measured)
+    results = train(spec, data), export(spec), generate(spec), evaluate(spec, data)
+    return PipelineResult(spec.run_uri, time.monotonic() - started, *results)

@@ -1,4 +1,4 @@
-"""What a data set will be, by a short trial: `estimate(spec)`."""
+"""What a data set will take, by a short trial: `estimate(spec)`."""
 
 import math
 import time
@@ -15,26 +15,25 @@ _FIRST_TRIAL = 64  # samples
 
 
 def estimate(spec: Spec) -> dict[str, Any]:
-    """Shards, files, bytes, requests, time and money of the data set of a run, by a short trial on
-    one core of this machine.
+    """Shards, files, bytes, requests, time and cost of the data set of a run, by a short trial on one core of this
+    machine.
 
     Raises:
         IncompleteError: if the run has no model yet.
     """
     Store(spec.run_uri).check(write=False)
-    made = with_settled_rows(open_plan(spec))
-    shards, rows = made.shard_count, spec.generate.samples
-    done = len(made.store.list("_receipts/"))
-    rate, size = _calibrate(made)
+    plan = with_settled_rows(open_plan(spec))
+    shards, rows, shard_rows = plan.shard_count, spec.generate.samples, plan.spec.shard_rows
+    done = len(plan.store.list("_receipts/"))
+    rate, size = _calibrate(plan)
     rate *= spec.generate.workers
-    count = made.sink.files
-    files = (shards - 1) * count(made.spec.shard_rows) + count(rows - (shards - 1) * made.spec.shard_rows)
+    files = (shards - 1) * plan.sink.files(shard_rows) + plan.sink.files(rows - (shards - 1) * shard_rows)
     seconds = rows * (1 - min(done / shards, 1)) / rate
     puts, prices = files + shards + 3, spec.prices  # the files, their receipts, and the manifest
     nodes = math.ceil(spec.generate.workers / prices.workers_per_node)
     return {
-        "uri": made.store.uri,
-        "model": made.digest,
+        "uri": plan.store.uri,
+        "model": plan.digest,
         "rows": rows,
         "shards": shards,
         "shards_done": done,
@@ -48,18 +47,18 @@ def estimate(spec: Spec) -> dict[str, Any]:
             "requests": round(puts / 1000 * prices.put_1000, 2),
             "a_month_of_storage": round(size * rows / 1e9 * prices.gb_month, 2),
         },
-        "counts": made.samples().counts(),
+        "counts": plan.samples().counts(),
     }
 
 
-def _calibrate(made: Plan) -> tuple[float, float]:
-    """(rows per second of one worker, bytes per row), tried on the first samples; nothing is kept.
+def _calibrate(plan: Plan) -> tuple[float, float]:
+    """(rows per second of one worker, bytes per row), measured on the first samples; nothing is kept.
 
-    Encoding goes through the same code as a real shard, into a store that forgets.
+    The code is that of a real shard, with a store that discards.
     """
-    maker, forgetful = ShardMaker(made), ForgetfulStore()
-    limit = min(made.spec.samples, made.spec.shard_rows)
-    count = min(made.spec.batch or _FIRST_TRIAL, limit)
+    maker, forgetful = ShardMaker(plan), ForgetfulStore()
+    limit = min(plan.spec.samples, plan.spec.shard_rows)
+    count = min(plan.spec.batch or _FIRST_TRIAL, limit)
     maker.files(Shard(0, 0, count), ForgetfulStore())  # the first call also plans the graph
     rows, started = 0, time.monotonic()
     while time.monotonic() - started < _CALIBRATION_S:

@@ -1,7 +1,4 @@
-"""Exact counts, well mixed: which of several kinds each sample of a data set is.
-
-The kind of sample i is a function of (counts, seed, i).
-"""
+"""Exact counts, well mixed: the class of sample i is a function of (counts, seed, i)."""
 
 from collections.abc import Sequence
 
@@ -13,9 +10,7 @@ from genai_ray.errors import UserError
 
 
 class Quotas:
-    """Exact class counts, well mixed: a random permutation sends sample i to a place in the line of
-    all classes in order.
-    """
+    """Exact class counts, well mixed: a random permutation maps sample i to an index of the sorted classes."""
 
     def __init__(self, counts: list[int], seed: int):
         self.counts, self.seed = counts, seed
@@ -24,12 +19,12 @@ class Quotas:
     def classes(self, start: int, stop: int) -> NDArray[np.int64]:
         """The classes of samples start..stop, (N,)."""
         stream, n = rng.Stream.SAMPLE_CLASS, int(self._ends[-1])
-        places = rng.permute(self.seed, stream, np.arange(start, stop), n)
-        return np.searchsorted(self._ends, places, side="right").astype(np.int64)
+        indices = rng.permute(self.seed, stream, np.arange(start, stop), n)
+        return np.searchsorted(self._ends, indices, side="right").astype(np.int64)
 
 
 def counts_of(field: str, values: Sequence[float], samples: int) -> list[int]:
-    """Counts, or shares as counts, that add up to so many samples.
+    """Counts that add up to the number of samples, given as counts or as shares of 1.
 
     Raises:
         UserError: naming the field, if they do not.
@@ -41,7 +36,7 @@ def counts_of(field: str, values: Sequence[float], samples: int) -> list[int]:
 
 
 def shares_as_counts(field: str, values: Sequence[float], samples: int) -> list[int]:
-    """Shares of 1 as counts that add up to so many samples.
+    """Shares of 1 as counts that add up to the number of samples.
 
     Raises:
         UserError: naming the field, if they do not add up to 1.
@@ -54,10 +49,10 @@ def shares_as_counts(field: str, values: Sequence[float], samples: int) -> list[
             f"add up to {total:g}; counts must give generate.samples={samples}, shares must give 1",
             "Correct the numbers.",
         )
-    # Largest remainders, so that shares become counts that add up.
+    # The method of largest remainders.
     exact = [v * samples for v in values]
     counts = [int(e) for e in exact]
-    by_rest = sorted(range(len(values)), key=lambda i: (counts[i] - exact[i], i))
-    for i in by_rest[: samples - sum(counts)]:
+    by_remainder = sorted(range(len(values)), key=lambda i: (counts[i] - exact[i], i))
+    for i in by_remainder[: samples - sum(counts)]:
         counts[i] += 1
     return counts

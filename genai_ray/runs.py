@@ -1,5 +1,6 @@
-"""A run in its store: whose it is, and whether what is there belongs to the spec at hand."""
+"""A run in its store: its spec, and whether what is stored belongs to a given spec."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +19,7 @@ _PACKAGES = ("genai-ray", "ray", "torch", "onnxruntime-gpu", "onnxruntime", "pya
 
 
 def claim(store: Store, spec: Spec) -> None:
-    """Write spec.yaml, unless the run was trained by a spec that differs where it matters.
+    """Write spec.yaml, unless the run was trained with a spec of another fingerprint.
 
     Raises:
         UserError: listing each field that differs.
@@ -32,32 +33,31 @@ def claim(store: Store, spec: Spec) -> None:
 
 
 def saved_spec(store: Store) -> Spec | None:
-    """The spec that a run was made with; None if there is none."""
+    """The spec that is stored with a run; None if there is none."""
     try:
         document = yaml.safe_load(store.read("spec.yaml"))
     except FileNotFoundError:
         return None
-    read = modalities.parse if "format" in document else modalities.saved
-    return read(document["spec"])
+    parse = modalities.parse if "format" in document else modalities.saved
+    return parse(document["spec"])
 
 
-def refuse_difference(there: Mapping[str, Any], wanted: Mapping[str, Any], uri: str) -> None:
-    """Raise a UserError that lists each field in which what is there is not what is wanted."""
-    names = [n for n in sorted({*there, *wanted}) if there.get(n) != wanted.get(n)]
+def refuse_difference(stored: Mapping[str, Any], requested: Mapping[str, Any], uri: str) -> None:
+    """Raise a UserError that lists every field whose stored and requested values differ."""
+    names = [n for n in sorted({*stored, *requested}) if stored.get(n) != requested.get(n)]
     if names:
-        shown = "; ".join(
-            f"{n} is {json.dumps(there.get(n))} there and {json.dumps(wanted.get(n))} here" for n in names
-        )
+        pairs = ((n, json.dumps(stored.get(n)), json.dumps(requested.get(n))) for n in names)
         raise UserError(
             "fingerprint",
             uri,
-            f"was made with other values: {shown}",
-            "Use the same values to go on, or another name=… or store=… for a new run.",
+            "was made with other values: "
+            + "; ".join(f"{n} is {old} in the store and {new} here" for n, old, new in pairs),
+            "Use the same values to resume, or another name=… or store=… for a new run.",
         )
 
 
 def read_metrics(store: Store) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl: samples seen, and mean losses since the row before."""
+    """The rows of metrics.jsonl: samples seen, and mean losses since the previous row."""
     try:
         lines = store.read("train/metrics.jsonl").decode().splitlines()
     except FileNotFoundError:
@@ -66,7 +66,7 @@ def read_metrics(store: Store) -> list[dict[str, Any]]:
 
 
 def loss_curves(store: Store) -> dict[str, list[tuple[float, float]]]:
-    """(samples seen, value) of each number in metrics.jsonl that is worth a curve."""
+    """(samples seen, value) of each loss and score in metrics.jsonl, by name."""
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in read_metrics(store):
         for name, value in row.items():
@@ -77,10 +77,8 @@ def loss_curves(store: Store) -> dict[str, list[tuple[float, float]]]:
 
 def versions() -> dict[str, str]:
     """Versions of the installed packages that can change a result."""
-    found = {}
+    installed = {}
     for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(PackageNotFoundError):
+            installed[package] = version(package)
+    return installed

@@ -300,7 +300,7 @@ def stop_the_job(world: World, chance: random.Random, uri: str) -> bool:
     )
     wait(lambda: receipts(uri) > before)
     assert "was stopped" in world.job("stop", job)
-    assert "stopped by SIGTERM; the same command goes on" in world.job("logs", job)
+    assert "stopped by SIGTERM; the same command resumes" in world.job("logs", job)
     return True
 
 

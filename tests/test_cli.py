@@ -178,7 +178,7 @@ def test_finished_run_with_another_fingerprint(run_store: Path, capsys: pytest.C
     arguments = [*overrides(run_store), "model.latent=20"]
     code, _, err = call(capsys, "run", *arguments)
     assert code == 2
-    assert "model.latent is 16 there and 20 here" in err
+    assert "model.latent is 16 in the store and 20 here" in err
 
 
 @pytest.mark.s3

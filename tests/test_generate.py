@@ -287,7 +287,7 @@ def test_no_model_yet(tmp_path: Path) -> None:
 def test_other_values_than_the_data_set_was_begun_with(run_store: Path) -> None:
     generate(small_spec(run_store, "generate.samples=300"))
     spec = small_spec(run_store, "generate.samples=400", "generate.seed=5")
-    assert_refused(run_store, spec, r"generate.samples is 300 there and 400 here; seed is 0 there")
+    assert_refused(run_store, spec, r"generate.samples is 300 in the store and 400 here; seed is 0 in the store")
 
 
 def test_gpu_that_is_not_there(run_store: Path) -> None:

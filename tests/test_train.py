@@ -178,7 +178,7 @@ def test_divergence_names_step_and_phase(tmp_path: Path) -> None:
 
 def test_finished_run_refuses_another_fingerprint(tmp_path: Path) -> None:
     train(small_spec(tmp_path))
-    with pytest.raises(UserError, match=r"model.width is 8 there and 16 here; seed is 0 .* 7 here"):
+    with pytest.raises(UserError, match=r"model.width is 8 in the store and 16 here; seed is 0 .* 7 here"):
         train(small_spec(tmp_path, "model.width=16", "seed=7"))
     # What cannot change the result may change.
     assert train(small_spec(tmp_path, "train.log_seconds=1")).seconds == 0

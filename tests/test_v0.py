@@ -85,5 +85,5 @@ def test_a_data_set_that_was_stopped_resumes(run: Store):
 
 
 def test_other_values_are_still_refused(run: Store):
-    with pytest.raises(UserError, match=r"train.global_batch is \d+ there and 30 here"):
+    with pytest.raises(UserError, match=r"train.global_batch is \d+ in the store and 30 here"):
         train(spec_of(run, global_batch=30))

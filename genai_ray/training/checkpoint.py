@@ -1,7 +1,7 @@
-"""Save and load of everything that training needs to go on exactly.
+"""Checkpoints: everything that training needs to resume exactly.
 
-A checkpoint is one object: a `torch.save` of tensors and plain values, then its SHA-256. Its name
-depends on the samples seen, so a repeated save replaces. Loading unpickles tensors only.
+A checkpoint is one object: a `torch.save` of tensors and plain values, then its SHA-256. It is named after the
+samples seen, so saving again replaces it. Loading unpickles tensors only.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import torch
 from genai_ray.errors import IncompleteError
 from genai_ray.storage import Store
 
-#: The state of the lowest FID measured so far, where training measures.
+#: The state with the best score measured so far, if training measures.
 BEST = "train/best.pt"
 
 _NAME = re.compile(r"train/checkpoint-(\d{12})\.pt")
@@ -24,7 +24,7 @@ _DIGEST_BYTES = 32
 
 
 class DamagedCheckpointWarning(UserWarning):
-    """A checkpoint could not be read; training goes on from an older one."""
+    """A checkpoint could not be read; training resumes from an older one."""
 
 
 def key(samples: int) -> str:
@@ -32,7 +32,7 @@ def key(samples: int) -> str:
 
 
 def pack(state: dict[str, Any]) -> bytes:
-    """The bytes of a checkpoint; a snapshot, later changes of the tensors do not reach it."""
+    """The bytes of a checkpoint."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     body = buffer.getvalue()
@@ -52,13 +52,13 @@ def unpack(data: bytes) -> dict[str, Any]:
 
 
 def saved(store: Store) -> list[int]:
-    """Samples seen of every checkpoint of a run, oldest first."""
+    """Samples seen by each checkpoint of a run, ascending."""
     matches = (_NAME.fullmatch(k) for k in store.list("train/checkpoint-"))
     return sorted(int(m[1]) for m in matches if m)
 
 
 def latest(store: Store) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read; None if a run has none.
+    """The newest readable checkpoint; None if a run has none.
 
     Warns:
         DamagedCheckpointWarning: for each newer one that is damaged.
@@ -71,11 +71,8 @@ def latest(store: Store) -> dict[str, Any] | None:
         try:
             return unpack(store.read(key(samples)))
         except (ValueError, FileNotFoundError, pickle.UnpicklingError) as error:
-            warnings.warn(
-                f"{store.uri}/{key(samples)} is damaged ({error}); going back to the one before",
-                DamagedCheckpointWarning,
-                stacklevel=2,
-            )
+            message = f"{store.uri}/{key(samples)} is damaged ({error}); going back to the one before"
+            warnings.warn(message, DamagedCheckpointWarning, stacklevel=2)
     if candidates:
         raise IncompleteError(
             f"{store.uri}/train: none of {len(candidates)} checkpoints can be read; delete them to train from the start"
@@ -84,7 +81,7 @@ def latest(store: Store) -> dict[str, Any] | None:
 
 
 def best(store: Store) -> dict[str, Any] | None:
-    """The state of the lowest FID measured; None if nothing was measured.
+    """The state with the best score measured; None if nothing was measured.
 
     Raises:
         IncompleteError: if it cannot be read.
@@ -95,8 +92,8 @@ def best(store: Store) -> dict[str, Any] | None:
         return None
     except (ValueError, pickle.UnpicklingError) as error:
         raise IncompleteError(
-            f"{store.uri}/{BEST} is damaged ({error}); delete the newest checkpoints to train "
-            "that part again, or export with train.keep=last as another run"
+            f"{store.uri}/{BEST} is damaged ({error}); delete the newest checkpoints to train that part again, or "
+            "export with train.keep=last as another run"
         ) from error
 
 

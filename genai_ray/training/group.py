@@ -1,4 +1,4 @@
-"""A group of workers of Ray Train, each of which runs the same loop: `fit_on_cluster`."""
+"""A group of Ray Train workers, each of which runs the same loop: `train_on_cluster`."""
 
 import contextlib
 import math
@@ -23,9 +23,9 @@ from genai_ray.training.loop import compile_networks, steps
 from genai_ray.training.state import State
 from genai_ray.training.watcher import Watcher
 
-_RESIZE_POLL_S = 10.0  # between looks whether more workers could join
-_ROLL_CALL_S = 1.0
-_STARTS = 3  # of a worker group that does not come up, before the call ends
+_RESIZE_POLL_S = 10.0  # how often Ray checks whether more workers could join
+_HEARTBEAT_S = 1.0
+_START_ATTEMPTS = 3  # of a worker group that does not come up
 
 
 def resources(spec: Spec) -> dict[str, float]:
@@ -33,22 +33,22 @@ def resources(spec: Spec) -> dict[str, float]:
     return {"CPU": float(spec.train.cpus_per_worker)} | gpu
 
 
-def fit_on_cluster(spec: Spec, shared: dict[str, Any], data: Data) -> dict[str, Any]:
+def train_on_cluster(spec: Spec, shared: dict[str, Any], data: Data) -> dict[str, Any]:
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    # Ray gives a group that finds no place this long, and then tries again.
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(spec.train.start_timeout_s / _STARTS)
+    # Ray waits this long for the resources of a group, and then tries again.
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(spec.train.start_timeout_s / _START_ATTEMPTS)
     # One copy a node, mapped by every worker on it.
-    shelf = ray.put(data)
-    # Wherever it lies, that node may be lost.
-    roll: Any = ray.remote(_Roll).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    data_ref = [ray.put(data)]
+    # It needs no resources, and restarts if its node is lost.
+    heartbeat: Any = ray.remote(_Heartbeat).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     with tempfile.TemporaryDirectory(prefix="genai_ray-") as scratch:
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"shared": shared, "data": [shelf], "roll": roll},
+            train_loop_config={"shared": shared, "data": data_ref, "heartbeat": heartbeat},
             torch_config=TorchConfig(timeout_s=math.ceil(spec.train.stall_timeout_s)),
             scaling_config=ScalingConfig(
                 num_workers=spec.train.workers,
@@ -56,17 +56,19 @@ def fit_on_cluster(spec: Spec, shared: dict[str, Any], data: Data) -> dict[str, 
                 resources_per_worker=resources(spec),
                 elastic_resize_monitor_interval_s=_RESIZE_POLL_S,
             ),
-            # Checkpoints are ours (checkpoint.py); Ray only keeps its own notes here.
+            # Checkpoints are ours (checkpoint.py); Ray keeps only its own records here.
             run_config=RunConfig(
                 name=spec.name,
                 storage_path=scratch,
-                failure_config=FailureConfig(max_failures=spec.train.max_failures, controller_failure_limit=_STARTS),
+                failure_config=FailureConfig(
+                    max_failures=spec.train.max_failures, controller_failure_limit=_START_ATTEMPTS
+                ),
                 # Without a dashboard Ray's own watcher warns every second.
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
         )
         try:
-            result: Any = _while_answered(roll, 2 * spec.train.start_timeout_s, trainer.fit)
+            result: Any = _while_alive(heartbeat, 2 * spec.train.start_timeout_s, trainer.fit)
             result = result.return_value
         except TrainingFailedError as error:
             raise IncompleteError(
@@ -78,24 +80,29 @@ def fit_on_cluster(spec: Spec, shared: dict[str, Any], data: Data) -> dict[str, 
     return result
 
 
-class _Roll:
-    """An actor that the workers answer to, since Ray waits for ever for one that hangs at start."""
+class _Heartbeat:
+    """An actor that holds the time of the workers' last heartbeat.
+
+    Ray Train's controller waits without a timeout for a new worker's first answer, so one that hangs while it starts
+    would block training for ever:
+    https://github.com/ray-project/ray/blob/ray-2.60.0/python/ray/train/v2/_internal/execution/worker_group/worker_group.py#L494
+    """
 
     def __init__(self) -> None:
-        self._answered = time.monotonic()
+        self._last = time.monotonic()
 
-    def answer(self) -> None:
-        self._answered = time.monotonic()
+    def beat(self) -> None:
+        self._last = time.monotonic()
 
-    def silence(self) -> float:
-        """Seconds since any worker answered."""
-        return time.monotonic() - self._answered
+    def age(self) -> float:
+        """Seconds since the last heartbeat of any worker."""
+        return time.monotonic() - self._last
 
 
-def _while_answered(roll: Any, limit_s: float, call: Callable[[], Any]) -> Any:
-    """The result of a call that is given up when no worker answers for so long.
+def _while_alive(heartbeat: Any, limit_s: float, call: Callable[[], Any]) -> Any:
+    """The result of a call, which is abandoned when the last heartbeat is older than the limit.
 
-    What was given up is still held by this process, and ends with it.
+    An abandoned call keeps running in this process, and ends with it.
     """
     import ray
 
@@ -110,18 +117,18 @@ def _while_answered(roll: Any, limit_s: float, call: Callable[[], Any]) -> Any:
     threading.Thread(target=run, daemon=True).start()
     while True:
         with contextlib.suppress(TimeoutError):
-            return done.result(timeout=_ROLL_CALL_S)
-        silence: Any = ray.get(roll.silence.remote(), timeout=limit_s)
-        if silence > limit_s:
+            return done.result(timeout=_HEARTBEAT_S)
+        age: Any = ray.get(heartbeat.age.remote(), timeout=limit_s)
+        if age > limit_s:
             raise IncompleteError(
-                f"no worker came up for {limit_s:g} s, twice train.start_timeout_s; the same "
-                "command goes on from the newest checkpoint"
+                f"no worker came up for {limit_s:g} s, twice train.start_timeout_s; the same command resumes from the "
+                "newest checkpoint"
             )
 
 
-def _answer(roll: Any, done: threading.Event) -> None:
-    while not done.wait(_ROLL_CALL_S):
-        roll.answer.remote()
+def _beat(heartbeat: Any, done: threading.Event) -> None:
+    while not done.wait(_HEARTBEAT_S):
+        heartbeat.beat.remote()
 
 
 def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -130,14 +137,14 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
 
     context = ray.train.get_context()
     if (device := ray.train.torch.get_device()).type == "cuda":
-        torch.cuda.set_device(device)  # the workers of a node see all its cards
+        torch.cuda.set_device(device)  # the workers of a node see all its GPUs
     done = threading.Event()
-    threading.Thread(target=_answer, args=(arguments["roll"], done), daemon=True).start()
+    threading.Thread(target=_beat, args=(arguments["heartbeat"], done), daemon=True).start()
     data: Any = ray.get(arguments["data"][0])
     try:
-        return fit(arguments["shared"], data, rank=context.get_world_rank(), world=context.get_world_size())
+        return train_rank(arguments["shared"], data, rank=context.get_world_rank(), world=context.get_world_size())
     except (UserError, IncompleteError) as error:
-        # As a value: an exception would be taken for a crash and tried again.
+        # As a value: Ray would take an exception for a crash and start the worker again.
         return {"error": error}
     finally:
         done.set()
@@ -150,7 +157,7 @@ def _preempted() -> bool:
     return ray.train.get_preemption_info() is not None
 
 
-def fit(shared: dict[str, Any], data: Data, *, rank: int, world: int) -> dict[str, Any]:
+def train_rank(shared: dict[str, Any], data: Data, *, rank: int, world: int) -> dict[str, Any]:
     """What every worker runs; returns the fields of a TrainResult."""
     spec, codec = modalities.parse(shared["spec"]), modalities.codec_from_json(shared["codec"])
     device = torch.device(spec.train.device)
@@ -168,31 +175,30 @@ def fit(shared: dict[str, Any], data: Data, *, rank: int, world: int) -> dict[st
         watcher = None
         if rank == 0:
             watcher = Watcher(store, spec, state, data, done=first, workers=world)
-            stack.enter_context(watcher)
+            stack.enter_context(watcher.log)
         for seen in steps(spec, state, data, first, rank, world, watcher, _preempted):
             samples = seen
     seconds = time.monotonic() - started
-    rate = (samples - first) / max(seconds, 1e-9)
-    return {"samples": samples, "seconds": seconds, "rate": rate}
+    return {"samples": samples, "seconds": seconds, "rate": (samples - first) / max(seconds, 1e-9)}
 
 
 def _resume(store: Store, spec: Spec, state: State, rank: int, world: int) -> int:
-    """Load the newest checkpoint that rank 0 can read; the samples seen."""
-    found = checkpoint.latest(store) if rank == 0 else None
-    samples = 0 if found is None else found["samples"]
+    """Load the newest checkpoint that rank 0 can read; returns the samples seen."""
+    stored = checkpoint.latest(store) if rank == 0 else None
+    samples = 0 if stored is None else stored["samples"]
     if world > 1:
         agreed = torch.tensor(samples, device=spec.train.device)
         dist.broadcast(agreed, 0)
         samples = int(agreed)
         if rank and samples:
-            found = checkpoint.unpack(store.read(checkpoint.key(samples)))
-    if found is not None:
-        if found["source"] != state.source:
+            stored = checkpoint.unpack(store.read(checkpoint.key(samples)))
+    if stored is not None:
+        if stored["source"] != state.source:
             raise UserError(
                 "data",
                 spec.data.source,
                 "holds other samples than the run was begun with",
                 "Restore them, or give the run another name.",
             )
-        state.load_state_dict(found)
+        state.load_state_dict(stored)
     return samples

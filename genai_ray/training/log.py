@@ -1,4 +1,4 @@
-"""What is written of a training run: progress line, metrics.jsonl, TensorBoard, MLflow, checkpoints.
+"""What a training run writes: progress line, metrics.jsonl, TensorBoard, MLflow, checkpoints.
 
 Slow writes run in one background thread beside training.
 """
@@ -24,47 +24,46 @@ from genai_ray.spec import Spec, fingerprint
 from genai_ray.storage import Store
 from genai_ray.training import checkpoint
 
+Row = dict[str, Any]  # of metrics.jsonl
+Scalar = tuple[int, str, float]  # samples seen, name, value
+
 _METRIC_ROWS = 400  # of a whole run; enough for a curve, little enough to keep
 _GRIDS = 20  # of a whole run
-
-_SATURATED = 0.995  # of the discriminator's accuracy: it has nothing left to teach
+_SATURATED = 0.995  # accuracy of a discriminator from which the generator learns nothing
 _SATURATED_ROWS = 20
 _FALLEN = 0.5  # of the best coverage so far
 
 
-def passes(samples: int, batch: int, every: int) -> bool:
-    """Whether the last batch reached or passed a multiple of `every`."""
-    return samples // every > (samples - batch) // every
+def is_due(spec: Spec, samples: int, every: int) -> bool:
+    """Whether the last global batch reached or passed a multiple of `every` samples."""
+    return samples // every > (samples - spec.train.global_batch) // every
 
 
-def alarms(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What looks wrong in the rows so far, each in words that say what was seen.
-
-    saturated: the discriminator told real from generated for 20 rows on end without an error to
-    learn from. collapse: coverage fell below half of its best at two measurements on end.
+def alarms(rows: Sequence[Row]) -> list[str]:
+    """A message for each problem in the metrics so far: a discriminator that made no errors to learn from for 20 rows,
+    and coverage below half of its best in two successive measurements.
     """
-    found = []
-    last = [r["accuracy_discriminator"] for r in rows if "accuracy_discriminator" in r]
-    last = last[-_SATURATED_ROWS:]
-    if len(last) == _SATURATED_ROWS and min(last) >= _SATURATED:
-        found.append(
-            f"the discriminator was right in at least {min(last):.1%} of its answers for "
-            f"{len(last)} rows: the generator learns little; lower "
-            "model.discriminator_learning_rate, or set model.augment or a model.penalty"
+    messages = []
+    accuracy = [r["accuracy_discriminator"] for r in rows if "accuracy_discriminator" in r][-_SATURATED_ROWS:]
+    if len(accuracy) == _SATURATED_ROWS and min(accuracy) >= _SATURATED:
+        messages.append(
+            f"the discriminator was right in at least {min(accuracy):.1%} of its answers for {len(accuracy)} rows: "
+            "the generator learns little; lower model.discriminator_learning_rate, or set model.augment or a "
+            "model.penalty"
         )
     coverage = [r["coverage"] for r in rows if "coverage" in r]
     if len(coverage) > 2 and max(coverage[-2:]) < _FALLEN * max(coverage):
-        found.append(
-            f"coverage fell from {max(coverage):.2f} to {coverage[-1]:.2f}: the generator makes "
-            "fewer kinds of images than before; train.keep=best exports the state before that"
+        messages.append(
+            f"coverage fell from {max(coverage):.2f} to {coverage[-1]:.2f}: the generator makes fewer kinds of images "
+            "than before; train.keep=best exports the state before that"
         )
-    return found
+    return messages
 
 
 class Log:
-    """Progress line, metrics.jsonl, event files and checkpoints, written beside training.
+    """Progress line, metrics.jsonl, event files and checkpoints.
 
-    Uploads run in one background thread, in order; one that failed is raised at the next.
+    Uploads run in one background thread, in order; the error of one is raised at the next.
     """
 
     def __init__(self, store: Store, spec: Spec, *, done: int, workers: int):
@@ -84,8 +83,8 @@ class Log:
         self._written = done
 
     def closes_row(self, samples: int) -> bool:
-        """Whether a row of metrics ends with the step that comes to so many samples."""
-        return passes(samples, self.spec.train.global_batch, self._interval)
+        """Whether a row of metrics ends with the step that reaches this number of samples."""
+        return is_due(self.spec, samples, self._interval)
 
     def step(self, samples: int, logs: dict[str, Tensor]) -> None:
         for name, value in logs.items():
@@ -115,14 +114,14 @@ class Log:
     def checkpoint(
         self, state: dict[str, Any], samples: int, grid: NDArray[np.uint8] | None, *, best: bool = False
     ) -> None:
-        """Store a state that nobody changes any more, as the newest and perhaps as the best."""
+        """Store a state, which must not be changed any more, as the newest and perhaps as the best."""
         self.wait()
         if grid is not None:
             self._grids = samples // self._grid_interval
         self._pending = self._pool.submit(self._publish, state, samples, list(self.rows), grid, best)
 
     def wait(self) -> None:
-        """Until all is stored.
+        """Wait until all is stored.
 
         Raises:
             IncompleteError: if the store did not take a checkpoint.
@@ -134,8 +133,8 @@ class Log:
             pending.result()
         except (OSError, UserError) as error:
             raise IncompleteError(
-                f"{self.store.uri}: a checkpoint could not be stored: {error}. The one before is "
-                "whole; make room, and the same command goes on from it"
+                f"{self.store.uri}: a checkpoint could not be stored: {error}. The one before is intact; make room, "
+                "and the same command resumes from it"
             ) from error
 
     def __enter__(self) -> "Log":
@@ -152,7 +151,7 @@ class Log:
             for writer in self._writers:
                 writer.close()
 
-    def _add(self, row: dict[str, Any]) -> None:
+    def _add(self, row: Row) -> None:
         before = set(alarms(self.rows))
         self.rows.append(row)
         for alarm in alarms(self.rows):
@@ -161,21 +160,17 @@ class Log:
                 _say(f"warning: at {row['samples']:,} samples {alarm}")
 
     def _publish(
-        self,
-        state: dict[str, Any],
-        samples: int,
-        rows: list[dict[str, Any]],
-        grid: NDArray[np.uint8] | None,
-        best: bool,
+        self, state: dict[str, Any], samples: int, rows: list[Row], grid: NDArray[np.uint8] | None, best: bool
     ) -> None:
         packed = checkpoint.pack(state)
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         self.store.put("train/metrics.jsonl", lines.encode())
-        fresh = [r for r in rows if r["samples"] > self._written]
+        new_rows = [r for r in rows if r["samples"] > self._written]
+        scalars = [(r["samples"], k, v) for r in new_rows for k, v in r.items() if k not in ("samples", "alarm")]
         for writer in self._writers:
-            writer.add(fresh, grid, samples)
+            writer.add(scalars, grid, samples)
         self._written = samples
-        # Last, so that what is beside a checkpoint is never older than it.
+        # Last, so that the files beside a checkpoint are never older than it.
         if best:
             self.store.put(checkpoint.BEST, packed)
         self.store.put(checkpoint.key(samples), packed)
@@ -183,21 +178,19 @@ class Log:
 
 
 class _TensorBoard:
-    """TensorBoard events: one file for each time that training was started."""
+    """TensorBoard events: one file for each start of training."""
 
     def __init__(self, store: Store):
         self.store, self._writer = store, None
         self._folder = tempfile.TemporaryDirectory(prefix="genai_ray-events-")
 
-    def add(self, rows: list[dict[str, Any]], grid: NDArray[np.uint8] | None, samples: int) -> None:
+    def add(self, scalars: list[Scalar], grid: NDArray[np.uint8] | None, samples: int) -> None:
         from tensorboardX import SummaryWriter  # slow to import: not before the first checkpoint
 
         if self._writer is None:
             self._writer = SummaryWriter(self._folder.name)
-        for row in rows:
-            for name, value in row.items():
-                if name not in ("samples", "alarm"):
-                    self._writer.add_scalar(name, value, row["samples"])
+        for seen, name, value in scalars:
+            self._writer.add_scalar(name, value, seen)
         if grid is not None:
             self._writer.add_image("samples", grid, samples, dataformats="HWC")
         self._writer.flush()
@@ -211,55 +204,40 @@ class _TensorBoard:
 
 
 class _Mlflow:
-    """An MLflow run named after ours; an interrupted one is gone on with."""
+    """Logs to MLflow; resumes the run with the same fingerprint and URI."""
 
     def __init__(self, spec: Spec):
-        client_class = require_mlflow(spec.train.mlflow).MlflowClient
-        self._client = client_class(tracking_uri=spec.train.mlflow)
-        found = self._client.get_experiment_by_name("genai_ray")
-        experiment = found.experiment_id if found else self._client.create_experiment("genai_ray")
-        tag = fingerprint.digest(fingerprint.fields(spec, "train"))
-        runs = self._client.search_runs([experiment], f"tags.fingerprint = '{tag}'")
+        self._client = require_mlflow(spec.train.mlflow).MlflowClient(tracking_uri=spec.train.mlflow)
+        existing = self._client.get_experiment_by_name("genai_ray")
+        experiment = existing.experiment_id if existing else self._client.create_experiment("genai_ray")
+        fields = fingerprint.fields(spec, "train")
+        tags = {"fingerprint": fingerprint.digest(fields), "run_uri": spec.run_uri}
+        runs = self._client.search_runs([experiment], f"tags.fingerprint = '{tags['fingerprint']}'")
         runs = [r for r in runs if r.data.tags.get("run_uri") == spec.run_uri]
-        self._run = (
-            runs[0]
-            if runs
-            else self._client.create_run(
-                experiment, run_name=spec.name, tags={"fingerprint": tag, "run_uri": spec.run_uri}
-            )
-        )
+        run = runs[0] if runs else self._client.create_run(experiment, run_name=spec.name, tags=tags)
+        self._run_id = run.info.run_id
         if not runs:
-            for name, value in fingerprint.fields(spec, "train").items():
-                self._client.log_param(self._run.info.run_id, name, str(value)[:500])
+            for name, value in fields.items():
+                self._client.log_param(self._run_id, name, str(value)[:500])
 
-    def add(self, rows: list[dict[str, Any]], grid: NDArray[np.uint8] | None, samples: int) -> None:
-        run = self._run.info.run_id
-        for row in rows:
-            for name, value in row.items():
-                if name not in ("samples", "alarm") and math.isfinite(value):
-                    self._client.log_metric(run, name, value, step=row["samples"])
+    def add(self, scalars: list[Scalar], grid: NDArray[np.uint8] | None, samples: int) -> None:
+        for seen, name, value in scalars:
+            if math.isfinite(value):
+                self._client.log_metric(self._run_id, name, value, step=seen)
 
     def close(self) -> None:
-        self._client.set_terminated(self._run.info.run_id)
+        self._client.set_terminated(self._run_id)
 
 
 def require_mlflow(uri: str | None) -> Any:
-    """The module mlflow.
-
-    Raises:
-        UserError: naming the command that installs it.
-    """
-    # Its import asks git for a commit, and complains where there is no git.
+    """The module mlflow; raises UserError if it is not installed."""
+    # Its import asks git for a commit, and warns where there is no git.
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     try:
         import mlflow  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise UserError(
-            "train.mlflow",
-            uri,
-            "needs a package that is not installed",
-            "pip install 'genai-ray[mlflow]', or drop train.mlflow.",
-        ) from None
+        remedy = "pip install 'genai-ray[mlflow]', or drop train.mlflow."
+        raise UserError("train.mlflow", uri, "needs a package that is not installed", remedy) from None
     return mlflow
 
 

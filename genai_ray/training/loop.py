@@ -1,10 +1,9 @@
 """The training loop: `steps`. It knows neither Ray nor the kind of model.
 
-A step shows one global batch and walks the family's phases. What a step does depends on
-(spec, step) alone: the batch and its randomness are cut into micro-batches, each of w workers takes
-a run of them, and gradients are added up by one flat all-reduce a phase. So the number of workers
-changes speed, not the order of samples, and may change while training; and a run that resumes from a
-checkpoint is the run that was never stopped.
+A step shows one global batch and walks the family's phases. What a step does depends on (spec, step) alone: the batch
+and its randomness are cut into micro-batches, each worker takes a range of them, and gradients are summed by one flat
+all-reduce a phase. So the number of workers changes speed, not the order of samples, and may change while training; and
+a run that resumes from a checkpoint gives the weights of one that was never stopped.
 """
 
 import math
@@ -17,9 +16,9 @@ from genai_ray import rng
 from genai_ray.families import Batch, Draws, Family, Moment, Phase
 from genai_ray.modality import Data
 from genai_ray.spec import Spec
-from genai_ray.training.batches import micro_batches, real_batches, step_draws
-from genai_ray.training.log import passes
-from genai_ray.training.reduce import Losses, Reduction, agree, synchronise
+from genai_ray.training.batches import micro_batches, phase_draws, real_batches
+from genai_ray.training.log import is_due
+from genai_ray.training.reduce import LossCheck, Reduction, agree, synchronise
 from genai_ray.training.state import State, learning_rate
 from genai_ray.training.watcher import Watcher
 
@@ -44,44 +43,45 @@ def steps(
     first = samples // batch
     cuts = micro_batches(spec, rank, world)
     device = torch.device(spec.train.device)
-    feed = real_batches(spec, data, first, cuts, device)
-    reduction, losses = Reduction(world, device), Losses()
-    noticed = False
+    real_iterator = real_batches(spec, data, first, cuts, device)
+    reduction, loss_check = Reduction(world, device), LossCheck()
+    preempting = False
     for step in range(first, math.ceil(total / batch)):
         moment = Moment(step, step * batch)
         samples = min((step + 1) * batch, total)
-        real = next(feed)
+        real = next(real_iterator)
         logs: dict[str, Tensor] = {}
-        for number, phase in enumerate(state.family.phases):
+        for index, phase in enumerate(state.family.phases):
             if step % phase.interval == 0:
-                draws = step_draws(spec, state.family, moment, number, cuts, device)
+                draws = phase_draws(spec, state.family, moment, index, cuts, device)
                 loss, values = _step(state, phase, real, draws, moment, cuts, reduction)
-                losses.add(step, phase.name, loss)
+                loss_check.add(step, phase.name, loss)
                 logs |= values
                 if watcher and watcher.log.closes_row(samples):
                     logs[f"gradient_{phase.name}"] = _gradient_norm(state, phase)
         state.update_average(batch, samples)
         if watcher:
             watcher.log.step(samples, logs)
-        # A barrier, so all ask at the same step, and only now and then.
-        notice = not noticed and reduction.asked(step) and preempted()
-        noticed = noticed or notice
-        measure = _measurement_is_due(spec, samples)
-        if notice or measure or _checkpoint_is_due(spec, samples):
-            losses.check()
+        # `preempted` is a barrier: all ranks poll at the same step, and rarely.
+        notice = not preempting and reduction.poll_is_due(step) and preempted()
+        preempting = preempting or notice
+        ends = samples == total
+        measure = spec.train.evaluate_every is not None and (ends or is_due(spec, samples, spec.train.evaluate_every))
+        if notice or measure or ends or is_due(spec, samples, spec.train.checkpoint_every):
+            loss_check.check()
             synchronise([state.family.nets, state.average], world)
             error = watcher.save(samples, measure, flush=notice) if watcher else None
             agree(state, error, world, device)
         yield samples
         if state.progress["ended"]:
             return
-    losses.check()
+    loss_check.check()
 
 
 def _step(
     state: State, phase: Phase, real: Batch, draws: Draws, moment: Moment, cuts: list[slice], reduction: Reduction
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """One optimiser step of one phase; the loss over all workers, and the logs of this one."""
+    """One optimiser step of one phase; returns the loss over all workers, and the logs of this one."""
     spec, nets = state.spec, state.family.nets
     for name, net in nets.items():
         # The other networks pass gradients on but do not collect any.
@@ -105,7 +105,7 @@ def _step(
         for name, value in values.items():
             logs[name] = logs.get(name, 0) + value / len(cuts)
     total = reduction(nets[phase.net].parameters(), total)
-    # On a card this is looked at later; weights that a step has spoilt are never stored.
+    # On a GPU, `LossCheck` looks later, to avoid a sync; no checkpoint is written after a non-finite loss.
     if total.is_cuda or math.isfinite(total):
         optimizer.step()
     return total, logs
@@ -116,21 +116,9 @@ def _gradient_norm(state: State, phase: Phase) -> Tensor:
     return torch.stack([g.norm() for g in grads]).norm()
 
 
-def _checkpoint_is_due(spec: Spec, samples: int) -> bool:
-    every = spec.train.checkpoint_every
-    return samples == spec.train.samples or passes(samples, spec.train.global_batch, every)
-
-
-def _measurement_is_due(spec: Spec, samples: int) -> bool:
-    every = spec.train.evaluate_every
-    if every is None:
-        return False
-    return samples == spec.train.samples or passes(samples, spec.train.global_batch, every)
-
-
 def compile_networks(family: Family, spec: Spec) -> None:
-    """Compile each network's call. Penalties use `forward` and stay as they are: what is compiled
-    has no second derivative.
+    """Compile each network's call. Penalties use `forward`, which stays as it is: compiled code has no second
+    derivative.
     """
     mode = "reduce-overhead" if spec.train.compile == "cuda_graphs" else None
     for net in family.nets.values():

@@ -1,4 +1,4 @@
-"""What the workers of a training add up, compare and agree on; one worker alone does without."""
+"""What the workers of a training sum, compare and agree on; a single worker skips it."""
 
 import math
 import time
@@ -12,7 +12,7 @@ from genai_ray.errors import IncompleteError
 from genai_ray.training.state import State
 
 _PREEMPTION_POLL_S = 2.0
-_PENDING_LOSSES = 50  # on a GPU: looked at together, since each look waits for it
+_PENDING_LOSSES = 50  # on a GPU: checked together, since each check waits for it
 
 
 class DivergedError(IncompleteError):
@@ -20,48 +20,45 @@ class DivergedError(IncompleteError):
 
 
 class Reduction:
-    """Adds gradients up over the workers, as one flat tensor.
-
-    The loss rides along, so that all ranks see at the same step what is not finite, and a flag of
-    the clock of rank 0: it is time to ask for news of preemption.
+    """One flat all-reduce of gradients, loss and a poll-preemption flag of rank 0, so that every rank sees a
+    non-finite loss, and polls for preemption, at the same step.
     """
 
     def __init__(self, world: int, device: torch.device):
         self.world = world
         self._every = 1 if device.type == "cpu" else _PENDING_LOSSES
-        self._due = torch.zeros(1, device=device)
-        self._seen = self._due
-        self._asked = time.monotonic()
+        self._poll_flag = torch.zeros(1, device=device)
+        self._reduced_flag = self._poll_flag
+        self._polled = time.monotonic()
 
     def __call__(self, parameters: Iterable[Tensor], loss: Tensor) -> Tensor:
         if self.world == 1:
             return loss
-        if dist.get_rank() == 0 and time.monotonic() - self._asked > _PREEMPTION_POLL_S:
-            self._due.fill_(1.0)
+        if dist.get_rank() == 0 and time.monotonic() - self._polled > _PREEMPTION_POLL_S:
+            self._poll_flag.fill_(1.0)
         grads = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([*(g.flatten() for g in grads), loss.reshape(1), self._due])
+        flat = torch.cat([*(g.flatten() for g in grads), loss.reshape(1), self._poll_flag])
         dist.all_reduce(flat)
         parts = flat[:-2].split([g.numel() for g in grads])
         sums = [p.view_as(g) for p, g in zip(parts, grads, strict=True)]
         torch._foreach_copy_(grads, sums)  # pyright: ignore
-        self._seen = flat[-1:]
+        self._reduced_flag = flat[-1:]
         return flat[-2]
 
-    def asked(self, step: int) -> bool:
-        """Whether all ranks shall now ask; the same on every rank."""
-        if self.world == 1 or step % self._every or not bool(self._seen):
+    def poll_is_due(self, step: int) -> bool:
+        """Whether all ranks shall now poll for preemption; the same on every rank."""
+        if self.world == 1 or step % self._every or not bool(self._reduced_flag):
             return False
-        self._due.zero_()
-        self._seen = self._due
-        self._asked = time.monotonic()
+        self._poll_flag.zero_()
+        self._reduced_flag = self._poll_flag
+        self._polled = time.monotonic()
         return True
 
 
-class Losses:
+class LossCheck:
     """Ends training at the first loss that is not finite.
 
-    On a card every look waits for the card, so many losses are looked at together, and always
-    before something is stored.
+    On a GPU every check is a sync, so many losses are checked together, and always before something is stored.
     """
 
     def __init__(self) -> None:
@@ -83,19 +80,19 @@ class Losses:
 
 
 def synchronise(modules: Iterable[nn.Module], world: int) -> None:
-    """Average batch-norm statistics over the workers, so what is saved depends on no rank.
+    """Average batch-norm statistics over the workers, so that what is saved depends on no rank.
 
     Raises:
-        IncompleteError: if the weights, which all ranks step alike, are not the same on all.
+        IncompleteError: if the weights, which all ranks update alike, are not the same on all.
     """
     if world == 1:
         return
     for module in modules:
         weights = torch.stack([p.detach().double().sum() for p in module.parameters()])
-        ends = torch.stack([weights, -weights])
-        dist.all_reduce(ends, dist.ReduceOp.MAX)
-        if not torch.equal(ends[0], -ends[1]):
-            raise IncompleteError("the workers' weights differ; go on from the checkpoint before")
+        extremes = torch.stack([weights, -weights])
+        dist.all_reduce(extremes, dist.ReduceOp.MAX)
+        if not torch.equal(extremes[0], -extremes[1]):
+            raise IncompleteError("the workers' weights differ; the same command resumes from the newest checkpoint")
         buffers = [b for b in module.buffers() if b.is_floating_point()]
         if buffers:
             flat = torch.cat([b.flatten() for b in buffers])
@@ -106,12 +103,16 @@ def synchronise(modules: Iterable[nn.Module], world: int) -> None:
 
 
 def agree(state: State, error: IncompleteError | None, world: int, device: torch.device) -> None:
-    """Let all ranks know whether rank 0 failed to store, or saw that training may end."""
+    """Share with all ranks whether rank 0 failed to store, and whether training ends early.
+
+    Raises:
+        IncompleteError: on every rank, if rank 0 failed.
+    """
     if world > 1:
-        news = torch.tensor([error is not None, state.progress["ended"]], device=device).int()
-        dist.broadcast(news, 0)
-        state.progress["ended"] = bool(news[1])
-        if news[0] and error is None:
+        flags = torch.tensor([error is not None, state.progress["ended"]], device=device).int()
+        dist.broadcast(flags, 0)
+        state.progress["ended"] = bool(flags[1])
+        if flags[0] and error is None:
             error = IncompleteError("rank 0 could not store a checkpoint")
     if error is not None:
         raise error

@@ -16,7 +16,7 @@ class State:
     """The networks, their averages and optimisers, and how to save and load them whole."""
 
     def __init__(self, spec: Spec, codec: Codec, source: str, device: torch.device):
-        self.spec, self.codec, self.source = spec, codec, source
+        self.spec, self.codec, self.source, self.device = spec, codec, source, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.fold(spec.seed, rng.Stream.INIT))
             self.family: Family = new_family(spec, codec)
@@ -26,22 +26,23 @@ class State:
         self.average = copy.deepcopy(self.family.nets[self.family.averaged])
         self.average.requires_grad_(False).eval()
         self.optimizers = {phase.net: _optimizer(spec, phase.net, self.family) for phase in self.family.phases}
-        #: Of the measurements: lowest FID, how many since, and whether training ended by patience.
+        #: The best score, the number of measurements since, and whether training ended by patience.
         self.progress: dict[str, Any] = {"best": None, "stale": 0, "ended": False}
         self._averages = _pairs(self.average, self.family.nets[self.family.averaged])
 
     def state_dict(self, samples: int) -> dict[str, Any]:
         """Everything, as a copy that later steps do not change."""
-        state = {
-            "samples": samples,
-            "codec": self.codec.to_json(),
-            "source": self.source,
-            "nets": self.family.nets.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
-            "progress": dict(self.progress),
-        }
-        return _copied(state)
+        return _copied(
+            {
+                "samples": samples,
+                "codec": self.codec.to_json(),
+                "source": self.source,
+                "nets": self.family.nets.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
+                "progress": self.progress,
+            }
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.family.nets.load_state_dict(state["nets"])
@@ -63,7 +64,7 @@ class State:
 
     @torch.no_grad()
     def fit_prior(self, batch: Batch) -> None:
-        """Let the family set what no gradient teaches, in the average and in the live net."""
+        """Let the family set what no gradient trains, in the average and in the live net."""
         self.family.fit(self.average, batch, self.spec.seed)
         live = self.family.nets[self.family.averaged]
         for name, value in self.average.named_buffers():
@@ -80,40 +81,38 @@ class State:
 
 
 def new_family(spec: Spec, codec: Codec) -> Family:
-    """The untrained model of a spec for data of a shape; weights by torch's current generator."""
-    classes = codec.label_width if spec.model.conditional else 0
-    return build(spec.model, codec, classes)
+    """The untrained model of a spec for data of a codec; weights by torch's current generator."""
+    return build(spec.model, codec, codec.label_width if spec.model.conditional else 0)
 
 
 def _optimizer(spec: Spec, net: str, family: Family) -> torch.optim.Optimizer:
     parameters, model = family.nets[net].parameters(), spec.model
-    rate = learning_rate(spec, net, 0)
+    shared = {"lr": learning_rate(spec, net, 0), "weight_decay": model.weight_decay, "fused": True}
     if model.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, weight_decay=model.weight_decay, fused=True)
-    return torch.optim.Adam(parameters, lr=rate, betas=model.betas, weight_decay=model.weight_decay, fused=True)
+        return torch.optim.SGD(parameters, **shared)
+    return torch.optim.Adam(parameters, betas=model.betas, **shared)
 
 
 def learning_rate(spec: Spec, net: str, samples: int) -> float:
-    """Of a network after so many real samples."""
+    """The learning rate of a network after a number of real samples."""
     model = spec.model
     left = 1 - samples / spec.train.samples if model.learning_rate_decay == "linear" else 1.0
     return model.rate_of(net) * left
 
 
 def _pairs(average: nn.Module, live: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """Averages and what they follow: weights and batch statistics smoothly, all else at once.
-
-    The vectors of spectral norm are copied: a mean of unit vectors is not one.
+    """(means, their values, copies, their originals): weights and batch statistics are averaged, all else is copied,
+    as the vectors of spectral norm must be: a mean of unit vectors is not one.
     """
-    smooth: tuple[list[Tensor], list[Tensor]] = ([], [])
-    exact: tuple[list[Tensor], list[Tensor]] = ([], [])
+    averaged: tuple[list[Tensor], list[Tensor]] = ([], [])
+    copied: tuple[list[Tensor], list[Tensor]] = ([], [])
     weights = {name for name, _ in live.named_parameters()}
     values = live.state_dict()
     for name, mean in average.state_dict().items():
-        kind = smooth if name in weights or name.endswith(("running_mean", "running_var")) else exact
+        kind = averaged if name in weights or name.endswith(("running_mean", "running_var")) else copied
         kind[0].append(mean)
         kind[1].append(values[name])
-    return (*smooth, *exact)
+    return (*averaged, *copied)
 
 
 def _copied(value: Any) -> Any:

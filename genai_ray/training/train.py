@@ -8,7 +8,7 @@ from genai_ray.runs import claim
 from genai_ray.spec import Spec, dump
 from genai_ray.storage import Store
 from genai_ray.training import checkpoint
-from genai_ray.training.group import fit, fit_on_cluster, resources
+from genai_ray.training.group import resources, train_on_cluster, train_rank
 from genai_ray.training.log import require_mlflow
 
 
@@ -22,22 +22,18 @@ class TrainResult:
 
 
 def train(spec: Spec, data: Data | None = None) -> TrainResult:
-    """Train until `spec.train.samples` real samples were seen, going on from what is in the store.
-
-    Args:
-        spec: the run.
-        data: the real data, if already loaded.
+    """Train until `spec.train.samples` real samples were seen; resumes from the newest checkpoint.
 
     Raises:
         UserError: for bad input, another fingerprint, or more workers than the cluster has.
         DivergedError: for a loss that is not finite.
-        IncompleteError: for workers that crash or do not come up, or a store that takes nothing.
+        IncompleteError: if workers crash or do not come up, or the store takes nothing.
     """
     store = Store(spec.run_uri)
     store.check()
     if spec.train.mlflow:
         require_mlflow(spec.train.mlflow)
-    if spec.train.workers:  # first, as images are decoded on the cluster
+    if spec.train.workers:  # before the data are loaded: images are decoded on the cluster
         cluster.connect()
         cluster.require(
             "train.workers",
@@ -53,12 +49,12 @@ def train(spec: Spec, data: Data | None = None) -> TrainResult:
         return TrainResult(samples=samples, seconds=0.0, rate=0.0)
     shared = {"spec": dump(spec), "codec": data.codec.to_json(), "source": data.digest}
     if not spec.train.workers:
-        return TrainResult(**fit(shared, data, rank=0, world=1))
-    return TrainResult(**fit_on_cluster(spec, shared, data))
+        return TrainResult(**train_rank(shared, data, rank=0, world=1))
+    return TrainResult(**train_on_cluster(spec, shared, data))
 
 
 def finished(store: Store, spec: Spec) -> int | None:
-    """Samples seen by a run that is trained to its end; None if it is not."""
+    """Samples seen by a run whose training is complete; None for any other."""
     newest = max(checkpoint.saved(store), default=0)
     if newest >= spec.train.samples:
         return newest

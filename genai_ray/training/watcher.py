@@ -1,6 +1,4 @@
-"""What rank 0 makes of a state of training: samples, measurements, checkpoints."""
-
-from typing import Any
+"""What rank 0 derives from a state of training: samples, scores, checkpoints."""
 
 import numpy as np
 import torch
@@ -9,38 +7,30 @@ from torch import Tensor
 
 from genai_ray import modalities, rng
 from genai_ray.errors import IncompleteError
-from genai_ray.families import Batch
 from genai_ray.modality import Data, Outputs
 from genai_ray.spec import Spec
 from genai_ray.storage import Store
+from genai_ray.training.batches import real_batch
 from genai_ray.training.log import Log
 from genai_ray.training.state import State
 
-_GRID = 64  # samples that a picture of them shows
+_GRID = 64  # samples in a preview
+_BATCH = 256  # samples in one call of the sampler
 
 
 class Watcher:
-    """Rank 0's log, and what it makes of a state: samples, scores, checkpoints."""
+    """Rank 0's log, and what it derives from a state: samples, scores, checkpoints."""
 
     def __init__(self, store: Store, spec: Spec, state: State, data: Data, *, done: int, workers: int):
         self.spec, self.state, self.data = spec, state, data
         self.log = Log(store, spec, done=done, workers=workers)
-        kind = modalities.modality(data.codec.modality)
-        self._evaluator, self._to_tensor = kind.evaluator(), kind.to_tensor
-        self._monitor = None
-        if spec.train.evaluate_every:
-            self._monitor = self._evaluator.monitor(spec, store, data)
-
-    def __enter__(self) -> "Watcher":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.log.__exit__(*error)
+        self._evaluator = modalities.modality(data.codec.modality).evaluator()
+        self._monitor = self._evaluator.monitor(spec, store, data) if spec.train.evaluate_every else None
 
     def save(self, samples: int, measure: bool, *, flush: bool) -> IncompleteError | None:
-        """Store the state, after a measurement if one is due; what went wrong, if anything did.
+        """Store the state, after a measurement if one is due; returns the error of a failed upload.
 
-        flush: come back only when it is stored, as little time may be left.
+        flush: return only when it is stored, as little time may be left.
         """
         self._fit_prior()
         best = self._measure(samples) if measure and self._monitor else False
@@ -56,7 +46,7 @@ class Watcher:
         return None
 
     def _measure(self, samples: int) -> bool:
-        """Whether this is the best state so far."""
+        """Log the scores of the state; returns whether it is the best so far."""
         assert self._monitor is not None
         outputs, labels = self._samples(self.spec.train.evaluate_samples)
         scores = self._monitor.scores(outputs, labels)
@@ -71,30 +61,18 @@ class Watcher:
 
     def _fit_prior(self) -> None:
         count = min(self.data.n, self.state.family.prior_samples)
-        if not count:
-            return
-        values, labels = self.data.at(self.spec.seed, 0, count)
-        device = next(self.state.average.parameters()).device
-        targets = None
-        if self.spec.model.conditional and labels is not None:
-            targets = torch.from_numpy(labels).to(device)
-        tensor = self._to_tensor(torch.from_numpy(values).to(device))
-        self.state.fit_prior(Batch(tensor, targets))
+        if count:
+            self.state.fit_prior(real_batch(self.spec, self.data, 0, count, self.state.device))
 
     @torch.no_grad()
     def _samples(self, count: int) -> tuple[Outputs, NDArray[np.int64] | None]:
-        """The outputs of the sampler of the averaged net, for the same noise at every time, and the
-        labels that were asked for.
-        """
+        """Outputs of the averaged net's sampler, for the same noise every time, and the labels requested."""
         sampler, family = self.state.sampler(), self.state.family
-        device = next(self.state.average.parameters()).device
         noise = rng.normal(self.spec.seed, rng.Stream.EVALUATE, 0, count, family.sampler_latent)
         labels = self.data.codec.labels(count) if self.spec.model.conditional else None
+        arguments = [torch.from_numpy(a) for a in (noise, labels) if a is not None]
         parts: list[tuple[Tensor, ...]] = []
-        for start in range(0, count, 256):
-            part = slice(start, start + 256)
-            arguments = [noise[part], *([] if labels is None else [labels[part]])]
-            made = sampler(*(torch.from_numpy(a).to(device) for a in arguments))
-            parts.append(made if isinstance(made, tuple) else (made,))
-        outputs = [torch.cat(p).cpu().numpy() for p in zip(*parts, strict=True)]
-        return outputs, labels
+        for start in range(0, count, _BATCH):
+            outputs = sampler(*(a[start : start + _BATCH].to(self.state.device) for a in arguments))
+            parts.append(outputs if isinstance(outputs, tuple) else (outputs,))
+        return [torch.cat(p).cpu().numpy() for p in zip(*parts, strict=True)], labels
