@@ -31,7 +31,8 @@ class Shard:
 class Plan:
     """All that the shards of a data set depend on.
 
-    spec: with `shard_rows` fixed. conditions: the content of a request that came as a file.
+    spec: with `shard_rows` fixed. digest: of the model. conditions: the content of a request that came as a file.
+    fields: dotted name -> every value that can change the data set.
     """
 
     store: Store
@@ -39,14 +40,20 @@ class Plan:
     model: bytes
     card: ModelCard
     digest: str
-    seed: int
-    producer: str | None
     conditions: bytes | None
     fields: dict[str, Any]
 
     @property
     def fingerprint(self) -> str:
         return fingerprint.digest(self.fields)
+
+    @property
+    def seed(self) -> int:
+        return self.fields["seed"]
+
+    @property
+    def producer(self) -> str | None:
+        return self.fields["provenance.producer"]
 
     @property
     def shard_count(self) -> int:
@@ -87,17 +94,7 @@ def open_plan(spec: Spec) -> Plan:
     conditions = kind.conditions(spec.generate, card, sink.reserved)
     if conditions is not None:
         fields["generate.conditions"] = hashlib.sha256(conditions).hexdigest()
-    plan = Plan(
-        store=store,
-        spec=spec.generate,
-        model=model,
-        card=card,
-        digest=digest,
-        seed=spec.generation_seed,
-        producer=spec.provenance.producer,
-        conditions=conditions,
-        fields=fields,
-    )
+    plan = Plan(store, spec.generate, model, card, digest, conditions, fields)
     samples = plan.samples()
     if sink.check is not None:
         sink.check(spec.generate, store, samples.schema)
@@ -135,17 +132,7 @@ def reopen(store: Store, fields: dict[str, Any], technical: dict[str, Any] | Non
     outside = {k: v for k, v in (technical or {}).items() if f"generate.{k}" not in fields}
     generate = section.model_validate(outside | values)
     assert isinstance(generate, GenerateSpec)
-    return Plan(
-        store=store,
-        spec=generate,
-        model=model,
-        card=card,
-        digest=digest,
-        seed=fields["seed"],
-        producer=fields["provenance.producer"],
-        conditions=store.read(_CONDITIONS) if kept else None,
-        fields=fields,
-    )
+    return Plan(store, generate, model, card, digest, store.read(_CONDITIONS) if kept else None, fields)
 
 
 def run_of(store: Store) -> Store:
