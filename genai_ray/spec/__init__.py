@@ -204,16 +204,15 @@ def _keys_at(kind: type[Spec], path: list[str], values: Mapping[str, Any]) -> li
     model: Any = section_type(kind, path[0], inside)
     if len(path) == 1:
         return model.effective(inside)
-    keyed = False  # whether the next step is a key or an index rather than a field
-    for part in path[1:]:
-        if keyed:
-            keyed = False
-            continue
+    parts = iter(path[1:])
+    for part in parts:
         info = model.model_fields.get(part)
         section = None if info is None else _model_in(info.annotation)
         if info is None or section is None:
             return []
-        keyed, model = section is not info.annotation, section
+        if section is not info.annotation:
+            next(parts, None)  # a key of the mapping, or an index of the list
+        model = section
     return list(model.model_fields)
 
 

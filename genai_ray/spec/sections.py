@@ -156,9 +156,7 @@ class ModelSpec(Section):
 
     preset: str
     family: str
-    conditional: bool = Field(
-        default=False, description="generate a requested class, or rows with a requested category"
-    )
+    conditional: bool = Field(default=False, description="generate a requested class, or rows of a requested category")
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: float = Field(default=2e-4, gt=0, allow_inf_nan=False)
     learning_rate_decay: Literal["none", "linear"] = Field("none", description="linear: to 0 at the end of training")
@@ -166,10 +164,7 @@ class ModelSpec(Section):
     weight_decay: float = later(0.0, ge=0, description="half the weight of |w|^2")
     ema_half_life: int = Field(default=10_000, ge=0, description="of the generator average, in samples; 0 is off")
     ema_ramp_up: float = key(
-        0.05,
-        unless={"ema_half_life": 0},
-        gt=0,
-        description="the half-life is at most this share of the samples shown so far",
+        0.05, unless={"ema_half_life": 0}, gt=0, description="limit on the half-life, as a share of the samples so far"
     )
 
     @property
@@ -330,12 +325,8 @@ class GenerateSpec(Section):
     @model_validator(mode="after")
     def _iceberg_has_a_table(self) -> "GenerateSpec":
         if self.sink == "iceberg" and self.table is None:
-            raise UserError(
-                "generate.table",
-                None,
-                "names the table of generate.sink=iceberg and is required",
-                "Set both, as in generate.sink=iceberg generate.table=synthetic.digits.",
-            )
+            remedy = "Set both, as in generate.sink=iceberg generate.table=synthetic.digits."
+            raise UserError("generate.table", None, "names the table of generate.sink=iceberg and is required", remedy)
         return self
 
 
