@@ -81,12 +81,8 @@ def parse(values: Mapping[str, Any]) -> Spec:
     values["model"] = _filled_in(kind, {"preset": "dcgan"} | dict(model), values["data"]["source"])
     spec = specs.validate(kind.spec, values)
     if spec.generate.sink not in kind.sinks:
-        raise UserError(
-            "generate.sink",
-            spec.generate.sink,
-            f"must be one of {', '.join(kind.sinks)} for {kind.noun}s",
-            nearest(spec.generate.sink, kind.sinks),
-        )
+        rule = f"must be one of {', '.join(kind.sinks)} for {kind.noun}s"
+        raise UserError("generate.sink", spec.generate.sink, rule, nearest(spec.generate.sink, kind.sinks))
     for gate, limit in spec.evaluate.gates.items():
         check_gate(gate, limit, kind.metrics)
     return spec
@@ -114,12 +110,8 @@ def _filled_in(kind: Modality[Rows], given: dict[str, Any], source: str) -> dict
     if name not in kind.presets:
         for other in every():
             if name in other.presets:
-                raise UserError(
-                    "model.preset",
-                    name,
-                    f"makes {other.noun}s, and data.source={source} is a source of {kind.noun}s",
-                    f"Presets for {kind.noun}s: {', '.join(kind.presets)}.",
-                )
+                rule = f"makes {other.noun}s, and data.source={source} is a source of {kind.noun}s"
+                raise UserError("model.preset", name, rule, f"Presets for {kind.noun}s: {', '.join(kind.presets)}.")
         raise UserError("model.preset", name, "must name a preset (`genai-ray presets`)", nearest(name, presets()))
     values = kind.presets[name].values | given
     section = specs.section_type(kind.spec, "model", values)
@@ -143,12 +135,8 @@ def check_gate(gate: str, limit: float, metrics: Mapping[str, Metric]) -> None:
     metric = metrics[name]
     most = float("inf") if ratio else metric.most
     if not (0.0 if ratio else metric.least) <= limit <= most:
-        raise UserError(
-            field,
-            limit,
-            f"must be between {metric.least:g} and {most:g}, as {name} is",
-            f"Change {field} in the spec or give {field}=… on the command line.",
-        )
+        rule = f"must be between {metric.least:g} and {most:g}, as {name} is"
+        raise UserError(field, limit, rule, f"Change {field} in the spec or give {field}=… on the command line.")
 
 
 def schema() -> dict[str, Any]:

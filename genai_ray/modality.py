@@ -149,7 +149,7 @@ R_co = TypeVar("R_co", bound=Rows, covariant=True)
 
 
 class Samples(Protocol[R_co]):
-    """The samples of a data set by index. Sample i depends only on (model, seed, i) and the request, so any range can be
+    """The samples of a data set by index. Sample i depends only on (model, seed, i) and the request: any range can be
     made anywhere. The model is opened when samples are first made. A class that inherits from this one has samples of a
     single kind, which every model makes.
     """

@@ -388,12 +388,8 @@ class _S3:
         from botocore import exceptions
 
         if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
-            raise UserError(
-                "store",
-                self.uri,
-                "needs credentials and there are none",
-                "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use a folder: store=runs.",
-            ) from None
+            remedy = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use a folder: store=runs."
+            raise UserError("store", self.uri, "needs credentials and there are none", remedy) from None
         if not isinstance(error, exceptions.ClientError):
             raise error
         code = error.response.get("Error", {}).get("Code", "")

@@ -56,11 +56,11 @@ def line_chart(series: Mapping[str, Points], *, x_label: str) -> Markup:
         parts.append(_text(_LEFT - 8, y + 4, "end", short(value)))
     parts.append(_text((_LEFT + _RIGHT) / 2, _BOTTOM + 36, "middle", x_label))
     smooth = {name: smoothed(points) for name, points in series.items()}
-    for number, (name, points) in enumerate(series.items()):
+    for index, (name, points) in enumerate(series.items()):
         if smooth[name] != list(points):
-            parts.append(_line([at(point) for point in points], f"raw line-{number % SERIES}"))
-    for number, points in enumerate(smooth.values()):
-        parts.append(_line([at(point) for point in points], f"line-{number % SERIES}"))
+            parts.append(_line([at(point) for point in points], f"raw line-{index % SERIES}"))
+    for index, points in enumerate(smooth.values()):
+        parts.append(_line([at(point) for point in points], f"line-{index % SERIES}"))
     return Markup("\n").join([*parts, Markup("</svg>")])
 
 
@@ -86,12 +86,12 @@ def histogram(series: Sequence[Sequence[float]], *, low: str, high: str, label: 
     top = max((max(shares, default=0) for shares in series), default=0) or 1
     floor = _SMALL_HEIGHT - 20
     parts = [_open_svg(_SMALL_WIDTH, _SMALL_HEIGHT, label)]
-    for number, shares in enumerate(series):
+    for index, shares in enumerate(series):
         step = _SMALL_WIDTH / max(len(shares), 1)
         heights = [floor - share / top * (floor - 4) for share in shares]
         outline = "".join(f"V{y:.1f}H{(i + 1) * step:.1f}" for i, y in enumerate(heights))
         path = Markup('<path class="area area-{}" d="M0 {}{}V{}Z"/>')
-        parts.append(path.format(number, floor, outline, floor))
+        parts.append(path.format(index, floor, outline, floor))
     parts.append(Markup('<path class="grid" d="M0 {}H{}"/>').format(floor, _SMALL_WIDTH))
     parts.append(_text(0, _SMALL_HEIGHT - 4, "start", low))
     parts.append(_text(_SMALL_WIDTH, _SMALL_HEIGHT - 4, "end", high))
@@ -112,9 +112,9 @@ def bar_chart(labels: Sequence[str], series: Sequence[Sequence[float]], *, label
     for row, name in enumerate(labels):
         y = row * _BAR_ROW
         parts.append(_text(_BAR_LEFT - 8, y + 15, "end", cut(name, 15), name))
-        for number, shares in enumerate(series):
+        for index, shares in enumerate(series):
             length = shares[row] / top * (_SMALL_WIDTH - _BAR_LEFT)
-            parts.append(bar.format(number, _BAR_LEFT, y + 3 + number * thick, length, thick, name, shares[row]))
+            parts.append(bar.format(index, _BAR_LEFT, y + 3 + index * thick, length, thick, name, shares[row]))
     return Markup("\n").join([*parts, Markup("</svg>")])
 
 
@@ -162,9 +162,9 @@ def sheet_png(charts: Mapping[str, Markup], *, key: Sequence[str], columns: int)
     columns = min(columns, len(charts))
     width, y = gap + columns * (_SMALL_WIDTH + gap), 50
     parts, x = [], gap
-    for number, name in enumerate(key):
+    for index, name in enumerate(key):
         square = Markup('<rect class="area area-{}" x="{}" y="18" width="12" height="12"/>{}')
-        parts.append(square.format(number, x, _text(x + 20, 28, "start", name)))
+        parts.append(square.format(index, x, _text(x + 20, 28, "start", name)))
         x += 50 + round(_CHARACTER * len(name))
     for start in range(0, len(charts), columns):
         row = list(charts.items())[start : start + columns]
