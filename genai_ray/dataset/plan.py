@@ -40,6 +40,7 @@ class Plan:
     model: bytes
     card: ModelCard
     digest: str
+    producer: str | None
     conditions: bytes | None
     fields: dict[str, Any]
 
@@ -50,10 +51,6 @@ class Plan:
     @property
     def seed(self) -> int:
         return self.fields["seed"]
-
-    @property
-    def producer(self) -> str | None:
-        return self.fields["provenance.producer"]
 
     @property
     def shard_count(self) -> int:
@@ -94,7 +91,7 @@ def open_plan(spec: Spec) -> Plan:
     conditions = kind.conditions(spec.generate, card, sink.reserved)
     if conditions is not None:
         fields["generate.conditions"] = hashlib.sha256(conditions).hexdigest()
-    plan = Plan(store, spec.generate, model, card, digest, conditions, fields)
+    plan = Plan(store, spec.generate, model, card, digest, spec.provenance.producer, conditions, fields)
     samples = plan.samples()
     if sink.check is not None:
         sink.check(spec.generate, store, samples.schema)
@@ -132,7 +129,8 @@ def reopen(store: Store, fields: dict[str, Any], technical: dict[str, Any] | Non
     outside = {k: v for k, v in (technical or {}).items() if f"generate.{k}" not in fields}
     generate = section.model_validate(outside | values)
     assert isinstance(generate, GenerateSpec)
-    return Plan(store, generate, model, card, digest, store.read(_CONDITIONS) if kept else None, fields)
+    conditions = store.read(_CONDITIONS) if kept else None
+    return Plan(store, generate, model, card, digest, fields["provenance.producer"], conditions, fields)
 
 
 def run_of(store: Store) -> Store:
