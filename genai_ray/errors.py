@@ -37,7 +37,7 @@ class GateError(RuntimeError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest known word, or all known words when none is near."""
+    """A hint with the nearest known word, or with all known words if none is near."""
     known = sorted(known)
     match = difflib.get_close_matches(word, known, n=1)
     return f"Did you mean {match[0]!r}?" if match else f"Known: {', '.join(known)}."

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import yaml
 
 from genai_ray import modalities
-from genai_ray.dataset.manifest import read_manifest, shipped
+from genai_ray.dataset.manifest import read_files, read_manifest
 from genai_ray.errors import GateError, IncompleteError, UserError
 from genai_ray.modality import Data, Measured, Metric, Shipped
 from genai_ray.report.page import Report, Score, render_html
@@ -64,7 +64,7 @@ def evaluate(spec: Spec, data: Data | None = None) -> EvaluateResult:
         raise UserError("generate.sink", "discard", "leaves nothing to measure", "Generate with another sink.")
     kind = modalities.of_spec(spec)
     data = data or kind.load(spec)
-    files = shipped(dataset_store, manifest)
+    files = read_files(dataset_store, manifest)
     dataset = Shipped(manifest=manifest, files=files, run=store, losses=loss_curves(store))
     measured = kind.evaluator().measure(spec, dataset, data)
     gates = gate_outcomes(spec.evaluate.gates, measured.fake, measured.real)

@@ -1,8 +1,8 @@
-"""The labels inside files: that content is synthetic, in the words of the standards; written and read.
+"""The labels inside files, written and read: that content is synthetic, in the terms of the standards.
 
-Every image carries one XMP packet with the DigitalSourceType of IPTC Photo Metadata 2025.1 and, where
-a producer is named, the implicit label of GB 45438-2025. A Parquet file carries both as metadata of its
-schema. A writer and `verify` meet here: what is written is what is read back.
+Every image carries one XMP packet with the DigitalSourceType of IPTC Photo Metadata 2025.1 and, if a producer is named,
+the implicit label of GB 45438-2025. A Parquet file carries both as metadata of its schema. Writers and `verify` use
+this module, so that what is written is what is read back.
 """
 
 import json
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: IPTC DigitalSourceType of media made by a trained model (full URI, as the standard requires).
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-#: Digits of the number of a sample, in names of files and in labels.
+#: Digits of the id of a sample, in names of files and in labels.
 ID_DIGITS = 12
 #: Keys of the implicit label of GB 45438-2025, Annex E, in its order.
 AIGC_KEYS = (
@@ -40,39 +40,39 @@ JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """What a file says of its origin: DigitalSourceType, and the label of GB 45438-2025 by key."""
+    """The label of a file: its DigitalSourceType, and the label of GB 45438-2025 by key."""
 
     source: str
     aigc: dict[str, str] | None
 
     def difference(self, expected: "Label") -> str:
-        """The first thing in which this label is not the expected one; empty if it is."""
-        has, must = (label.aigc or {} for label in (self, expected))
+        """The first difference from the expected label; empty if there is none."""
+        own, other = (label.aigc or {} for label in (self, expected))
         pairs = {"DigitalSourceType": (self.source, expected.source)}
-        pairs |= {key: (has.get(key), must.get(key)) for key in AIGC_KEYS}
-        wrong = (f"has {key} {one!r}, not {other!r}" for key, (one, other) in pairs.items() if one != other)
+        pairs |= {key: (own.get(key), other.get(key)) for key in AIGC_KEYS}
+        wrong = (f"has {key} {value!r}, not {must!r}" for key, (value, must) in pairs.items() if value != must)
         return next(wrong, "")
 
 
 def expected_label(producer: str | None, produced: str) -> Label:
-    """The label that a writer gives to one content, see `xmp_packet`."""
+    """The label that a writer gives to a file or image, see `xmp_packet`."""
     aigc = None if producer is None else json.loads(aigc_label(producer, produced))
     return Label(source=DIGITAL_SOURCE_TYPE, aigc=aigc)
 
 
 def produce_id(provenance: Mapping[str, Any], part: str) -> str:
-    """The unique number of one content: of its data set, and of the sample or shard in it."""
+    """The unique id of a file or image: of its data set, and of the sample or shard in it."""
     return f"{provenance.get('fingerprint', '')[:16]:0<16}-{part}"
 
 
 def aigc_label(producer: str, produced: str) -> str:
-    """The label of GB 45438-2025 as JSON; whoever produces is also the first to propagate."""
+    """The label of GB 45438-2025 as JSON; the producer is also the first propagator."""
     values = ("1", producer, produced, "", producer, produced, "")
     return json.dumps(dict(zip(AIGC_KEYS, values, strict=True)), separators=(",", ":"))
 
 
 def with_label(schema: "pa.Schema", producer: str | None, produced: str) -> "pa.Schema":
-    """A schema of Arrow with the label of GB 45438-2025 for the file, if there is a producer."""
+    """An Arrow schema with the label of GB 45438-2025 for the file, if there is a producer."""
     if producer is None:
         return schema
     return schema.with_metadata({**(schema.metadata or {}), "AIGC": aigc_label(producer, produced)})
@@ -82,8 +82,8 @@ def xmp_packet(producer: str | None = None, produced: str = "") -> bytes:
     """An XMP packet that marks an image as made by a trained model (IPTC Photo Metadata 2025.1).
 
     Args:
-        producer: name or code of the provider; given, the packet carries its label, too.
-        produced: the unique number of the image.
+        producer: name or code of the provider; if given, the packet also carries the label of GB 45438-2025.
+        produced: the unique id of the image.
     """
     about = f'xmlns:Iptc4xmpExt="{_IPTC_NAMESPACE}" '
     about += f'Iptc4xmpExt:DigitalSourceType="{DIGITAL_SOURCE_TYPE}"'
@@ -102,8 +102,8 @@ def read_label(data: bytes) -> Label:
     """The label inside a PNG, JPEG or WebP file.
 
     Raises:
-        ValueError: if there is not exactly one, or it breaks a standard; a half sentence whose subject
-            is the file.
+        ValueError: if there is not exactly one, or it breaks a standard. The message is a predicate of the file: "has
+            0 XMP packets; one is right".
     """
     packets = list(_xmp_packets(data))
     if len(packets) != 1:
@@ -111,14 +111,14 @@ def read_label(data: bytes) -> Label:
     try:
         root = ElementTree.fromstring(packets[0])
     except ElementTree.ParseError as error:
-        raise ValueError(f"has an XMP packet that is no XML ({error})") from None
+        raise ValueError(f"has an XMP packet that is not XML ({error})") from None
     name = f"{{{_IPTC_NAMESPACE}}}DigitalSourceType"
     sources = [e.attrib[name] for e in root.iter() if name in e.attrib]
     sources += [e.text or "" for e in root.iter(name)]
     if len(sources) != 1:
         raise ValueError(f"names {len(sources)} digital source types; one is right")
     labels = [e.text or "" for e in root.iter(f"{{{_AIGC_NAMESPACE}}}AIGC")]
-    # Not only in the packet: a copy elsewhere (Exif, a text chunk) breaks the standard as well.
+    # A copy outside the packet (Exif, a text chunk) breaks the standard, too.
     count = max(len(labels), data.count(b"ReservedCode2"))
     if count > 1:
         raise ValueError(f"has {count} labels of GB 45438-2025; one is right")
@@ -144,7 +144,7 @@ def _parse_aigc(label_json: str) -> dict[str, str]:
     try:
         pairs = json.loads(label_json, object_pairs_hook=tuple)
     except json.JSONDecodeError as error:
-        raise ValueError(f"has a label that is no JSON ({error})") from None
+        raise ValueError(f"has a label that is not JSON ({error})") from None
     if not isinstance(pairs, tuple) or tuple(key for key, _ in pairs) != AIGC_KEYS:
         raise ValueError(f"has a label with other keys than {', '.join(AIGC_KEYS)}")
     label = dict(pairs)
@@ -188,7 +188,7 @@ def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Marker and body of each segment before the pixels; metadata may stand nowhere else."""
+    """Marker and body of each segment before the pixels; metadata cannot be elsewhere."""
     at = 2
     while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
         size = int.from_bytes(data[at + 2 : at + 4], "big")

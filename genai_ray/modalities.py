@@ -1,4 +1,4 @@
-"""MODALITIES: which there are, and which of them a spec, a source or a codec belongs to."""
+"""The registry of modalities, and the modality that a spec, a source or a codec belongs to."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ def of_spec(spec: Spec) -> Modality[Rows]:
 
 
 def codec_from_json(values: Mapping[str, Any]) -> Codec:
-    """The codec of any modality, as a model card or a checkpoint holds it."""
+    """The codec of any modality, from the JSON of a model card or a checkpoint."""
     return modality(values["modality"]).codec(dict(values))
 
 
@@ -40,8 +40,8 @@ def presets() -> dict[str, Preset]:
 
 
 def describe(uri: str, overrides: Sequence[str]) -> Json | None:
-    """What is inferred of a source of real data, read as `data.…=value` overrides say; None if it is
-    none that a modality describes.
+    """What is inferred of a source of real data, read with overrides such as `data.…=value`; None if no modality can
+    describe it.
     """
     is_file = Path(uri).is_file() and not uri.endswith(".onnx")
     for kind in every():
@@ -58,7 +58,7 @@ def describe(uri: str, overrides: Sequence[str]) -> Json | None:
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Spec:
     """Read a YAML spec and apply `key=value` overrides (dotted keys, YAML values).
 
-    Everything is checked that can be checked without touching data, store or cluster.
+    Checks everything that needs neither data nor store nor cluster.
 
     Raises:
         UserError: for a missing file, an unknown key, a wrong type or a broken rule.
@@ -81,19 +81,15 @@ def parse(values: Mapping[str, Any]) -> Spec:
     values["model"] = _filled_in(kind, {"preset": "dcgan"} | dict(model), values["data"]["source"])
     spec = specs.validate(kind.spec, values)
     if spec.generate.sink not in kind.sinks:
-        raise UserError(
-            "generate.sink",
-            spec.generate.sink,
-            f"must be one of {', '.join(kind.sinks)} for {kind.noun}s",
-            nearest(spec.generate.sink, kind.sinks),
-        )
+        rule = f"must be one of {', '.join(kind.sinks)} for {kind.noun}s"
+        raise UserError("generate.sink", spec.generate.sink, rule, nearest(spec.generate.sink, kind.sinks))
     for gate, limit in spec.evaluate.gates.items():
         check_gate(gate, limit, kind.metrics)
     return spec
 
 
 def saved(values: Mapping[str, Any]) -> Spec:
-    """A spec that version 0 saved: what its family or modality never read is left out."""
+    """A spec that version 0 saved, without the keys that its family or modality does not have."""
     kind = _of_source(str(values["data"]["source"])).spec
     return parse(specs.without_unread(kind, values))
 
@@ -107,19 +103,15 @@ def _of_source(source: str) -> Modality[Rows]:
 
 
 def _filled_in(kind: Modality[Rows], given: dict[str, Any], source: str) -> dict[str, Any]:
-    """The values of a preset under those that are given. What a preset says of a key that has no
-    effect beside them is left out; a dump holds every value, so this changes nothing of it.
+    """The given values, completed by those of the preset, except for keys that have no effect with them. A dump holds
+    every value, so it stays as it is.
     """
     name = str(given["preset"])
     if name not in kind.presets:
         for other in every():
             if name in other.presets:
-                raise UserError(
-                    "model.preset",
-                    name,
-                    f"makes {other.noun}s, and data.source={source} is a source of {kind.noun}s",
-                    f"Presets for {kind.noun}s: {', '.join(kind.presets)}.",
-                )
+                rule = f"makes {other.noun}s, and data.source={source} is a source of {kind.noun}s"
+                raise UserError("model.preset", name, rule, f"Presets for {kind.noun}s: {', '.join(kind.presets)}.")
         raise UserError("model.preset", name, "must name a preset (`genai-ray presets`)", nearest(name, presets()))
     values = kind.presets[name].values | given
     section = specs.section_type(kind.spec, "model", values)
@@ -129,8 +121,8 @@ def _filled_in(kind: Modality[Rows], given: dict[str, Any], source: str) -> dict
 
 def check_gate(gate: str, limit: float, metrics: Mapping[str, Metric]) -> None:
     """Raises:
-    UserError: for a gate that is not `<metric>[_ratio]_(min|max)`, or that no value or every value
-        of the metric would pass.
+    UserError: for a gate that is not `<metric>[_ratio]_(min|max)`, or that no value or every value of the metric would
+        pass.
     """
     field = f"evaluate.gates.{gate}"
     name, _, bound = gate.rpartition("_")
@@ -143,16 +135,12 @@ def check_gate(gate: str, limit: float, metrics: Mapping[str, Metric]) -> None:
     metric = metrics[name]
     most = float("inf") if ratio else metric.most
     if not (0.0 if ratio else metric.least) <= limit <= most:
-        raise UserError(
-            field,
-            limit,
-            f"must be between {metric.least:g} and {most:g}, as {name} is",
-            f"Change {field} in the spec or give {field}=… on the command line.",
-        )
+        rule = f"must be between {metric.least:g} and {most:g}, as {name} is"
+        raise UserError(field, limit, rule, f"Change {field} in the spec or give {field}=… on the command line.")
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema of a spec, for editors: it is one of those of the modalities."""
+    """The JSON Schema of a spec, for editors: any of those of the modalities."""
     parts = [_with_choices(m) for m in every()]
     definitions = {name: value for part in parts for name, value in part.pop("$defs").items()}
     return {"anyOf": parts, "$defs": definitions}

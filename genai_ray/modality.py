@@ -1,8 +1,8 @@
 """What the engines know of a modality: this contract, and nothing else.
 
-A modality is a folder (a wing) whose `__init__` holds one `Modality` value, and one line of
-`genai_ray.modalities`. Wings never import one another, and no engine names one. What needs torch is
-imported by the function that uses it, so that generation stays free of it.
+A modality is a folder (a wing) whose `__init__` holds one `Modality` value, and one line of `genai_ray.modalities`.
+Wings never import one another, and no engine names one. torch is imported only inside the functions that use it, so
+that generation does not need it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ Json = dict[str, Any]
 
 
 def named(path: str) -> Callable[..., Any]:
-    """The function "module:name", or a function that gives the value of that name, imported when it
-    is called.
-    """
+    """A function that, when called, imports "module:name" and calls it, or returns it if it is a value."""
 
     def call(*arguments: Any) -> Any:
         module, _, name = path.partition(":")
@@ -45,8 +43,8 @@ def named(path: str) -> Callable[..., Any]:
 class Codec(Protocol):
     """What the arrays of a run mean. Fitted on real data; holds no training sample.
 
-    modality: its name in the registry. label_width: how many different labels a model can be asked
-    for; 0 if none. A codec that inherits from this one has no labels.
+    modality: its name in the registry. label_width: how many different labels a model accepts; 0 if none. A codec that
+    inherits from this one has no labels.
     """
 
     modality: ClassVar[str]
@@ -56,18 +54,18 @@ class Codec(Protocol):
         return 0
 
     def labels(self, count: int) -> NDArray[np.int64]:
-        """Labels (count, ...) int64 that try every one in turn."""
-        raise AssertionError("no model without labels is asked for one")
+        """Labels (count, ...) int64 that go through all labels in turn."""
+        raise AssertionError("a model without labels takes none")
 
     def describe(self) -> Json:
-        """What a person wants to know of it, in a few lines."""
+        """A summary for `genai-ray inspect`."""
         ...
 
     def check(self, spec: GenerateSpec) -> None:
-        """What can be said of a request before there is a model.
+        """Check what can be checked of a request before there is a model.
 
         Raises:
-            UserError: for what these data do not have.
+            UserError: for something that these data do not have.
         """
 
     def to_json(self) -> Json: ...
@@ -76,8 +74,8 @@ class Codec(Protocol):
 class Data(Protocol):
     """Real data of a run, split into training samples and a holdout by the data alone, not the seed.
 
-    n: training samples of an epoch. holdout_n: held-out samples. digest: SHA-256 of the training
-    samples. skipped: names of what could not be read.
+    n: training samples of an epoch. holdout_n: held-out samples. digest: SHA-256 of the training samples. skipped:
+    names of samples that could not be read.
     """
 
     @property
@@ -96,8 +94,8 @@ class Data(Protocol):
     def skipped(self) -> tuple[str, ...]: ...
 
     def at(self, seed: int, start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
-        """Training samples start..stop of the endless line of (seed), and their labels; arrays that
-        the caller may write to.
+        """Training samples start..stop of the endless order that the seed gives, and their labels; the caller may write
+        to the arrays.
         """
         ...
 
@@ -107,10 +105,10 @@ class Data(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardOf:
-    """Which part of a data set is made: samples start..stop.
+    """The part of a data set that is made: samples start..stop.
 
-    provenance: goes into every file that has a place for it. producer: name or code of the
-    provider; given, each file carries the label of GB 45438-2025.
+    provenance: written into every file whose format can hold it. producer: name or code of the provider; if given,
+    each file carries the label of GB 45438-2025.
     """
 
     index: int
@@ -121,8 +119,8 @@ class ShardOf:
 
 
 class Rows(Protocol):
-    """Samples of one shard, as the wing's sinks write them. attempts: samples drawn, with those that
-    did not fit what was asked for.
+    """Samples of one shard, as the wing's sinks write them. attempts: samples drawn, including those that did not fit
+    the request.
     """
 
     @property
@@ -132,8 +130,8 @@ class Rows(Protocol):
 class Read(Protocol):
     """What a file of a data set holds.
 
-    ids: (N,), None where the file does not say. count: N. labelled: the contents of each sample, where
-    each carries a label of its own that says it is synthetic; else empty.
+    ids: (N,), None where the file has none. count: N. labelled: the bytes of each sample if each carries its own label
+    that it is synthetic; else empty.
     """
 
     @property
@@ -151,14 +149,14 @@ R_co = TypeVar("R_co", bound=Rows, covariant=True)
 
 
 class Samples(Protocol[R_co]):
-    """The samples of a data set by index. Sample i is a function of (model, seed, i) and of the
-    request, so any range can be made anywhere. The model is opened when samples are first made.
-    Samples that inherit from these are all of one kind, which every model makes.
+    """The samples of a data set by index. Sample i depends only on (model, seed, i) and the request: any range can be
+    made anywhere. The model is opened when samples are first made. A class that inherits from this one has samples of a
+    single kind, which every model makes.
     """
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns of a Parquet file, without what is said of each file."""
+        """The columns of a Parquet file, without the metadata of each file."""
         ...
 
     def counts(self) -> dict[str, int]:
@@ -167,7 +165,7 @@ class Samples(Protocol[R_co]):
 
     def probe(self) -> None:
         """Raises:
-        UserError: if the model makes nothing of the kind that is asked for.
+        UserError: if the model makes no sample that fits the request.
         """
 
     def rows(self, shard: ShardOf) -> R_co: ...
@@ -183,18 +181,18 @@ def nothing_beside(record: FileRecord, data: bytes) -> Iterator[tuple[str, str, 
 
 @dataclass(frozen=True, kw_only=True)
 class Sink(Generic[R]):
-    """How the samples of a shard become files, and are read back. The name and the bytes of a file
-    depend on the shard alone, so writing it again replaces it by the same.
+    """How the samples of a shard become files, and are read back. The name and the bytes of a file depend on the shard
+    alone, so writing a shard again changes nothing.
 
-    write: puts the files of a shard; their records, those whose bytes the manifest vouches for.
-    read: what a file holds, given its record, its bytes (compared with the record before) and the
-    store of the data set; raises ValueError if an object that it lists is missing or altered.
-    objects: (path, SHA-256, bytes) of each object that a file lists beside itself.
+    write: puts the files of a shard; returns the records of those that the manifest lists.
+    read: what a file holds, given its record, its bytes (already compared with the record) and the store of the data
+    set; raises ValueError if an object that it lists is missing or altered.
+    objects: (path, SHA-256, bytes) of each further object that a file lists.
     columns: whether files are Parquet with the columns that the manifest names.
-    files: how many objects a shard of so many samples puts.
-    reserved: names that further columns cannot have.
-    check: raises UserError for what the sink cannot use, before anything is written.
-    commit: makes a finished data set known elsewhere; done again it changes nothing.
+    files: how many objects a shard of a number of samples consists of.
+    reserved: names that columns of a request cannot have.
+    check: raises UserError for what the sink cannot write, before anything is written.
+    commit: registers a finished data set elsewhere; a second call changes nothing.
     """
 
     write: Callable[[R, Store], list[FileRecord]]
@@ -208,7 +206,7 @@ class Sink(Generic[R]):
 
 
 def discard() -> Sink[Any]:
-    """Writes nothing: for benchmarks of what comes before."""
+    """A sink that writes nothing, for benchmarks of generation without storage."""
 
     def read(record: FileRecord, data: bytes, store: Store) -> Read:
         raise AssertionError("a discarded shard has no files")
@@ -221,10 +219,10 @@ def discard() -> Sink[Any]:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that says how good samples are.
+    """A measure of the quality of samples.
 
-    better: which way. about: one line. function: "module:name" of what computes it, from what the
-    wing compares; None where it cannot be measured. least, most: the values that it can have.
+    better: whether lower or higher values are. about: one line. function: "module:name"; it takes what the wing
+    compares, and returns None where the metric cannot be measured. least, most: the range of its values.
     """
 
     better: Literal["lower", "higher"]
@@ -235,21 +233,21 @@ class Metric:
 
 
 def values_of(metrics: Mapping[str, Metric], compared: object) -> dict[str, float]:
-    """Each metric of what a wing compares, but for those that cannot be measured."""
+    """Each metric of what a wing compares, without those that cannot be measured."""
     values = {name: named(metric.function)(compared) for name, metric in metrics.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 
 class Monitor(Protocol):
-    """Measures samples while training, beside training data; the holdout is left for the report.
+    """Compares samples with training data while training; the holdout is kept for the report.
 
-    key: the score by which states are compared; less is better.
+    key: the score by which states are compared; lower is better.
     """
 
     key: str
 
     def scores(self, outputs: Outputs, labels: NDArray[np.int64] | None) -> dict[str, float]:
-        """Of the outputs of the sampler for the labels that were asked for."""
+        """Scores of the outputs of the sampler for these labels."""
         ...
 
 
@@ -257,8 +255,8 @@ class Monitor(Protocol):
 class Shipped:
     """A finished data set, as an evaluator gets it.
 
-    files: what its files hold, in order, checked against the manifest as they are read. run: the
-    store of its run. losses: name -> (samples seen, value) of the training.
+    files: what its files hold, in order, each checked against the manifest when it is read. run: the store of its run.
+    losses: name -> (samples seen, value) of the training.
     """
 
     manifest: Manifest
@@ -269,12 +267,11 @@ class Shipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A data set, measured.
+    """The measurements of a data set.
 
-    features: what distances were measured in. fake and real: metric name -> value, for generated
-    and for real data. counts: of samples, by what they are. record: what else quality.json says.
-    files: name -> bytes of what stands in the report's folder. The rest is what the page shows of
-    this modality; see `genai_ray.report.page.Report`.
+    features: the feature space of distances. fake and real: metric name -> value, for generated and for real data.
+    counts: of samples, by their role. record: further keys of quality.json. files: name -> bytes of further files of
+    the report. The other fields are the modality's part of the page; see `genai_ray.report.page.Report`.
     """
 
     samples: int
@@ -295,9 +292,9 @@ class Measured:
 class Evaluator:
     """How the samples of a modality are evaluated: while training, and as a finished data set.
 
-    measure: a finished data set beside held-out and training samples; raises UserError if what is
-    asked for cannot be measured. monitor: of a run, with the store of the run. picture: outputs of
-    a model as one (H, W, C) uint8; None where nothing can be seen.
+    measure: compares a finished data set with held-out and training samples; raises UserError if a requested metric
+    cannot be measured. monitor: of a run, given its store. picture: outputs of a model as one (H, W, C) uint8 image;
+    None if they cannot be shown.
     """
 
     measure: Callable[[Spec, Shipped, Data], Measured]
@@ -313,18 +310,18 @@ class Modality(Generic[R]):
     """One kind of data, from the spec to the report.
 
     name: its name in the registry, and in codecs. noun: what one sample is called.
-    spec: the type of its specs. sources: what `data.source` may be. presets: its models by name.
-    batch: samples in one call of a model, unless the spec says otherwise.
-    outputs: names of what its graphs give. sinks: by the name in the spec; opened on use.
-    metrics: by name, as gates know them.
-    load: read real data. codec: as a model card or a checkpoint holds it. conditions: what a data
-    set keeps of a request that came as a file, else None. samples: (model, card, spec, seed, kept
-    conditions) -> Samples. to_tensor: arrays of `Data.at` as `Batch.values`. difference: of two
-    runs of a graph's outputs for the same inputs, for each value, in `unit`: 0 where it is that of
-    rounding, which one value in a thousand may exceed, but none by more than `parity`. evaluator:
-    opened on use. check: raises UserError for what a spec names and only this modality can look up,
-    before the real data are read. describe: what is inferred of a source, for a person who may know
-    better; described: the values of a spec of such a source, and suffixes those of its files.
+    spec: the type of its specs. sources: the values of `data.source`. presets: its models by name.
+    batch: samples in one call of a model, unless the spec sets it.
+    outputs: names of the outputs of its graphs. sinks: by the name in the spec; created on use.
+    metrics: by the name that gates use.
+    load: read real data. codec: from the JSON of a model card or a checkpoint. conditions: what a data set keeps of a
+    request that came as a file, else None. samples: (model, card, spec, seed, kept conditions) -> Samples.
+    to_tensor: arrays of `Data.at` as `Batch.values`.
+    difference: between a graph's outputs in two runs with the same inputs, for each value, in `unit`. It is 0 for
+    differences by rounding; one value in a thousand may differ by more, but none by more than `parity`.
+    evaluator: created on use. check: raises UserError for names in a spec that only this modality can look up, before
+    the real data are read. describe: what is inferred of a source, for a person to correct; described: the values of a
+    spec of such a source; suffixes: of its files.
     """
 
     name: str

@@ -11,7 +11,7 @@ class Progress:
     Args:
         what: first word of the line.
         total: samples at which the count ends.
-        done: where it starts, for work that resumes an earlier run.
+        done: the count at the start, if earlier work is resumed.
         every_s: seconds between lines of a log; a terminal is refreshed five times a second.
     """
 
@@ -25,11 +25,11 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Per second, since this object was made."""
+        """Samples per second since this object was created."""
         return (self.done - self._first) / max(time.monotonic() - self._started, 1e-9)
 
     def update(self, done: int, note: str = "") -> None:
-        """Set the count; the note stands at the end of the line."""
+        """Set the count; the note is the end of the line."""
         self.done = done
         now = time.monotonic()
         if now < self._next and done < self.total:

@@ -1,7 +1,6 @@
-"""ModelCard, FileRecord, ShardReceipt and Manifest: what is written beside the data.
+"""ModelCard, FileRecord, ShardReceipt and Manifest: the records that are stored with the data.
 
-All are frozen values with a JSON form. A reader trusts the manifest only; a resumed job
-trusts receipts only.
+All are frozen values with a JSON form. A reader trusts only the manifest; a resumed job trusts only receipts.
 """
 
 import builtins
@@ -29,12 +28,12 @@ class _Json:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard(_Json):
-    """All that is needed to generate from a model file, and where the model came from.
+    """All that is needed to generate from a model file, and the origin of the model.
 
-    codec: how the graph's output is to be read (modality, size, channels, classes).
-    latent: numbers in one noise vector, drawn from `noise` (always "standard_normal").
+    codec: the meaning of the graph's output (modality, size, channels, classes).
+    latent: length of a noise vector, drawn from `noise` (always "standard_normal").
     training: samples seen, fingerprint and source of the training run.
-    given: how many columns of a table may be fixed in one label: one, or any.
+    given: how many columns of a table one label can fix: one, or any.
     precision: of the weights: fp32, fp16 or int8.
     """
 
@@ -69,9 +68,9 @@ class FileRecord(_Json):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardReceipt(_Json):
-    """Written after the files of a shard, never before: what the shard holds.
+    """What a shard holds; written after its files, never before.
 
-    attempts: samples that were drawn for it, with those that did not fit a condition.
+    attempts: samples that were drawn for it, including those that did not fit a condition.
     """
 
     index: int
@@ -88,7 +87,7 @@ class ShardReceipt(_Json):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(_Json):
-    """Written once, last. A file that it does not list is not part of the data set.
+    """What a data set holds; written once, last. A file that it does not list is not part of the data set.
 
     accept_rate: share of the samples drawn that fit the conditions and constraints.
     """
@@ -109,7 +108,7 @@ class Manifest(_Json):
 
     @property
     def about(self) -> dict[str, Any]:
-        """Where the data set came from, as a report shows it."""
+        """The origin of the data set, as a report shows it."""
         return {
             "data set": self.fingerprint,
             "digital source type": self.synthetic,
@@ -129,9 +128,9 @@ BLANK = "0" * 64
 
 
 def seal(model: bytes) -> tuple[bytes, str]:
-    """Write the digest of a model file over the blank that was left for it.
+    """Write the digest of a model file over its blank.
 
-    The digest is the SHA-256 of the file with 64 zeros as the blank, so the file can carry it.
+    The digest is the SHA-256 of the file with 64 zeros in its place, so the file can carry it.
     """
     assert model.count(BLANK.encode()) == 1, "the exporter leaves exactly one blank digest"
     digest = hashlib.sha256(model).hexdigest()
@@ -144,7 +143,7 @@ def open_card(metadata: dict[str, str], model: bytes, *, where: str) -> tuple[Mo
     Args:
         metadata: the metadata properties of the ONNX file.
         model: the bytes of the file.
-        where: its path, for the error.
+        where: its path, for messages.
 
     Raises:
         UserError: if the file has no card, was altered, or is of a newer schema.

@@ -1,12 +1,12 @@
 """Counter-based random numbers: every draw is a pure function of (seed, stream, index).
 
-Philox-4x64-10 (Salmon et al., SC 2011) turns a key and a counter into bits. The key is
-(seed, stream); sample `i` owns a fixed block of counters, so any range of samples can be drawn
-anywhere, in any order, and gives the same numbers. Nothing here has state.
+Philox-4x64-10 (Salmon et al., SC 2011) turns a key and a counter into bits. The key is (seed, stream); sample `i` owns
+a fixed block of counters, so any range of samples can be drawn anywhere, in any order, and gives the same numbers.
+Nothing here has state.
 
-Normals are read from a table of 65,536 standard normal quantiles by 16 random bits. That needs no
-logarithm or cosine, whose last bits differ between processors: the numbers are the same on
-every machine. The largest is 4.2; the variance is 1 to within 1e-4.
+Normals are read from a table of 65,536 standard normal quantiles by 16 random bits. That needs no logarithm or cosine,
+whose last bits differ between processors: the numbers are the same on every machine. The largest is 4.2; the variance
+is 1 to within 1e-4.
 """
 
 from enum import IntEnum
@@ -20,7 +20,7 @@ _WORDS_PER_COUNTER = 4  # one Philox counter gives four 64-bit words
 
 
 class Stream(IntEnum):
-    """What a draw is for; equal indices of two streams are independent. Never renumber."""
+    """The purpose of a draw; draws of two streams at the same index are independent. Never renumber."""
 
     SAMPLE_NOISE = 1
     SAMPLE_CLASS = 2
@@ -53,25 +53,23 @@ def normal(
 ) -> NDArray[np.float32]:
     """Standard normals of samples start..start+count, shape (count, size).
 
-    truncation: draw from the normal distribution given that it lies within -truncation..truncation
-    (the truncation trick of Brock et al. 2019, arXiv 1809.11096, section 3.1).
+    truncation: draw from the normal distribution restricted to -truncation..truncation (the truncation trick of Brock
+    et al. 2019, arXiv 1809.11096, section 3.1).
     """
     return _quantiles(truncation)[_halfwords(seed, stream, start, count, size)]
 
 
 def uniform(seed: int, stream: int, start: int, count: int, size: int) -> NDArray[np.float32]:
-    """Uniforms of samples start..start+count, shape (count, size): mid-points of 65,536 cells of
-    0..1, so neither end is ever drawn.
-    """
+    """Uniforms of samples start..start+count, shape (count, size): mid-points of 65,536 cells of 0..1, never 0 or 1."""
     cells = _halfwords(seed, stream, start, count, size).astype(np.float32)
     return (cells + np.float32(0.5)) * np.float32(2**-16)
 
 
 def permute(seed: int, stream: int, index: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """Where a random permutation of 0..n-1 sends each index; no table of n entries is made.
+    """The image of each index under a random permutation of 0..n-1, without a table of n entries.
 
-    A four-round Feistel network on the smallest even number of bits that holds n, walked until the
-    value falls below n (cycle walking; Black and Rogaway, CT-RSA 2002).
+    A four-round Feistel network on the smallest even number of bits that holds n, repeated until the value is below n
+    (cycle walking; Black and Rogaway, CT-RSA 2002).
 
     Raises:
         ValueError: if an index lies outside 0..n-1.
@@ -90,7 +88,7 @@ def permute(seed: int, stream: int, index: NDArray[np.int64], n: int) -> NDArray
 
 
 def fold(seed: int, *parts: int) -> int:
-    """A 63-bit seed that depends on every part; for libraries that want one number."""
+    """A 63-bit seed that depends on every part; for libraries that take a single seed."""
     for part in parts:
         seed = int(bits(seed, part & (2**64 - 1), 0, 1, 1)[0, 0]) >> 1
     return seed

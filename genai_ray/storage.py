@@ -1,11 +1,11 @@
 """Store: the only place that knows local paths, S3, credentials, retries and atomic writes.
 
-A store is a folder or an `s3://bucket/prefix`; keys are relative, with `/`. A put is whole or
-raises; a reader never sees a part of an object. Credentials and the endpoint come from the
-environment or the standard AWS chain (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...) and are never
-part of a Store, so a Store can be pickled, printed and logged.
+A store is a folder or an `s3://bucket/prefix`; keys are relative, with `/`. A put is atomic or raises; a reader never
+sees a part of an object. Credentials and the endpoint come from the environment or the standard AWS chain
+(`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...) and are never part of a Store, so a Store can be pickled, printed and
+logged.
 
-A server that fails is waited for: work that took hours does not end because of a restart.
+Requests to a server that fails are retried for a minute, so that a restart of it does not end the work of hours.
 """
 
 import base64
@@ -35,9 +35,8 @@ _MULTIPART_BYTES = 64 << 20
 _EXISTS = ("PreconditionFailed", "412")
 _BEYOND_END = ("InvalidRange", "416")
 _REFUSED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
-# Besides 429 and all of 5xx: the request arrived damaged or too slowly, met another one, or was
-# the end of an upload whose first answer was lost; or it was refused for a reason that was cut off
-# on its way ("400").
+# Besides 429 and all of 5xx: the request arrived damaged or too slowly, collided with another one, completed an upload
+# whose first response was lost, or was refused with a response that was cut off ("400").
 _TRANSIENT = (
     "RequestTimeout",
     "IncompleteBody",
@@ -53,11 +52,11 @@ _BUCKET = re.compile(r"s3://[A-Za-z0-9._:-]+(/|$)")
 
 
 class StoreUnavailableError(OSError, IncompleteError):
-    """The store failed for longer than it is waited for; the same command resumes later."""
+    """The store failed for longer than requests are retried; the same command resumes later."""
 
 
 class _TruncatedError(OSError):
-    """What arrived is not what was sent."""
+    """The data that arrived are not those that were sent."""
 
 
 class _RefusedError(OSError):
@@ -90,16 +89,16 @@ class Store:
         return f"Store({self.uri!r})"
 
     def at(self, path: str) -> "Store":
-        """The store one or more folders further down."""
+        """The store of a subfolder."""
         return Store(f"{self.uri}/{path.strip('/')}")
 
     def check(self, *, write: bool = True) -> None:
-        """Fail before any work is done if the store does not exist or may not be listed.
+        """Fail before any work is done if the store does not exist or cannot be listed.
 
-        write: a folder must also be one that can be written.
+        write: a folder must also be writable.
 
         Raises:
-            UserError: also when it cannot be reached, since that is a mistake at the start.
+            UserError: also if it cannot be reached, which at the start is a mistake of the user.
         """
         self._open().check(write=write)
 
@@ -112,7 +111,7 @@ class Store:
         return self._open().read(key)
 
     def read_range(self, key: str, start: int, stop: int) -> bytes:
-        """Bytes start..stop-1 of an object, fewer where it ends before.
+        """Bytes start..stop-1 of an object, fewer if it ends before.
 
         Raises:
             FileNotFoundError: if there is no such object.
@@ -124,7 +123,7 @@ class Store:
         self._open().put(key, data)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write an object unless it exists; says whether it was written. Atomic between writers."""
+        """Write an object unless it exists; whether it was written. Atomic between writers."""
         return self._open().put_if_absent(key, data)
 
     def list(self, prefix: str = "") -> list[str]:
@@ -136,16 +135,14 @@ class Store:
         return {key: size for key, (size, _) in self.listing(prefix).items()}
 
     def listing(self, prefix: str = "") -> dict[str, tuple[int, str]]:
-        """Keys that begin with a prefix; of each its bytes, and a version that changes when it is
-        written again (time of modification or ETag).
-        """
+        """Keys that begin with a prefix, with the bytes and the version of each: its time of modification or ETag."""
         return dict(self._open().listing(prefix))
 
     def exists(self, key: str) -> bool:
         return self._open().exists(key)
 
     def path(self, key: str = "") -> Path | None:
-        """Where an object lies on this machine, so that it can be memory-mapped; None on S3."""
+        """The local path of an object, so that it can be memory-mapped; None on S3."""
         return None if self.uri.startswith("s3://") else Path(self.uri) / key
 
     def delete(self, key: str) -> None:
@@ -166,7 +163,7 @@ class _Local:
     def check(self, *, write: bool) -> None:
         if not write:
             return
-        # The first put creates the folder; what can be checked now is whether its parent allows that.
+        # The first put creates the folder; here only the rights of its parent can be checked.
         folder = self.root
         while not folder.exists():
             folder = folder.parent
@@ -221,7 +218,7 @@ class _Local:
         (self.root / key).unlink(missing_ok=True)
 
     def _temporary(self, key: str, data: bytes) -> str:
-        """The data, safe on disk under a name that list() does not show."""
+        """Name of a file with the data, synced to disk, that `list` does not show."""
         folder = (self.root / key).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -246,7 +243,7 @@ class _Local:
         return name
 
     def _sweep(self, folder: Path) -> None:
-        """Once a folder: remove files that killed writers left behind; no write takes a day."""
+        """Once per folder: remove files that killed writers left; no write takes a day."""
         if folder in self.swept:
             return
         self.swept.add(folder)
@@ -262,14 +259,13 @@ class _S3:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
-        # At INFO it logs, in every process of a job, where it found credentials.
+        # At INFO, botocore logs the source of the credentials in every process of a job.
         logging.getLogger("botocore").setLevel(logging.WARNING)
         self.uri = uri
         self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self.prefix = f"{prefix}/" if prefix else ""
         config = Config(
-            # These retries are of single requests, such as one part of a large upload; what lasts
-            # longer is waited for below.
+            # These retry single requests, such as one part of a large upload; `_call` retries for longer.
             retries={"mode": "standard", "total_max_attempts": 3},
             connect_timeout=3,
             read_timeout=30,
@@ -319,7 +315,7 @@ class _S3:
         except _RefusedError as error:
             if error.code not in _EXISTS:
                 raise
-            # The answer to an earlier try may have been lost: then the object is ours.
+            # The response to an earlier attempt may have been lost: then the object is ours.
             with contextlib.suppress(FileNotFoundError):
                 return error.retried and self.read(key) == data
             return False
@@ -351,19 +347,18 @@ class _S3:
         answer = self.client.get_object(**arguments)
         data = answer["Body"].read()
         if len(data) != answer["ContentLength"]:
-            raise _TruncatedError(f"{len(data)} bytes came of {answer['ContentLength']}")
+            raise _TruncatedError(f"{len(data)} of {answer['ContentLength']} bytes arrived")
         return data
 
     def _put(self, Body: bytes, **arguments: Any) -> None:
-        # The request carries the body's length, SHA-256 and CRC32, and a server that finds them
-        # wrong keeps nothing.
+        # The request carries the body's length, SHA-256 and CRC32; a server keeps nothing if they do not match.
         answer = self.client.put_object(Body=Body, **arguments)
         stored = answer.get("ChecksumCRC32")
         if stored and base64.b64decode(stored) != zlib.crc32(Body).to_bytes(4, "big"):
-            raise _TruncatedError(f"it stored a body with CRC32 {stored}")
+            raise _TruncatedError(f"the server stored a body with CRC32 {stored}")
 
     def _upload(self, Body: bytes, **arguments: Any) -> None:
-        # In parts; they become visible when the last is confirmed.
+        # A multipart upload: the object becomes visible when the last part is confirmed.
         self.client.upload_fileobj(io.BytesIO(Body), **arguments)
 
     def _page(self, Key: str, **arguments: Any) -> dict[str, Any]:
@@ -389,16 +384,12 @@ class _S3:
         raise AssertionError
 
     def _refused(self, error: Exception, key: str, failed: int) -> NoReturn:
-        """What a user can mend becomes a UserError, a missing key a FileNotFoundError."""
+        """Raise a UserError for what a user can correct, a FileNotFoundError for a missing key."""
         from botocore import exceptions
 
         if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
-            raise UserError(
-                "store",
-                self.uri,
-                "needs credentials and there are none",
-                "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use a folder: store=runs.",
-            ) from None
+            remedy = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use a folder: store=runs."
+            raise UserError("store", self.uri, "needs credentials and there are none", remedy) from None
         if not isinstance(error, exceptions.ClientError):
             raise error
         code = error.response.get("Error", {}).get("Code", "")
@@ -423,14 +414,14 @@ class _S3:
 
 
 def _passes(error: Exception) -> bool:
-    """Whether a failure may be over when the same is tried again."""
+    """Whether a failure may be transient."""
     import urllib3
     from botocore import exceptions, parsers
 
     if isinstance(error, exceptions.ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         code = error.response.get("Error", {}).get("Code", "")
-        # 501 is of a server that cannot do this at all.
+        # 501: the server does not support the request.
         return status == 429 or (status >= 500 and status != 501) or code in _TRANSIENT
     return isinstance(
         error,
@@ -438,7 +429,7 @@ def _passes(error: Exception) -> bool:
         | exceptions.HTTPClientError  # closed, reset, too slow
         | exceptions.IncompleteReadError
         | exceptions.FlexibleChecksumError
-        | urllib3.exceptions.HTTPError  # the body of an error's answer is read by nobody else
+        | urllib3.exceptions.HTTPError  # while botocore reads the body of an error response
         | parsers.ResponseParserError
         | _TruncatedError,
     )

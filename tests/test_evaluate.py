@@ -8,7 +8,7 @@ import pytest
 from conftest import images_of, load_resident, small_spec
 
 from genai_ray.dataset.generate import generate
-from genai_ray.dataset.manifest import read_manifest, shipped
+from genai_ray.dataset.manifest import read_files, read_manifest
 from genai_ray.dataset.plan import open_plan
 from genai_ray.errors import GateError, IncompleteError, UserError
 from genai_ray.evaluate import evaluate, gate_outcomes
@@ -100,7 +100,7 @@ def test_failed_gate_is_not_published(generated: ImageRun) -> None:
 def test_altered_file_is_refused(generated: ImageRun) -> None:
     path = Path(generated.run_uri) / "dataset" / "data" / "part-000001.parquet"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(UserError, match=r"part-000001.parquet'; is missing or not what"):
+    with pytest.raises(UserError, match=r"part-000001.parquet'; is missing or differs from"):
         evaluate(generated)
 
 
@@ -116,7 +116,7 @@ def test_every_sink_is_read_back(run_store: Path, options: list[str]) -> None:
     store = Store(spec.run_uri).at("dataset")
     manifest = read_manifest(store)
     assert manifest is not None
-    found = [file for file in shipped(store, manifest) if isinstance(file, ImageRead)]
+    found = [file for file in read_files(store, manifest) if isinstance(file, ImageRead)]
     images, labels = images_of(open_plan(spec)).samples(0, 400)
     cells = [cell for file in found for cell in file.cells]
     expected = [i.tobytes() for i in images] if "raw" in options[0] else encode_png(images)

@@ -156,8 +156,8 @@ def test_examples_are_of_the_style_of_the_house(section: str, tmp_path: Path):
 def main(path: str, overrides: list[str]) -> None:
     """Train, export, generate, evaluate and verify in this process; the last line of the output is JSON."""
     from genai_ray import modalities
-    from genai_ray.dataset.manifest import receipts, write_manifest
-    from genai_ray.dataset.plan import claim, open_plan
+    from genai_ray.dataset.manifest import read_receipts, write_manifest
+    from genai_ray.dataset.plan import open_plan, write_fields
     from genai_ray.dataset.shards import ShardMaker
     from genai_ray.dataset.verify import verify
     from genai_ray.evaluate import evaluate
@@ -169,11 +169,11 @@ def main(path: str, overrides: list[str]) -> None:
     train(spec, data)
     export(spec)
     plan = open_plan(spec)
-    claim(plan)
+    write_fields(plan)
     maker = ShardMaker(plan)
     for index in range(plan.shard_count):
         maker.make(plan.shard(index))
-    write_manifest(plan, receipts(plan))
+    write_manifest(plan, read_receipts(plan))
     result = evaluate(spec, data)
     checked = verify(spec.run_uri, regenerate=1)
     found = {

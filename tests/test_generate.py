@@ -16,7 +16,7 @@ from fault_proxy import FaultProxy
 from genai_ray import local, storage
 from genai_ray.dataset.generate import AttemptCounter, ShardWorker, generate
 from genai_ray.dataset.manifest import read_manifest
-from genai_ray.dataset.plan import Plan, Shard, fields_of, open_plan
+from genai_ray.dataset.plan import Plan, Shard, open_plan, read_fields
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.export import export
 from genai_ray.image.encoding import encode_png
@@ -164,7 +164,7 @@ def test_shards_of_a_number_of_bytes(run_store: Path) -> None:
     assert len(sizes) > 2
     assert all(80_000 < size < 125_000 for size in sizes[:-1])
     # What was settled stays, whatever another machine would measure.
-    fields = fields_of(dataset(spec))
+    fields = read_fields(dataset(spec))
     assert fields is not None
     assert open_plan(spec).spec.shard_rows == fields["generate.shard_rows"]
     assert generate(spec).seconds == 0

@@ -21,8 +21,8 @@ from pydantic import BaseModel
 from genai_ray import modalities
 from genai_ray import spec as specs
 from genai_ray.dataset.generate import AttemptCounter, ShardWorker, generate
-from genai_ray.dataset.manifest import receipts, write_manifest
-from genai_ray.dataset.plan import claim, open_plan
+from genai_ray.dataset.manifest import read_receipts, write_manifest
+from genai_ray.dataset.plan import open_plan, write_fields
 from genai_ray.dataset.shards import ShardMaker, with_settled_rows
 from genai_ray.errors import UserError
 from genai_ray.evaluate import evaluate
@@ -296,11 +296,11 @@ def reads_of_run(spec: Spec) -> set[Read]:
         export(spec)
         estimate(spec)
         plan = with_settled_rows(open_plan(spec))
-        claim(plan)
+        write_fields(plan)
         maker = ShardMaker(plan)
         for index in range(plan.shard_count):
             maker.make(plan.shard(index))
-        write_manifest(plan, receipts(plan))
+        write_manifest(plan, read_receipts(plan))
         evaluate(spec, data)
     return seen
 

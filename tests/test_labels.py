@@ -149,7 +149,7 @@ def test_a_schema_without_a_source_type_is_reported(metadata: dict[bytes, bytes]
 
 
 def test_what_is_no_json_is_no_label():
-    with pytest.raises(ValueError, match="no JSON"):
+    with pytest.raises(ValueError, match="not JSON"):
         read_metadata_label({b"DigitalSourceType": b"x", b"AIGC": b"{"})
 
 

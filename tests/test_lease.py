@@ -28,7 +28,7 @@ def foreign(store: Store, beat: int = 0) -> None:
     store.put("_lease/000001.json", json.dumps(there).encode())
 
 
-def test_a_second_driver_is_told_who_works(store: Store) -> None:
+def test_a_second_driver_learns_who_works(store: Store) -> None:
     with hold(store, 1.0) as held:
         with pytest.raises(LeaseError, match=r"works on this data set") as refused, hold(store, 1):
             pass

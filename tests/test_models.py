@@ -208,8 +208,8 @@ def test_a_size_that_cannot_be_halved_is_named(size: int):
 @pytest.mark.parametrize(("size", "halvings"), [(8, 1), (16, 2), (28, 2), (64, 4)])
 def test_networks_halve_as_often_as_the_grid_says(size: int, halvings: int):
     codec = ImageCodec(size, 1, None)
-    generator = ConvGenerator(variant("dcgan"), codec, 0)
-    trunk = ConvTrunk(variant("dcgan"), codec, "none")
+    generator = ConvGenerator(variant("dcgan", NARROW), codec, 0)
+    trunk = ConvTrunk(variant("dcgan", NARROW), codec, "none")
     assert len(generator.ups) == halvings
     strided = [m for m in trunk.layers if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
     assert len(strided) == halvings

@@ -13,8 +13,8 @@ import pytest
 
 from genai_ray import modalities
 from genai_ray import spec as specs
-from genai_ray.dataset.manifest import read_manifest, receipts, shipped, write_manifest
-from genai_ray.dataset.plan import Plan, claim, open_plan
+from genai_ray.dataset.manifest import read_files, read_manifest, read_receipts, write_manifest
+from genai_ray.dataset.plan import Plan, open_plan, write_fields
 from genai_ray.dataset.shards import ShardMaker
 from genai_ray.dataset.verify import verify
 from genai_ray.errors import UserError
@@ -61,7 +61,7 @@ CONSTRAINTS = [{"less": ["ordered", "sent"]}, {"together": ["kind", "size"]}]
 
 
 def shipped_table(store: Store, manifest: Manifest) -> pa.Table:
-    files = list(shipped(store, manifest))
+    files = list(read_files(store, manifest))
     return pa.concat_tables([f.table for f in files if isinstance(f, TableRead)])
 
 
@@ -103,11 +103,11 @@ def samples_of(spec: Spec) -> TableSamples:
 def finished(spec: Spec) -> tuple[Plan, pa.Table]:
     """The data set, made without a cluster, and all its rows."""
     made = open_plan(spec)
-    claim(made)
+    write_fields(made)
     maker = ShardMaker(made)
     for index in range(made.shard_count):
         maker.make(made.shard(index))
-    write_manifest(made, receipts(made))
+    write_manifest(made, read_receipts(made))
     manifest = read_manifest(made.store)
     assert manifest is not None
     return made, shipped_table(made.store, manifest)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from genai_ray.dataset.manifest import read_manifest, receipts, write_manifest
-from genai_ray.dataset.plan import fields_of, open_plan, refuse_another
+from genai_ray.dataset.manifest import read_manifest, read_receipts, write_manifest
+from genai_ray.dataset.plan import open_plan, read_fields, refuse_other_fields
 from genai_ray.dataset.shards import ShardMaker
 from genai_ray.dataset.verify import verify
 from genai_ray.errors import UserError
@@ -45,7 +45,7 @@ def test_its_spec_keeps_its_fingerprint(run: Store):
     assert spec is not None
     assert len(dump(spec)["model"]) < 30
     assert fingerprint.digest(fingerprint.fields(spec, "train")) == document["fingerprint"]
-    assert fingerprint.fields(spec, "generate").items() <= (fields_of(run.at("dataset")) or {}).items()
+    assert fingerprint.fields(spec, "generate").items() <= (read_fields(run.at("dataset")) or {}).items()
 
 
 def test_a_finished_run_is_done(run: Store):
@@ -72,8 +72,8 @@ def test_a_data_set_that_was_stopped_resumes(run: Store):
     for key in ("manifest.json", "_receipts/000001.json", "data/part-000001.parquet"):
         store.delete(key)
     plan = open_plan(spec_of(run))
-    refuse_another(plan)
-    done = receipts(plan)
+    refuse_other_fields(plan)
+    done = read_receipts(plan)
     assert set(done) == {0, 2}
     done[1] = ShardMaker(plan).make(plan.shard(1)).to_json().encode()
     write_manifest(plan, done)

@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from genai_ray.cli import main
 from genai_ray.dataset.generate import generate
 from genai_ray.dataset.manifest import write_manifest
-from genai_ray.dataset.plan import claim, open_plan
+from genai_ray.dataset.plan import open_plan, write_fields
 from genai_ray.dataset.shards import ShardMaker
 from genai_ray.dataset.verify import verify
 from genai_ray.errors import IncompleteError, UserError
@@ -43,7 +43,7 @@ def generated(run_store: Path, sink: str = "parquet", *overrides: str) -> Spec:
         *overrides,
     )
     plan = open_plan(spec)
-    claim(plan)
+    write_fields(plan)
     maker = ShardMaker(plan)
     receipts = [maker.make(plan.shard(i)).to_json().encode() for i in range(plan.shard_count)]
     write_manifest(plan, dict(enumerate(receipts)))
@@ -230,7 +230,7 @@ def test_another_seed_in_the_manifest_is_caught_by_making_shards_again(run_store
     assert verify(store.uri).whole  # the bytes are those that are listed
     result = verify(store.uri, regenerate=1, repair=True)
     (fault,) = result.faults.values()
-    assert "not repaired: made again it has other bytes" in fault
+    assert "not repaired: regenerated, it has other bytes" in fault
 
 
 def test_a_manifest_that_misses_rows(run_store: Path) -> None:

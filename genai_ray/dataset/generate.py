@@ -1,8 +1,8 @@
 """Make a data set from a model file: plan -> shards -> receipts -> manifest. Needs no torch.
 
-One item of the Ray Data job is the number of a shard: an actor draws its noise, runs the model,
-encodes the samples, puts the files and then the receipt. A shard is a pure function of the plan, so
-any can be made anywhere, again, with the same result.
+An item of the Ray Data job is the index of a shard. An actor draws the noise of that shard, runs the model, encodes
+the samples, and puts the files and then the receipt. A shard is a pure function of the plan, so it can be made on any
+machine, and again, with the same bytes.
 """
 
 import logging
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from genai_ray import cluster
 from genai_ray.dataset import lease
 from genai_ray.dataset import manifest as manifests
-from genai_ray.dataset.plan import Plan, Shard, claim, open_plan, refuse_another, reopen
+from genai_ray.dataset.plan import Plan, Shard, open_plan, refuse_other_fields, reopen, write_fields
 from genai_ray.dataset.shards import ShardMaker, with_settled_rows
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.progress import Progress
 from genai_ray.provenance import Manifest
-from genai_ray.spec import GenerateSpec, Spec, dump
+from genai_ray.spec import GenerateSpec, Spec
 from genai_ray.storage import Store, StoreUnavailableError
 
 _MAX_BLOCKS = 4_000  # of the Ray Data job; beyond that a block holds several shards
@@ -41,54 +41,54 @@ class GenerateResult:
 
 
 def generate(spec: Spec) -> GenerateResult:
-    """Make what is missing of the data set of a run, then its manifest.
+    """Make the missing shards of a run's data set, then its manifest.
 
     Raises:
-        UserError: for bad input, or a data set there that was made with other values.
-        IncompleteError: if shards failed `generate.max_attempts` times, all others being done; or
-            if another driver works on it.
+        UserError: for bad input, or if the stored data set was begun with other values.
+        IncompleteError: if shards failed `generate.max_attempts` times, all others being done; or if another driver
+            works on it.
     """
     Store(spec.run_uri).check()
-    made = with_settled_rows(open_plan(spec))
-    refuse_another(made)
-    if (manifest := manifests.read_manifest(made.store)) is not None:
-        return _finished(spec, made, manifest)
+    plan = with_settled_rows(open_plan(spec))
+    refuse_other_fields(plan)
+    if (manifest := manifests.read_manifest(plan.store)) is not None:
+        return _finished(plan, manifest)
     started = time.monotonic()
-    there = len(made.store.list("_receipts/"))
-    if there < made.shard_count:
-        _require_cluster(made.spec, made.shard_count - there)
-    with lease.hold(made.store, spec.generate.lease_s) as held:
-        if (manifest := manifests.read_manifest(made.store)) is not None:
-            return _finished(spec, made, manifest)  # another driver was faster
-        claim(made)
-        receipts = manifests.receipts(made)
-        before = len(receipts)
-        failures = _make_missing(spec, made, receipts, held)
-        if failures:
-            raise IncompleteError(_describe(failures, made))
+    stored = len(plan.store.list("_receipts/"))
+    if stored < plan.shard_count:
+        _require_cluster(plan.spec, plan.shard_count - stored)
+    with lease.hold(plan.store, spec.generate.lease_s) as held:
+        if (manifest := manifests.read_manifest(plan.store)) is not None:
+            return _finished(plan, manifest)  # another driver was faster
+        write_fields(plan)
+        receipts = manifests.read_receipts(plan)
+        resumed = len(receipts)
+        if failures := _make_missing(plan, receipts, held):
+            index, error = failures[0]
+            raise IncompleteError(
+                f"{plan.store.uri}: {len(failures)} shards failed {plan.spec.max_attempts} times each, all others are "
+                f"done; shard {index}: {error}. The same command tries again"
+            )
         held.check()
-        files, size = manifests.write_manifest(made, receipts)
-        _commit(spec, made)
+        files, size = manifests.write_manifest(plan, receipts)
+        _commit(plan)
     seconds = time.monotonic() - started
-    done_now = made.spec.samples * (1 - before / made.shard_count)
-    return GenerateResult(
-        uri=made.store.uri, rows=made.spec.samples, files=files, bytes=size, seconds=seconds, rate=done_now / seconds
-    )
+    rate = plan.spec.samples * (1 - resumed / plan.shard_count) / seconds
+    return GenerateResult(plan.store.uri, plan.spec.samples, files, size, seconds, rate)
 
 
-def _finished(spec: Spec, made: Plan, manifest: Manifest) -> GenerateResult:
-    _commit(spec, made)
-    return GenerateResult(
-        uri=made.store.uri, rows=manifest.rows, files=len(manifest.files), bytes=manifest.bytes, seconds=0.0, rate=0.0
-    )
+def _finished(plan: Plan, manifest: Manifest) -> GenerateResult:
+    _commit(plan)
+    return GenerateResult(plan.store.uri, manifest.rows, len(manifest.files), manifest.bytes, seconds=0.0, rate=0.0)
 
 
-def _commit(spec: Spec, made: Plan) -> None:
-    """Make the data set known elsewhere, if its sink does that."""
-    commit, manifest = made.sink.commit, manifests.read_manifest(made.store)
+def _commit(plan: Plan) -> None:
+    """Register the data set elsewhere, if its sink does that."""
+    commit = plan.sink.commit
     if commit is not None:
+        manifest = manifests.read_manifest(plan.store)
         assert manifest is not None
-        commit(spec.generate, made.store, manifest)
+        commit(plan.spec, plan.store, manifest)
 
 
 # --- the Ray Data job ----------------------------------------------------------------------------
@@ -106,30 +106,30 @@ def _require_cluster(spec: GenerateSpec, shards: int) -> None:
     )
 
 
-def _make_missing(spec: Spec, made: Plan, receipts: dict[int, bytes], held: lease.Lease) -> list[tuple[int, str]]:
-    """Make the shards without a receipt and add theirs; (index, error) of those that failed."""
-    missing = [i for i in range(made.shard_count) if i not in receipts]
+def _make_missing(plan: Plan, receipts: dict[int, bytes], held: lease.Lease) -> list[tuple[int, str]]:
+    """Make the shards without a receipt and add their receipts; (index, error) of those that failed."""
+    missing = [i for i in range(plan.shard_count) if i not in receipts]
     if not missing:
         return []
     failures: list[tuple[int, str]] = []
-    done = made.spec.samples - sum(s.stop - s.start for s in map(made.shard, missing))
-    progress = Progress("generate", made.spec.samples, done=done)
-    for index, receipt, error in _run(spec, made, missing):
+    done = plan.spec.samples - sum(s.stop - s.start for s in map(plan.shard, missing))
+    progress = Progress("generate", plan.spec.samples, done=done)
+    for index, receipt, error in _run_job(plan, missing):
         held.check()
         if error:
             failures.append((index, error))
             continue
         receipts[index] = receipt
-        shard = made.shard(index)
+        shard = plan.shard(index)
         progress.update(progress.done + shard.stop - shard.start)
     return failures
 
 
-def _run(spec: Spec, made: Plan, missing: list[int]) -> Iterator[tuple[int, bytes, str]]:
-    """(index, receipt, error) of each shard, in the order in which they are done.
+def _run_job(plan: Plan, missing: list[int]) -> Iterator[tuple[int, bytes, str]]:
+    """(index, receipt, error) of each shard, in the order in which they finish.
 
     Raises:
-        UserError: for a mistake that only a worker can see, such as a card that cannot be used.
+        UserError: for a mistake that only a worker can see, such as a GPU that cannot be used.
         IncompleteError: if the job itself fails.
     """
     import ray
@@ -141,17 +141,16 @@ def _run(spec: Spec, made: Plan, missing: list[int]) -> Iterator[tuple[int, byte
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     counter = ray.remote(AttemptCounter)
-    # Wherever it lies, that node may be lost.
+    # It must survive the loss of its node.
     attempts = counter.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
-    blocks = min(len(missing), _MAX_BLOCKS)
-    items = ray.data.from_items(missing, override_num_blocks=blocks)
+    items = ray.data.from_items(missing, override_num_blocks=min(len(missing), _MAX_BLOCKS))
     job = items.map_batches(
         ShardWorker,
-        fn_constructor_args=(made.store.uri, made.fields, dump(spec)["generate"], [attempts]),
+        fn_constructor_args=(plan.store.uri, plan.fields, plan.spec.model_dump(mode="json"), [attempts]),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(made.spec.workers, len(missing))),
-        num_cpus=made.spec.cpus_per_worker,
-        num_gpus=made.spec.gpus_per_worker if made.spec.device == "cuda" else None,
+        compute=ray.data.ActorPoolStrategy(size=min(plan.spec.workers, len(missing))),
+        num_cpus=plan.spec.cpus_per_worker,
+        num_gpus=plan.spec.gpus_per_worker if plan.spec.device == "cuda" else None,
     )
     try:
         for row in job.iter_rows():
@@ -162,12 +161,12 @@ def _run(spec: Spec, made: Plan, missing: list[int]) -> Iterator[tuple[int, byte
             if isinstance(cause, UserError):
                 raise UserError(cause.field, cause.value, cause.rule, cause.remedy) from None
             cause = cause.__cause__ or getattr(cause, "cause", None)
-        raise IncompleteError(f"{made.store.uri}: the job failed, the same command goes on: {error}") from error
+        raise IncompleteError(f"{plan.store.uri}: the job failed, the same command resumes it: {error}") from error
 
 
 class AttemptCounter:
-    """An actor that counts attempts at shards: one that kills its process leaves nothing else
-    behind, and Ray would try it again without end.
+    """An actor that counts the attempts at each shard. A shard that kills its process leaves no other trace, and Ray
+    would retry it forever.
     """
 
     def __init__(self) -> None:
@@ -187,13 +186,12 @@ class ShardWorker:
 
     Args:
         uri: of the data set. fields: with which it was begun. technical: the section generate.
-        attempts: handle of the AttemptCounter, in a list so that it is passed on as it is.
+        attempts: handle of the AttemptCounter; in a list, so that Ray passes the handle itself.
     """
 
     def __init__(self, uri: str, fields: dict[str, Any], technical: dict[str, Any], attempts: list[Any]):
-        # Read here rather than sent, so that a restarted actor needs nothing of the driver.
-        made = reopen(Store(uri), fields, technical)
-        self.maker, self.attempts = ShardMaker(made), attempts[0]
+        # The plan is read here rather than sent, so that a restarted actor needs nothing of the driver.
+        self.maker, self.attempts = ShardMaker(reopen(Store(uri), fields, technical)), attempts[0]
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[Any]]:
         index = int(batch["item"][0])
@@ -206,23 +204,15 @@ class ShardWorker:
 
         error = "its process died each time"
         while True:
-            tried: Any = ray.get(self.attempts.begin.remote(shard.index), timeout=_COUNT_DEADLINE_S)
-            if tried > self.maker.plan.spec.max_attempts:
+            attempt: Any = ray.get(self.attempts.begin.remote(shard.index), timeout=_COUNT_DEADLINE_S)
+            if attempt > self.maker.plan.spec.max_attempts:
                 return b"", error
             try:
                 receipt = self.maker.make(shard)
             except StoreUnavailableError:
-                raise  # no fault of the shard, and the next would meet it too
+                raise  # not the fault of this shard: the next one would fail too
             except (OSError, RuntimeError, ValueError) as failure:
                 error = f"{type(failure).__name__}: {failure}"
                 continue
             self.attempts.end.remote(shard.index)
             return receipt.to_json().encode(), ""
-
-
-def _describe(failures: list[tuple[int, str]], made: Plan) -> str:
-    index, error = failures[0]
-    return (
-        f"{made.store.uri}: {len(failures)} shards failed {made.spec.max_attempts} times each, all "
-        f"others are done; shard {index}: {error}. The same command tries again"
-    )

@@ -1,13 +1,12 @@
-"""One driver at a time works on a data set: a lease in its store, kept up by a sign of life.
+"""One driver at a time works on a data set: a lease in its store, renewed by a heartbeat.
 
-A lease is an object `_lease/000001.json` that is put if absent, so of two drivers one gets it. The
-holder puts it again every third of `seconds` with a higher beat. Who finds a lease watches its beat
-by a clock of its own: one that moves belongs to a living driver; one that stands still for
-`seconds` is taken over by putting the next number if absent, and the old holder, should it wake,
-sees that number and stops. No two clocks are compared.
+A lease is an object `_lease/000001.json`, its name being its term. It is put if absent, so only one of two drivers gets
+it. The holder puts it again every third of `seconds` with a higher beat. A driver that meets a lease watches its beat
+by its own clock: a beat that rises belongs to a living driver. If it does not rise for `seconds`, the driver puts the
+next term if absent; the old holder, should it wake up, sees that term and stops. No two clocks are compared.
 
-Shards are pure functions and puts are whole, so two drivers could not spoil anything; the lease
-keeps them from doing everything twice.
+Two drivers could not corrupt anything, as shards are pure functions and puts are atomic; the lease keeps them from
+doing all work twice.
 """
 
 import contextlib
@@ -39,9 +38,9 @@ class LeaseError(IncompleteError):
 class Lease:
     """A lease that this process holds; `check` raises once another driver has taken it."""
 
-    def __init__(self, store: Store, number: int, seconds: float, content: dict[str, Any]):
-        self.store, self.key, self.seconds = store, _key(number), seconds
-        self._number, self._content = number, content
+    def __init__(self, store: Store, term: int, seconds: float, content: dict[str, Any]):
+        self.store, self.key, self.seconds = store, _key(term), seconds
+        self._term, self._content = term, content
         self._lost: str | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -53,23 +52,23 @@ class Lease:
         """
         if self._lost is not None:
             raise LeaseError(
-                f"{self.store.uri}: this driver gave no sign of life for generate.lease_s="
-                f"{self.seconds:g} s, and {self._lost} took over"
+                f"{self.store.uri}: this driver had no heartbeat for generate.lease_s={self.seconds:g} s, and "
+                f"{self._lost} took over"
             )
 
     def release(self) -> None:
         self._done.set()
         self._thread.join(_JOIN_S)  # it may be waiting for the store
-        with contextlib.suppress(OSError, ValueError):  # then it ends by itself
+        with contextlib.suppress(OSError, ValueError):  # a lease that is left expires
             self.store.delete(self.key)
 
     def _beat(self) -> None:
         while not self._done.wait(self.seconds / 3):
-            # A store that does not answer is left to those who need it for more than this.
+            # A store that does not answer is reported by the callers that read or write data.
             with contextlib.suppress(OSError, ValueError):
-                number, there = _newest(self.store)
-                if number > self._number:
-                    self._lost = _holder(there)
+                term, stored = _newest(self.store)
+                if term > self._term:
+                    self._lost = _holder(stored)
                     return
                 self._content["beat"] += 1
                 self.store.put(self.key, json.dumps(self._content).encode())
@@ -77,12 +76,10 @@ class Lease:
 
 @contextlib.contextmanager
 def hold(store: Store, seconds: float) -> Iterator[Lease]:
-    """Hold the lease of a data set for the length of a block.
-
-    Waits at most `seconds` for a holder that gives no sign.
+    """Hold the lease of a data set for the length of a block; waits at most `seconds` for a silent holder.
 
     Raises:
-        LeaseError: if another driver holds it and lives.
+        LeaseError: if another driver holds it and is alive.
     """
     lease = _acquire(store, seconds)
     try:
@@ -102,44 +99,44 @@ def _acquire(store: Store, seconds: float) -> Lease:
         "beat": 0,
     }
     while True:
-        number, there = _newest(store)
-        if number:
-            _wait_until_dead(store, number, there, seconds)
-        if store.put_if_absent(_key(number + 1), json.dumps(content).encode()):
+        term, stored = _newest(store)
+        if term:
+            _wait_until_dead(store, term, stored, seconds)
+        if store.put_if_absent(_key(term + 1), json.dumps(content).encode()):
             for key in store.list(_PREFIX):
-                if key < _key(number + 1):
+                if key < _key(term + 1):
                     store.delete(key)
-            return Lease(store, number + 1, seconds, content)
+            return Lease(store, term + 1, seconds, content)
 
 
-def _wait_until_dead(store: Store, number: int, there: dict[str, Any], seconds: float) -> None:
+def _wait_until_dead(store: Store, term: int, stored: dict[str, Any], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and not _is_gone(there):
-        now, found = _newest(store)
-        if now < number:
-            return  # given back
-        if now > number or found.get("beat") != there.get("beat"):
+    while time.monotonic() < deadline and not _is_gone(stored):
+        newest, latest = _newest(store)
+        if newest < term:
+            return  # released
+        if newest > term or latest.get("beat") != stored.get("beat"):
             raise LeaseError(
-                f"{store.uri}: {_holder(found)} works on this data set; wait for it, or end it, "
-                "and the same command goes on from there"
+                f"{store.uri}: {_holder(latest)} works on this data set; wait for it, or stop it and resume with the "
+                "same command"
             )
         time.sleep(min(_POLL_S, seconds / 6))
 
 
 def _newest(store: Store) -> tuple[int, dict[str, Any]]:
-    """Number and content of the newest lease; (0, {}) if there is none."""
+    """Term and content of the newest lease; (0, {}) if there is none."""
     keys = store.list(_PREFIX)
     if not keys:
         return 0, {}
-    number = int(keys[-1].removeprefix(_PREFIX).removesuffix(".json"))
+    term = int(keys[-1].removeprefix(_PREFIX).removesuffix(".json"))
     try:
-        return number, json.loads(store.read(keys[-1]))
+        return term, json.loads(store.read(keys[-1]))
     except FileNotFoundError:
-        return 0, {}  # given back since it was listed
+        return 0, {}  # released since it was listed
 
 
-def _key(number: int) -> str:
-    return f"{_PREFIX}{number:06d}.json"
+def _key(term: int) -> str:
+    return f"{_PREFIX}{term:06d}.json"
 
 
 def _holder(content: dict[str, Any]) -> str:
@@ -147,12 +144,12 @@ def _holder(content: dict[str, Any]) -> str:
 
 
 def _is_gone(content: dict[str, Any]) -> bool:
-    """Whether the holder ran here and does not any more; False where that cannot be known."""
+    """Whether the holder ran on this machine and has ended; False where that cannot be known."""
     if content.get("machine") != _machine():
         return False
     try:
         process = psutil.Process(content["pid"])
-        # One that was killed stays a zombie until its parent asks for its exit code.
+        # A killed process stays a zombie until its parent reads its exit code.
         gone = process.status() == psutil.STATUS_ZOMBIE
         return gone or abs(process.create_time() - content["started"]) > 1
     except psutil.NoSuchProcess:
@@ -160,7 +157,7 @@ def _is_gone(content: dict[str, Any]) -> bool:
 
 
 def _machine() -> str:
-    """Where a pid means one process: this boot of this machine, and this namespace of pids."""
+    """Identifies what a pid is unique in: this boot of this machine, and this namespace of pids."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -171,5 +168,5 @@ def _machine() -> str:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # a container without a user of that number
+    except (OSError, KeyError):  # a container without a user of that id
         return str(os.getuid())

@@ -1,6 +1,6 @@
-"""What is there of a data set in its store: its values, receipts, manifest and files.
+"""What a data set consists of in its store: fields, receipts, manifest and files.
 
-_conditions.parquet, _fields.json   with which values it is made; before anything else
+_conditions.parquet, _fields.json   the values with which it is made; before anything else
 data/...                            the files of a shard
 _receipts/000000.json               after the files of its shard, never before
 manifest.json                       once, last
@@ -24,17 +24,15 @@ MANIFEST = "manifest.json"
 _READERS = 16  # receipts that are read at once
 
 
-def receipts(made: Plan) -> dict[int, bytes]:
-    """Receipts of this plan by shard, each as JSON: less than half a kilobyte, where an object
-    would take several.
-    """
-    found: dict[int, bytes] = {}
+def read_receipts(plan: Plan) -> dict[int, bytes]:
+    """Receipts of this plan by shard; kept as JSON of less than half a kilobyte, as an object would take several."""
+    receipts: dict[int, bytes] = {}
     with ThreadPoolExecutor(_READERS) as pool:
-        for text in pool.map(made.store.read, made.store.list("_receipts/")):
-            receipt = json.loads(text)
-            if receipt["fingerprint"] == made.fingerprint:
-                found[receipt["index"]] = text
-    return found
+        for document in pool.map(plan.store.read, plan.store.list("_receipts/")):
+            receipt = json.loads(document)
+            if receipt["fingerprint"] == plan.fingerprint:
+                receipts[receipt["index"]] = document
+    return receipts
 
 
 def read_manifest(store: Store) -> Manifest | None:
@@ -45,40 +43,39 @@ def read_manifest(store: Store) -> Manifest | None:
         return None
 
 
-def write_manifest(made: Plan, found: dict[int, bytes]) -> tuple[int, int]:
-    """Put the manifest of a data set whose shards are all there; how many files and bytes it has.
+def write_manifest(plan: Plan, receipts: dict[int, bytes]) -> tuple[int, int]:
+    """Put the manifest of a data set whose receipts are complete; how many files and bytes it has.
 
-    It lists every file, so it is put together from texts: as objects a million shards would take
-    gigabytes.
+    It lists every file, so it is joined from JSON strings: as objects, a million shards would take gigabytes.
     """
     files, shards, size, attempts = [], [], 0, 0
-    for receipt in (json.loads(found[i]) for i in sorted(found)):
+    for receipt in (json.loads(receipts[i]) for i in sorted(receipts)):
         size += sum(f["bytes"] for f in receipt["files"])
         attempts += receipt.get("attempts", 0)
-        files += [_text(f) for f in receipt["files"]]
-        shards.append(_text({k: receipt[k] for k in ("index", "start", "stop")}))
+        files += [_compact(f) for f in receipt["files"]]
+        shards.append(_compact({k: receipt[k] for k in ("index", "start", "stop")}))
     manifest = Manifest(
-        fingerprint=made.fingerprint,
-        fields=made.fields,
-        model=made.digest,
-        card=asdict(made.card),
-        rows=made.spec.samples,
+        fingerprint=plan.fingerprint,
+        fields=plan.fields,
+        model=plan.digest,
+        card=asdict(plan.card),
+        rows=plan.spec.samples,
         bytes=size,
         files=[],
         shards=[],
-        columns={f.name: str(f.type) for f in made.samples().schema} if made.sink.columns else {},
-        accept_rate=made.spec.samples / max(attempts, made.spec.samples),
+        columns={f.name: str(f.type) for f in plan.samples().schema} if plan.sink.columns else {},
+        accept_rate=plan.spec.samples / max(attempts, plan.spec.samples),
         versions=versions(),
     )
-    text = manifest.to_json()
+    document = manifest.to_json()
     for name, parts in (("files", files), ("shards", shards)):
-        before, after = text.split(f'"{name}":[]')
-        text = f'{before}"{name}":[{",".join(parts)}]{after}'
-    made.store.put(MANIFEST, text.encode())
+        before, after = document.split(f'"{name}":[]')
+        document = f'{before}"{name}":[{",".join(parts)}]{after}'
+    plan.store.put(MANIFEST, document.encode())
     return len(files), size
 
 
-def _text(value: Any) -> str:
+def _compact(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
@@ -92,11 +89,11 @@ def sink_of(manifest: Manifest) -> Sink[Rows]:
     return kind.sinks[manifest.fields["generate.sink"]]()
 
 
-def shipped(store: Store, manifest: Manifest) -> Iterator[Read]:
+def read_files(store: Store, manifest: Manifest) -> Iterator[Read]:
     """What each file of a data set holds, in order.
 
     Raises:
-        UserError: if a file is missing or is not the one that the manifest names.
+        UserError: if a file is missing or differs from its record in the manifest.
     """
     sink = sink_of(manifest)
     for record in files_of(manifest):
@@ -111,6 +108,6 @@ def shipped(store: Store, manifest: Manifest) -> Iterator[Read]:
             raise UserError(
                 "dataset",
                 f"{store.uri}/{record.path}",
-                f"is missing or not what the manifest says ({error})",
+                f"is missing or differs from the manifest ({error})",
                 "Make it again with `genai-ray verify --repair`.",
             ) from None

@@ -31,7 +31,8 @@ class Shard:
 class Plan:
     """All that the shards of a data set depend on.
 
-    spec: with shard_rows settled. conditions: a kept request that came as a file.
+    spec: with `shard_rows` fixed. digest: of the model. conditions: the content of a request that came as a file.
+    fields: dotted name -> every value that can change the data set.
     """
 
     store: Store
@@ -39,7 +40,6 @@ class Plan:
     model: bytes
     card: ModelCard
     digest: str
-    seed: int
     producer: str | None
     conditions: bytes | None
     fields: dict[str, Any]
@@ -47,6 +47,10 @@ class Plan:
     @property
     def fingerprint(self) -> str:
         return fingerprint.digest(self.fields)
+
+    @property
+    def seed(self) -> int:
+        return self.fields["seed"]
 
     @property
     def shard_count(self) -> int:
@@ -72,8 +76,8 @@ def open_plan(spec: Spec) -> Plan:
     """Read the model of a run and check that the data set can be made; nothing is written.
 
     Raises:
-        UserError: for a model file that is missing, not ours or altered, for bad classes or
-            conditions, and for what the sink cannot use.
+        UserError: for a model file that is missing, foreign or altered, for bad classes or conditions, and for what
+            the sink cannot use.
         IncompleteError: if the run has no model yet.
     """
     store = Store(spec.run_uri).at(spec.generate.into)
@@ -82,40 +86,30 @@ def open_plan(spec: Spec) -> Plan:
     sink = kind.sinks[spec.generate.sink]()
     fields = fingerprint.fields(spec, "generate") | {"model": digest}
     if spec.generate.device == "cuda":
-        # Another shape may be computed by another algorithm there.
+        # On a GPU, another shape may be computed by another algorithm.
         fields["generate.batch"] = spec.generate.batch or kind.batch
     conditions = kind.conditions(spec.generate, card, sink.reserved)
     if conditions is not None:
         fields["generate.conditions"] = hashlib.sha256(conditions).hexdigest()
-    plan = Plan(
-        store=store,
-        spec=spec.generate,
-        model=model,
-        card=card,
-        digest=digest,
-        seed=spec.generation_seed,
-        producer=spec.provenance.producer,
-        conditions=conditions,
-        fields=fields,
-    )
+    plan = Plan(store, spec.generate, model, card, digest, spec.provenance.producer, conditions, fields)
     samples = plan.samples()
     if sink.check is not None:
         sink.check(spec.generate, store, samples.schema)
-    if fields_of(store) is None:
+    if read_fields(store) is None:
         samples.probe()
     return plan
 
 
 def reopen(store: Store, fields: dict[str, Any], technical: dict[str, Any] | None = None) -> Plan:
-    """The plan of a data set by the values it was begun with; no spec is needed.
+    """The plan of a data set from the values it was begun with; no spec is needed.
 
     Args:
-        store: of the data set; the model lies beside it.
-        fields: see `fields_of`.
-        technical: the section generate of a spec, for batch, device and what else changes no result.
+        store: of the data set, in the run that holds the model.
+        fields: see `read_fields`.
+        technical: the section generate of a spec, for batch, device and other keys that change no result.
 
     Raises:
-        UserError: if the model beside it is not the one that it was begun with.
+        UserError: if the model of the run is not the one that the data set was begun with.
     """
     model, card, digest = _model_of(store)
     if digest != fields["model"]:
@@ -127,7 +121,7 @@ def reopen(store: Store, fields: dict[str, Any], technical: dict[str, Any] | Non
         )
     kind = modalities.modality(card.codec["modality"])
     values = {k.removeprefix("generate."): v for k, v in fields.items() if "generate." in k}
-    kept = isinstance(values["conditions"], str)  # the digest of a file that lies beside
+    kept = isinstance(values["conditions"], str)  # the digest of a file that is kept in the data set
     if kept:
         del values["conditions"]
     section = section_type(kind.spec, "generate", values)
@@ -135,17 +129,8 @@ def reopen(store: Store, fields: dict[str, Any], technical: dict[str, Any] | Non
     outside = {k: v for k, v in (technical or {}).items() if f"generate.{k}" not in fields}
     generate = section.model_validate(outside | values)
     assert isinstance(generate, GenerateSpec)
-    return Plan(
-        store=store,
-        spec=generate,
-        model=model,
-        card=card,
-        digest=digest,
-        seed=fields["seed"],
-        producer=fields["provenance.producer"],
-        conditions=store.read(_CONDITIONS) if kept else None,
-        fields=fields,
-    )
+    conditions = store.read(_CONDITIONS) if kept else None
+    return Plan(store, generate, model, card, digest, fields["provenance.producer"], conditions, fields)
 
 
 def run_of(store: Store) -> Store:
@@ -162,10 +147,10 @@ def _model_of(store: Store) -> tuple[bytes, ModelCard, str]:
     return model, *read_model(model, where=f"{run.uri}/{MODEL_KEY}")
 
 
-# --- with which values it was begun ---------------------------------------------------------------
+# --- the values that a data set is made with -----------------------------------------------------
 
 
-def fields_of(store: Store) -> dict[str, Any] | None:
+def read_fields(store: Store) -> dict[str, Any] | None:
     """The values that a data set was begun with; None if it was not."""
     try:
         return json.loads(store.read(_FIELDS))
@@ -173,19 +158,19 @@ def fields_of(store: Store) -> dict[str, Any] | None:
         return None
 
 
-def refuse_another(made: Plan) -> None:
+def refuse_other_fields(plan: Plan) -> None:
     """Raises:
-    UserError: if the data set there was begun with other values, listing each.
+    UserError: if the stored data set was begun with other values, listing each.
     """
-    there = fields_of(made.store)
-    if there is not None:
-        refuse_difference(there, made.fields, made.store.uri)
+    stored = read_fields(plan.store)
+    if stored is not None:
+        refuse_difference(stored, plan.fields, plan.store.uri)
 
 
-def claim(made: Plan) -> None:
-    """Say with which values the data set is made, before anything else of it is written."""
-    if made.conditions is not None:
-        made.store.put(_CONDITIONS, made.conditions)
-    fields = json.dumps(made.fields, sort_keys=True).encode()
-    if not made.store.put_if_absent(_FIELDS, fields):
-        refuse_another(made)  # another driver was faster
+def write_fields(plan: Plan) -> None:
+    """Store the values that the data set is made with, before anything else of it is written."""
+    if plan.conditions is not None:
+        plan.store.put(_CONDITIONS, plan.conditions)
+    fields = json.dumps(plan.fields, sort_keys=True).encode()
+    if not plan.store.put_if_absent(_FIELDS, fields):
+        refuse_other_fields(plan)  # another driver was faster

@@ -1,21 +1,21 @@
 """Shards of a plan: how one is made, and how many rows it has."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from genai_ray.dataset.plan import Plan, Shard, fields_of
+from genai_ray.dataset.plan import Plan, Shard, read_fields
 from genai_ray.modality import ShardOf
 from genai_ray.provenance import ShardReceipt
 from genai_ray.storage import Store
 
-_PROBED = 256  # samples that tell how many rows make a shard of so many bytes
+_PROBED = 256  # samples on which the bytes of a row are measured
 
 
 class ShardMaker:
     """Makes shards of a plan; keeps one session of the model."""
 
-    def __init__(self, made: Plan):
-        self.plan, self.samples, self._sink = made, made.samples(), made.sink
+    def __init__(self, plan: Plan):
+        self.plan, self.samples, self._sink = plan, plan.samples(), plan.sink
 
     def make(self, shard: Shard) -> ShardReceipt:
         """Put the files of a shard, and then its receipt."""
@@ -25,25 +25,11 @@ class ShardMaker:
         return receipt
 
     def files(self, shard: Shard, store: Store) -> ShardReceipt:
-        """Put the files of a shard into any store; what its receipt says."""
-        made = self.plan
-        part = ShardOf(
-            index=shard.index,
-            start=shard.start,
-            stop=shard.stop,
-            provenance=_provenance(made, shard),
-            producer=made.producer,
-        )
-        rows = self.samples.rows(part)
-        files = self._sink.write(rows, store)
-        return ShardReceipt(
-            index=shard.index,
-            start=shard.start,
-            stop=shard.stop,
-            fingerprint=made.fingerprint,
-            files=[asdict(f) for f in files],
-            attempts=rows.attempts,
-        )
+        """Put the files of a shard into any store; the receipt is returned, not put."""
+        plan, span = self.plan, vars(shard)
+        rows = self.samples.rows(ShardOf(**span, provenance=_provenance(plan, shard), producer=plan.producer))
+        files = [asdict(record) for record in self._sink.write(rows, store)]
+        return ShardReceipt(**span, fingerprint=plan.fingerprint, files=files, attempts=rows.attempts)
 
 
 class ForgetfulStore(Store):
@@ -57,33 +43,32 @@ class ForgetfulStore(Store):
         self.bytes += len(data)
 
 
-def _provenance(made: Plan, shard: Shard) -> dict[str, Any]:
+def _provenance(plan: Plan, shard: Shard) -> dict[str, Any]:
     return {
-        "generator": made.card.name,
-        "model": made.digest,
-        "seed": made.seed,
-        "fingerprint": made.fingerprint,
+        "generator": plan.card.name,
+        "model": plan.digest,
+        "seed": plan.seed,
+        "fingerprint": plan.fingerprint,
         "start": shard.start,
         "stop": shard.stop,
-        "training": made.card.training,
-        "genai_ray": made.card.versions.get("genai-ray", ""),
+        "training": plan.card.training,
+        "genai_ray": plan.card.versions.get("genai-ray", ""),
     }
 
 
-def with_settled_rows(made: Plan) -> Plan:
-    """The plan with as many rows in a shard as its bytes ask for, measured on the first samples."""
-    wanted = made.spec.shard_bytes
-    if wanted is None:
-        return made
-    begun = fields_of(made.store)
-    if begun is not None and begun.get("generate.shard_bytes") == wanted:
+def with_settled_rows(plan: Plan) -> Plan:
+    """The plan with the rows of a shard that give `generate.shard_bytes`, measured on the first samples."""
+    target = plan.spec.shard_bytes
+    if target is None:
+        return plan
+    stored = read_fields(plan.store)
+    if stored is not None and stored.get("generate.shard_bytes") == target:
         # On another processor a file may have a byte more, and the number must not change.
-        rows = begun["generate.shard_rows"]
+        rows = stored["generate.shard_rows"]
     else:
-        count = min(_PROBED, made.spec.samples)
+        count = min(_PROBED, plan.spec.samples)
         forgetful = ForgetfulStore()
-        ShardMaker(made).files(Shard(0, 0, count), forgetful)
-        rows = max(1, wanted * count // max(1, forgetful.bytes))
-    spec = made.spec.model_copy(update={"shard_rows": rows})
-    fields = made.fields | {"generate.shard_rows": rows}
-    return Plan(**{**vars(made), "spec": spec, "fields": fields})
+        ShardMaker(plan).files(Shard(0, 0, count), forgetful)
+        rows = max(1, target * count // max(1, forgetful.bytes))
+    spec = plan.spec.model_copy(update={"shard_rows": rows})
+    return replace(plan, spec=spec, fields=plan.fields | {"generate.shard_rows": rows})

@@ -1,11 +1,11 @@
 """Compare a data set with its manifest and with the model that made it: `verify(uri)`.
 
-Everything is hashed again, schema, ids and labels are read, and random shards are made again and
-compared, byte for byte. What is damaged or missing can be made again too, since a shard is a pure function.
+Every file is hashed, its schema, ids and labels are read, and random shards are regenerated and compared byte for byte.
+What is damaged or missing can be repaired, since a shard is a pure function.
 
-Labels (promise 7): the schema of every Parquet file must say that it is synthetic and which model and
-fingerprint made it. Every image file must hold the XMP packet of its id; of at most 256 random images of
-a shard, and of each image without that exact packet, the label is parsed as the standards want it.
+Labels (promise 7): the schema of every Parquet file must say that it is synthetic, and which model and fingerprint made
+it. Every image file must hold the XMP packet of its id. The labels of at most 256 random images of a shard, and of each
+image without that exact packet, are parsed by the rules of the standards.
 """
 
 import json
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genai_ray.dataset import manifest as manifests
-from genai_ray.dataset.plan import Shard, fields_of, reopen
+from genai_ray.dataset.plan import Shard, read_fields, reopen
 from genai_ray.dataset.shards import ForgetfulStore, ShardMaker
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.labels import ID_DIGITS, expected_label, produce_id, read_label, read_metadata_label, xmp_packet
@@ -33,9 +33,8 @@ _PARSED = 256  # images of a shard whose labels are parsed: 40 us each
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """faults: shard -> what is wrong with it, of those that still are; strays: objects under data/
-    that the manifest does not list, which no reader may trust; regenerated: shards that were made
-    again and compared; repaired: shards that were made again and put.
+    """faults: shard -> what is still wrong with it. strays: objects under data/ that the manifest does not list, which
+    no reader may trust. regenerated: shards that were made again and compared; repaired: and put.
     """
 
     uri: str
@@ -55,17 +54,14 @@ class VerifyResult:
     def summary(self) -> str:
         lines = [f"{self.uri}: {self.rows:,} rows in {self.files:,} files, {self.bytes:,} bytes"]
         if self.repaired:
-            lines.append(f"made again: shards {_shown(self.repaired)}")
+            lines.append(f"repaired: shards {_shown(self.repaired)}")
         if self.regenerated:
             lines.append(f"regenerated and compared: shards {_shown(self.regenerated)}")
         if self.strays:
             lines.append(f"not in the manifest: {len(self.strays)} objects, {self.strays[0]} …")
         lines += [f"shard {i}: {fault}" for i, fault in list(self.faults.items())[:10]]
-        if self.faults:
-            lines.append(f"damaged: {len(self.faults)} shards; --repair makes them again")
-        else:
-            lines.append("whole")
-        return "\n".join(lines)
+        damaged = f"damaged: {len(self.faults)} shards; --repair regenerates them"
+        return "\n".join([*lines, damaged if self.faults else "whole"])
 
 
 def verify(uri: str, *, regenerate: int = 0, repair: bool = False, seed: int | None = None) -> VerifyResult:
@@ -73,12 +69,12 @@ def verify(uri: str, *, regenerate: int = 0, repair: bool = False, seed: int | N
 
     Args:
         uri: of the data set, or of its run.
-        regenerate: so many random shards are made again and compared.
-        repair: make again what is missing or damaged.
-        seed: of the choice of shards and images; None: another each time.
+        regenerate: how many random shards are made again and compared.
+        repair: regenerate what is missing or damaged.
+        seed: of the choice of shards and images; None: a random one.
 
     Raises:
-        UserError: if there is no data set, or its model is not there for what has to be made.
+        UserError: if there is no data set, or no model to regenerate shards with.
         IncompleteError: if the data set is not finished.
     """
     store, manifest = _find(uri)
@@ -130,16 +126,11 @@ def _contents(uri: str, manifest: Manifest) -> tuple[list[Shard], list[FileRecor
     shards = [Shard(**s) for s in manifest.shards]
     records = list(manifests.files_of(manifest))
     if len(records) != len(shards):
-        raise UserError(
-            "uri", uri, "holds no files: it was made with generate.sink=discard", "Generate with another sink."
-        )
+        rule = "holds no files: it was made with generate.sink=discard"
+        raise UserError("uri", uri, rule, "Generate with another sink.")
     if [s.start for s in shards] + [manifest.rows] != [0] + [s.stop for s in shards]:
-        raise UserError(
-            "uri",
-            uri,
-            "has a manifest whose shards do not cover every row once",
-            "Delete manifest.json and run `genai-ray generate`.",
-        )
+        rule = "has a manifest whose shards do not cover every row once"
+        raise UserError("uri", uri, rule, "Delete manifest.json and run `genai-ray generate`.")
     return shards, records
 
 
@@ -149,7 +140,7 @@ def _find(uri: str) -> tuple[Store, Manifest]:
         manifest = manifests.read_manifest(store)
         if manifest is not None:
             return store, manifest
-        if fields_of(store) is not None:
+        if read_fields(store) is not None:
             raise IncompleteError(f"{store.uri} is not finished; run `genai-ray generate`")
     raise UserError(
         "uri", uri, "must be a data set or a run that has one", "Give <store>/<name> or <store>/<name>/dataset."
@@ -157,9 +148,8 @@ def _find(uri: str) -> tuple[Store, Manifest]:
 
 
 def _check(store: Store, manifest: Manifest, seed: int, record: FileRecord, shard: Shard) -> tuple[str, set[str]]:
-    """What is wrong with the files of a shard, empty if nothing; and the objects that belong to it.
-
-    The objects of a damaged shard are those that its list, if it can be read, names.
+    """What is wrong with the files of a shard, empty if nothing; and the paths of the objects that belong to it, as far
+    as they can be read.
     """
     sink = manifests.sink_of(manifest)
     try:
@@ -167,7 +157,7 @@ def _check(store: Store, manifest: Manifest, seed: int, record: FileRecord, shar
     except FileNotFoundError:
         return f"{record.path} is missing", {record.path}
     if FileRecord.of(record.path, record.rows, data) != record:
-        return f"{record.path} is not what the manifest says: SHA-256 differs", {record.path}
+        return f"{record.path} is not the file of the manifest: SHA-256 differs", {record.path}
     listed = [path for path, _, _ in sink.objects(record, data)]
     paths = {record.path, *listed}
     try:
@@ -180,7 +170,7 @@ def _check(store: Store, manifest: Manifest, seed: int, record: FileRecord, shar
         return "", paths
     if not np.array_equal(file.ids, np.arange(shard.start, shard.stop)):
         return f"{record.path} does not hold samples {shard.start}..{shard.stop - 1}", paths
-    if manifest.columns and _columns(data) != manifest.columns:
+    if manifest.columns and {f.name: str(f.type) for f in _schema(data)} != manifest.columns:
         return f"{record.path} has other columns than the manifest", paths
     fault = _schema_label_fault(manifest, shard, data) if record.path.endswith(".parquet") else ""
     fault = fault and f"{record.path} {fault}"
@@ -188,14 +178,13 @@ def _check(store: Store, manifest: Manifest, seed: int, record: FileRecord, shar
         names = listed or [record.path] * len(file.labelled)
         fault = _sample_label_fault(manifest, shard, seed, names, file.labelled)
     if fault:
-        receipt = ShardReceipt.key(shard.index)
-        fault += f". Delete manifest.json and {receipt} and run `genai-ray generate`"
+        fault += f". Delete manifest.json and {ShardReceipt.key(shard.index)} and run `genai-ray generate`"
     return fault, paths
 
 
 def _schema_label_fault(manifest: Manifest, shard: Shard, data: bytes) -> str:
     """What is wrong with the label in the metadata of a Parquet file, or with the origin it names."""
-    metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
+    metadata = _schema(data).metadata or {}
     produced = produce_id({"fingerprint": manifest.fingerprint}, f"part-{shard.index:06d}")
     try:
         label = read_metadata_label(metadata)
@@ -212,12 +201,11 @@ def _schema_label_fault(manifest: Manifest, shard: Shard, data: bytes) -> str:
 
 def _sample_label_fault(manifest: Manifest, shard: Shard, seed: int, names: list[str], cells: Sequence[bytes]) -> str:
     """The first image of a shard whose label is missing or wrong, with its file and id."""
-    sample = random.Random(f"{seed} {shard.index}").sample(range(len(cells)), min(_PARSED, len(cells)))
-    parsed, producer, hole = set(sample), _producer(manifest), "{produced}"
+    chosen = random.Random(f"{seed} {shard.index}").sample(range(len(cells)), min(_PARSED, len(cells)))
+    parsed, producer, hole = set(chosen), _producer(manifest), "{produced}"
     template = xmp_packet(producer, hole)
     for i, (name, cell) in enumerate(zip(names, cells, strict=True)):
-        number = f"{shard.start + i:0{ID_DIGITS}d}"
-        produced = produce_id({"fingerprint": manifest.fingerprint}, number)
+        produced = produce_id({"fingerprint": manifest.fingerprint}, f"{shard.start + i:0{ID_DIGITS}d}")
         if i not in parsed and template.replace(hole.encode(), produced.encode()) in cell:
             continue
         try:
@@ -233,21 +221,20 @@ def _producer(manifest: Manifest) -> str | None:
     return manifest.fields.get("provenance.producer")
 
 
-def _columns(data: bytes) -> dict[str, str]:
-    return {f.name: str(f.type) for f in pq.read_schema(pa.BufferReader(data))}
+def _schema(data: bytes) -> pa.Schema:
+    return pq.read_schema(pa.BufferReader(data))
 
 
-def _shown(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers[:20])) + (" …" if len(numbers) > 20 else "")
+def _shown(indices: list[int]) -> str:
+    return ", ".join(map(str, indices[:20])) + (" …" if len(indices) > 20 else "")
 
 
 def _differs(maker: ShardMaker, shard: Shard, record: FileRecord) -> str:
-    """How a shard that is made again differs from its record; empty if it does not."""
-    (again,) = maker.files(shard, ForgetfulStore()).files
-    if FileRecord(**again) == record:
+    """How a regenerated shard differs from its record; empty if it does not."""
+    (regenerated,) = maker.files(shard, ForgetfulStore()).files
+    if FileRecord(**regenerated) == record:
         return ""
     return (
-        f"made again it has other bytes than {record.path}: another processor type or other "
-        "versions than in the manifest, a model or writer that is not deterministic, or a file that was "
-        "altered together with the manifest"
+        f"regenerated, it has other bytes than {record.path}: another processor type or other versions than in the "
+        "manifest, a model or writer that is not deterministic, or a file that was altered together with the manifest"
     )

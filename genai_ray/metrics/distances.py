@@ -16,8 +16,8 @@ def blocks(n: int, size: int) -> Iterator[slice]:
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Squared Euclidean distances, (n, d) and (m, d) float64 -> (n, m) float64, never negative.
 
-    Distances too small to tell from rounding are returned as exactly 0, so that equal rows meet at
-    zero. Centre the data first where its mean is far from the origin.
+    Distances that rounding could explain are exactly 0, so that equal rows are at distance 0. Centre the data first if
+    its mean is far from the origin.
     """
     scale = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)
     squared = scale - 2 * (a @ b.T)

@@ -10,9 +10,9 @@ import numpy as np
 
 from genai_ray.metrics.distances import blocks, squared_distances
 
-#: `kernel_distance` takes sets of up to so many samples whole, else so many subsets of a size.
+#: `kernel_distance`: the largest set that is taken whole; beyond it, the number and the size of subsets.
 _WHOLE, _SUBSETS, _SUBSET = 10_000, 100, 1_000
-#: Rows of a matrix of distances or kernels that are in memory at a time.
+#: Rows of a matrix of distances or kernels in memory at a time.
 _BALL_ROWS, _KERNEL_ROWS = 512, 1_024
 
 
@@ -20,9 +20,8 @@ _BALL_ROWS, _KERNEL_ROWS = 512, 1_024
 class Moments:
     """Sufficient statistics of a feature set; shards add up with `+`, in any order.
 
-    `n` samples, their `sum` (d,) and the sum of their outer products `outer` (d, d), float64. The
-    covariance is a difference of two large numbers when the mean is large against the spread, so
-    standardise features before taking moments.
+    `n` samples, their `sum` (d,) and the sum of their outer products `outer` (d, d), float64. The covariance cancels
+    when the mean is large against the spread, so standardise features before taking moments.
     """
 
     n: int
@@ -49,9 +48,8 @@ class Moments:
 def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
     """Fréchet distance between Gaussians fitted to two feature sets (Heusel et al. 2017, FID).
 
-    In squared feature units, 0 or above, lower is better. Biased upwards at finite n, by an amount
-    that depends on the model (Chong & Forsyth 2020): compare only equal n, and prefer
-    `kernel_distance` below some 10,000 samples.
+    In squared feature units, 0 or above, lower is better. Biased upwards at finite n, by an amount that depends on the
+    model (Chong & Forsyth 2020): compare only equal n, and prefer `kernel_distance` below some 10,000 samples.
     """
     real, fake = _pair(real, fake)
     # The distance does not depend on the origin; the moments' rounding error does.
@@ -64,8 +62,8 @@ def frechet_from_moments(real: Moments, fake: Moments) -> float:
     assert min(real.n, fake.n) >= 2, "a covariance needs 2 samples"
     shift = real.mean() - fake.mean()
     covariance_real, covariance_fake = real.covariance(), fake.covariance()
-    # tr sqrt(AA' BB') is the sum of the singular values of A'B. Unlike a matrix square root of the
-    # product this stays real and exact to rounding when a covariance is singular.
+    # tr sqrt(AA' BB') is the sum of the singular values of A'B. Unlike a matrix square root of the product, this stays
+    # real and exact to rounding when a covariance is singular.
     cross = np.linalg.norm(_factor(covariance_real).T @ _factor(covariance_fake), ord="nuc")
     distance = shift @ shift + np.trace(covariance_real) + np.trace(covariance_fake) - 2 * cross
     return max(0.0, float(distance))
@@ -74,10 +72,9 @@ def frechet_from_moments(real: Moments, fake: Moments) -> float:
 def kernel_distance(real: np.ndarray, fake: np.ndarray) -> float:
     """Unbiased squared maximum mean discrepancy with a cubic kernel (Binkowski et al. 2018, KID).
 
-    Kernel (x.y / d + 1)^3. Around 0 for equal distributions, where it may be slightly negative;
-    lower is better. Being unbiased it can be compared across sample counts. Sets of more than 10,000
-    samples are averaged over 100 random subsets of 1,000 samples drawn without replacement, always the
-    same ones.
+    Kernel (x.y / d + 1)^3. Around 0 for equal distributions, where it may be slightly negative; lower is better. Being
+    unbiased, it can be compared across sample counts. Sets of more than 10,000 samples are averaged over 100 random
+    subsets of 1,000 samples drawn without replacement, always the same ones.
     """
     real, fake = _pair(real, fake)
     if max(len(real), len(fake)) <= _WHOLE:
@@ -102,9 +99,8 @@ def prdc(real: np.ndarray, fake: np.ndarray, *, k: int) -> dict[str, float]:
       1 is expected for equal distributions, more is possible.
     - coverage: share of real balls that hold a fake sample. Recall that outliers cannot inflate.
 
-    Use equally many real and fake samples, since the balls shrink as n grows. A sample repeated
-    more than k times has a ball of radius 0, which holds exactly its copies. Memory is O(n), and
-    1 <= k < n in both sets.
+    Use equally many real and fake samples, since the balls shrink as n grows. A sample repeated more than k times has a
+    ball of radius 0, which holds exactly its copies. Memory is O(n), and 1 <= k < n in both sets.
     """
     real, fake = _pair(real, fake)
     assert 1 <= k < min(len(real), len(fake))
@@ -184,5 +180,5 @@ def _squared_radii(x: np.ndarray, k: int) -> np.ndarray:
 
 
 def _inside(squared: np.ndarray, squared_radii: np.ndarray) -> np.ndarray:
-    # The margin keeps the k-th neighbour itself outside the open ball whatever the last bit says.
+    # The margin keeps the k-th neighbour itself outside the open ball, whatever its last bit.
     return (squared < squared_radii * (1 - 1e-9)) | (squared == 0)

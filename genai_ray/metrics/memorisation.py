@@ -1,8 +1,7 @@
 """Copying alarms: does the generator repeat itself, or its training set?
 
-These are alarms, not privacy proofs. Samples that pass can still betray who was in the training
-set ("The DCR Delusion", Yao et al. 2025, arXiv 2505.01524); never call data private because of a
-number from this module.
+These are alarms, not privacy proofs. Samples that pass can still reveal who was in the training set ("The DCR
+Delusion", Yao et al. 2025, arXiv 2505.01524); never call data private because of a value from this module.
 """
 
 from collections.abc import Sequence
@@ -26,11 +25,10 @@ def duplicate_rate(rows: Sequence[bytes] | np.ndarray) -> float:
 def nearest(queries: np.ndarray, reference: np.ndarray, *, chunk: int = 2_048) -> tuple[np.ndarray, np.ndarray]:
     """Euclidean distance to, and index of, the nearest reference row of each query.
 
-    queries (n, ...) and reference (m, ...) with the same trailing shape, which is flattened ->
-    distances (n,) float64 and indices (n,) int64. uint8 pixels count as 0..1, so a distance of 1
-    is one pixel gone from black to white; other dtypes are taken as they are. The search is
-    exhaustive, equal rows are at distance exactly 0 and ties go to the lowest index; among floats,
-    rows closer to a query than about 1e-6 of its norm count as tied. Memory O(chunk^2).
+    queries (n, ...) and reference (m, ...) with the same trailing shape, which is flattened -> distances (n,) float64
+    and indices (n,) int64. uint8 pixels count as 0..1, so a distance of 1 is one pixel changed from black to white;
+    other dtypes are taken as they are. The search is exhaustive, equal rows are at distance exactly 0 and ties go to
+    the lowest index; among floats, rows closer to a query than about 1e-6 of its norm count as tied. Memory O(chunk^2).
     """
     assert len(reference), "nothing is nearest"
     assert queries.shape[1:] == reference.shape[1:]
@@ -52,7 +50,7 @@ def nearest(queries: np.ndarray, reference: np.ndarray, *, chunk: int = 2_048) -
 
 
 def copy_rates(train: np.ndarray, holdout: np.ndarray, fake: np.ndarray) -> dict:
-    """How often generated samples copy the training set, beside how often real samples seem to.
+    """How often generated samples copy the training set, and how often real samples seem to.
 
     All three are (n, ...) arrays as in `nearest`; `holdout` is real data the generator never saw.
     Returns `{"fake": rates, "real": rates, "threshold": t}`, where rates holds
@@ -60,13 +58,12 @@ def copy_rates(train: np.ndarray, holdout: np.ndarray, fake: np.ndarray) -> dict
     - exact_copy_rate: share, 0..1, that equals a training sample;
     - near_copy_rate: share closer than t to its nearest training sample, exact copies included,
 
-    "fake" measures the generated samples and "real" the holdout. t is the 1 % quantile of the
-    holdout's distances to its nearest training samples, so the holdout's own near_copy_rate is
-    about 0.01 and a generator that merely learnt the distribution scores about the same. Take a
-    holdout of several hundred samples: below 100 the quantile rests on a single one.
+    "fake" measures the generated samples and "real" the holdout. t is the 1 % quantile of the holdout's distances to
+    its nearest training samples, so the holdout's own near_copy_rate is about 0.01 and a generator that merely learnt
+    the distribution scores about the same. Use a holdout of several hundred samples: below 100, the quantile depends on
+    a single one.
 
-    A copying alarm, not a privacy proof: a low rate says nothing about the risk of membership
-    inference (Yao et al. 2025, arXiv 2505.01524).
+    A copying alarm, not a privacy proof: a low rate says nothing about the risk of membership inference.
     """
     real_distances, _ = nearest(holdout, train)
     fake_distances, _ = nearest(fake, train)
@@ -86,7 +83,7 @@ def _rates(distances: np.ndarray, threshold: float) -> dict[str, float]:
 
 
 def _direct_distances(queries: np.ndarray, reference: np.ndarray, indices: np.ndarray, chunk: int) -> np.ndarray:
-    """Distance of each query to its winner by subtraction, free of the expansion's cancellation."""
+    """Distance of each query to its nearest row by subtraction, free of the expansion's cancellation."""
     distances = np.empty(len(queries))
     for rows in blocks(len(queries), chunk):
         gap = queries[rows].astype(np.float64) - reference[indices[rows]]

@@ -1,6 +1,6 @@
 """Charts as SVG: inline in the page, which styles them, or rasterised to a PNG.
 
-The only renderer of charts. Shares and values come in as plain sequences; names are escaped.
+The only renderer of charts. Shares and values are plain sequences; names are escaped.
 """
 
 import math
@@ -18,7 +18,7 @@ Points = Sequence[tuple[float, float]]
 
 #: The style sheet of the page, charts included.
 STYLE = Path(__file__).with_name("page.css").read_text()
-#: Colours of lines; those after have the first ones again.
+#: Number of colours of lines; further lines repeat them.
 SERIES = 6
 
 _LINE_WIDTH, _LINE_HEIGHT = 440, 230
@@ -31,8 +31,8 @@ _CHARACTER = 7.2
 def line_chart(series: Mapping[str, Points], *, x_label: str) -> Markup:
     """An `<svg>` with axes and ticks, and for each series of (x, y) points, x >= 0, its `smoothed` line.
 
-    Behind a line that smoothing changes lies the raw one, faint. Points that are not finite leave a gap, as a
-    diverged loss must not break the report. Line i has the CSS class `line-j`, j = i mod `SERIES`.
+    A line that smoothing changes has the raw one behind it, faint. Points that are not finite leave a gap: a diverged
+    loss must not break the report. Line i has the CSS class `line-j`, j = i mod `SERIES`.
     """
     finite = [point for points in series.values() for point in points if all(map(math.isfinite, point))]
     if not finite:
@@ -56,11 +56,11 @@ def line_chart(series: Mapping[str, Points], *, x_label: str) -> Markup:
         parts.append(_text(_LEFT - 8, y + 4, "end", short(value)))
     parts.append(_text((_LEFT + _RIGHT) / 2, _BOTTOM + 36, "middle", x_label))
     smooth = {name: smoothed(points) for name, points in series.items()}
-    for number, (name, points) in enumerate(series.items()):
+    for index, (name, points) in enumerate(series.items()):
         if smooth[name] != list(points):
-            parts.append(_line([at(point) for point in points], f"raw line-{number % SERIES}"))
-    for number, points in enumerate(smooth.values()):
-        parts.append(_line([at(point) for point in points], f"line-{number % SERIES}"))
+            parts.append(_line([at(point) for point in points], f"raw line-{index % SERIES}"))
+    for index, points in enumerate(smooth.values()):
+        parts.append(_line([at(point) for point in points], f"line-{index % SERIES}"))
     return Markup("\n").join([*parts, Markup("</svg>")])
 
 
@@ -79,20 +79,19 @@ def smoothed(points: Points) -> Points:
 
 
 def histogram(series: Sequence[Sequence[float]], *, low: str, high: str, label: str) -> Markup:
-    """An `<svg>` of histograms laid over one another: one outline of shares per series.
+    """An `<svg>` of overlaid histograms: one outline of shares per series.
 
-    All series share equal bins between `low` and `high`, which are strings. Outline i has the CSS class
-    `area-i`.
+    All series share equal bins between `low` and `high`, which are strings. Outline i has the CSS class `area-i`.
     """
     top = max((max(shares, default=0) for shares in series), default=0) or 1
     floor = _SMALL_HEIGHT - 20
     parts = [_open_svg(_SMALL_WIDTH, _SMALL_HEIGHT, label)]
-    for number, shares in enumerate(series):
+    for index, shares in enumerate(series):
         step = _SMALL_WIDTH / max(len(shares), 1)
         heights = [floor - share / top * (floor - 4) for share in shares]
         outline = "".join(f"V{y:.1f}H{(i + 1) * step:.1f}" for i, y in enumerate(heights))
         path = Markup('<path class="area area-{}" d="M0 {}{}V{}Z"/>')
-        parts.append(path.format(number, floor, outline, floor))
+        parts.append(path.format(index, floor, outline, floor))
     parts.append(Markup('<path class="grid" d="M0 {}H{}"/>').format(floor, _SMALL_WIDTH))
     parts.append(_text(0, _SMALL_HEIGHT - 4, "start", low))
     parts.append(_text(_SMALL_WIDTH, _SMALL_HEIGHT - 4, "end", high))
@@ -100,10 +99,9 @@ def histogram(series: Sequence[Sequence[float]], *, low: str, high: str, label: 
 
 
 def bar_chart(labels: Sequence[str], series: Sequence[Sequence[float]], *, label: str) -> Markup:
-    """An `<svg>` of horizontal bars: a row for each label, in it one bar of shares per series.
+    """An `<svg>` of horizontal bars: a row for each label, with one bar of shares per series.
 
-    The longest bar fills the width. Bars of series i have the CSS class `area-i`; a tooltip shows a shortened
-    label in full.
+    The longest bar fills the width. Bars of series i have the CSS class `area-i`; a tooltip has the full label.
     """
     top = max((max(shares, default=0) for shares in series), default=0) or 1
     thick = (_BAR_ROW - 6) / max(len(series), 1)
@@ -114,17 +112,17 @@ def bar_chart(labels: Sequence[str], series: Sequence[Sequence[float]], *, label
     for row, name in enumerate(labels):
         y = row * _BAR_ROW
         parts.append(_text(_BAR_LEFT - 8, y + 15, "end", cut(name, 15), name))
-        for number, shares in enumerate(series):
+        for index, shares in enumerate(series):
             length = shares[row] / top * (_SMALL_WIDTH - _BAR_LEFT)
-            parts.append(bar.format(number, _BAR_LEFT, y + 3 + number * thick, length, thick, name, shares[row]))
+            parts.append(bar.format(index, _BAR_LEFT, y + 3 + index * thick, length, thick, name, shares[row]))
     return Markup("\n").join([*parts, Markup("</svg>")])
 
 
 def heat_map(names: Sequence[str], values: Mapping[tuple[str, str], float], *, darkest: float, label: str) -> Markup:
-    """An `<svg>` with its colour scale and a cell, below the diagonal, for each pair that has a value.
+    """An `<svg>` with its colour scale and, below the diagonal, a cell for each pair that has a value.
 
-    0 is invisible and `darkest` or more has full colour. A tooltip shows the names and the value of a cell.
-    Rows and columns are in the order of `names`. The size follows from the number of names and their length.
+    0 is invisible and `darkest` or more has full colour. A tooltip has the names and the value of a cell. Rows and
+    columns are in the order of `names`. The size depends on the number and the length of the names.
     """
     rows, columns = names[1:], names[:-1]
     cell = min(max(640 // len(rows), 16), 32)
@@ -153,20 +151,20 @@ def heat_map(names: Sequence[str], values: Mapping[tuple[str, str], float], *, d
 
 
 def note(text: str) -> Markup:
-    """An `<svg>` that says why there is no chart."""
+    """An `<svg>` that explains why there is no chart."""
     return Markup("\n").join([_open_svg(_SMALL_WIDTH, 40, text), _text(0, 25, "start", text), Markup("</svg>")])
 
 
 def sheet_png(charts: Mapping[str, Markup], *, key: Sequence[str], columns: int) -> bytes:
-    """One PNG of small charts under their names, and the key of their series; each point is 2 x 2 pixels."""
+    """One PNG of small charts with their names, and the key of their series; each point is 2 x 2 pixels."""
     assert charts, "a sheet needs a chart"
     gap, head = 24, 26
     columns = min(columns, len(charts))
     width, y = gap + columns * (_SMALL_WIDTH + gap), 50
     parts, x = [], gap
-    for number, name in enumerate(key):
+    for index, name in enumerate(key):
         square = Markup('<rect class="area area-{}" x="{}" y="18" width="12" height="12"/>{}')
-        parts.append(square.format(number, x, _text(x + 20, 28, "start", name)))
+        parts.append(square.format(index, x, _text(x + 20, 28, "start", name)))
         x += 50 + round(_CHARACTER * len(name))
     for start in range(0, len(charts), columns):
         row = list(charts.items())[start : start + columns]
@@ -182,7 +180,7 @@ def sheet_png(charts: Mapping[str, Markup], *, key: Sequence[str], columns: int)
 def rasterise(svg: str) -> bytes:
     """An `<svg>` with its namespace as PNG, twice its size, in the colours of a light page.
 
-    Text is set in a common sans serif of the machine, and in the font that Pillow brings where there is none.
+    The font is a common sans serif of the machine, or the one of Pillow if there is none.
     """
     light = dict(reversed(re.findall(r"--([\w-]+): (#\w+)", STYLE)))  # the first of each name
     style = re.sub(r"var\(--([\w-]+)\)", lambda match: light[match[1]], STYLE)
@@ -231,7 +229,7 @@ def _line(points: Points, classes: str) -> Markup:
     for x, y in points:
         drawable = math.isfinite(x) and math.isfinite(y)
         if drawable:
-            # The line of no length is the dot of a point without neighbours.
+            # A line of length 0 is drawn as a dot: a point without neighbours.
             commands.append(f"L{x:.1f} {y:.1f}" if pen_down else f"M{x:.1f} {y:.1f}h0")
         pen_down = drawable
     return Markup('<path class="line {}" d="{}"/>').format(classes, " ".join(commands))
@@ -257,6 +255,6 @@ def _open_svg(width: int, height: int, label: str) -> Markup:
 
 
 def _text(x: float, y: float, anchor: str, text: str, whole: str = "") -> Markup:
-    """A string at a point, with the tooltip `whole` if it is a part of that."""
+    """A string at a point, with the tooltip `whole` if that is longer."""
     tip = Markup("<title>{}</title>").format(whole) if whole not in ("", text) else ""
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}{}</text>').format(x, y, anchor, text, tip)

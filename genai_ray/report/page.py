@@ -27,9 +27,8 @@ _PANELS = {
 class Score:
     """One row of the score table.
 
-    `real` is the same metric between two real sets, the value a perfect generator would reach.
-    `gate` is the rule in words, such as "at most 0.05", and `passed` its outcome; both are None
-    for a score that only informs.
+    `real` is the same metric between two real sets, the value a perfect generator would reach. `gate` is the rule in
+    words, such as "at most 0.05", and `passed` its outcome; both are None for a score without a gate.
     """
 
     name: str
@@ -63,7 +62,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Cells are strings or numbers; a `wide` table scrolls sideways in place of wrapping its cells."""
+    """Cells are strings or numbers; a `wide` table scrolls sideways instead of wrapping its cells."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str | float]]
@@ -87,7 +86,7 @@ class Block:
 class Report:
     """Everything the page shows; what is empty is left out.
 
-    notice: that the data are synthetic; the first thing on the page. Strings are escaped, `Markup` is not.
+    notice: that the data are synthetic; at the top of the page. Strings are escaped, `Markup` is not.
     losses: name -> (samples seen, value) points. provenance may nest mappings and lists.
     """
 

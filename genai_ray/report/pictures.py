@@ -9,8 +9,8 @@ from PIL import Image
 def image_grid(images: np.ndarray, *, columns: int, gap: int = 1) -> np.ndarray:
     """Tile uint8 images (n, h, w, channels) row by row into one (H, W, channels) uint8 picture.
 
-    Each pixel becomes a square of the least side that makes the shorter side of a tile 64 pixels. Tiles are
-    `gap` white pixels apart and unused tiles are white. Channels are 1 or 3.
+    Pixels are enlarged by the least factor with which the shorter side of a tile has 64 pixels or more. Tiles are `gap`
+    white pixels apart and unused tiles are white. Channels are 1 or 3.
     """
     assert images.dtype == np.uint8
     assert images.shape[3] in (1, 3)
@@ -29,7 +29,7 @@ def image_grid(images: np.ndarray, *, columns: int, gap: int = 1) -> np.ndarray:
 def pair_grid(real: np.ndarray, fake: np.ndarray, *, columns: int) -> np.ndarray:
     """`image_grid` of pairs, each generated image above the real one of the same index.
 
-    Wide gaps part the pairs, which touch within.
+    The images of a pair touch; wide gaps separate the pairs.
     """
     assert real.shape == fake.shape
     return image_grid(np.concatenate([fake, real], axis=1), columns=columns, gap=6)

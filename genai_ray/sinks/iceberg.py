@@ -1,14 +1,15 @@
 """A data set as one snapshot of an Iceberg table.
 
-The shards are Parquet files in the store; the table learns of all of them by one commit, after the
-manifest. Address and credentials of the catalog come from pyiceberg's own settings (environment or
-`.pyiceberg.yaml`); where those say nothing of S3, from the AWS environment like the store's.
+The shards are Parquet files in the store; one commit adds all of them to the table, after the manifest. Address and
+credentials of the catalog come from pyiceberg's own settings (environment or `.pyiceberg.yaml`); S3 settings that are
+missing there come from the AWS environment, like the store's.
 """
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
+T = TypeVar("T")
+
 _FINGERPRINT = "genai_ray.fingerprint"
-#: pyiceberg 0.12 writes no other that all engines read.
 _PROPERTIES = {
+    # The newest that pyiceberg 0.12 writes and all engines read.
     "format-version": "2",
-    # The files hold no statistics of blobs, and pyiceberg would say so for each.
+    # The files hold no statistics of blobs, and pyiceberg would warn of each.
     "write.metadata.metrics.column.image": "none",
     "write.metadata.metrics.column.image.bytes": "none",
     "write.metadata.metrics.column.image.path": "none",
@@ -35,16 +38,16 @@ _PROPERTIES = {
 
 
 def iceberg(parquet: Sink[R]) -> Sink[R]:
-    """The sink whose files are those of `parquet`, and which commits them once."""
+    """A sink that writes the files of `parquet` and commits them once."""
     return replace(parquet, check=check_iceberg, commit=commit_iceberg)
 
 
 def check_iceberg(spec: GenerateSpec, store: Store, schema: pa.Schema) -> None:
-    """Find out, before anything is written, whether `commit_iceberg` could work; changes nothing.
+    """Check, before anything is written, that `commit_iceberg` can work; changes nothing.
 
     Raises:
-        UserError: if pyiceberg is missing, the store is a folder, the catalog does not answer or
-            refuses, the table has other columns, or a column has no type of Iceberg.
+        UserError: if pyiceberg is missing, the store is a folder, the catalog does not answer or refuses, the table
+            has other columns, or Iceberg has no type for a column.
     """
     catalog, table = spec.catalog, spec.table
     assert table is not None
@@ -62,36 +65,28 @@ def check_iceberg(spec: GenerateSpec, store: Store, schema: pa.Schema) -> None:
             "Set store=s3://bucket/prefix.",
         )
     columns = _columns(schema)
-    found = _find(_load(catalog), catalog, table)
-    if found is None:
+    existing = _find_table(_load(catalog), catalog, table)
+    if existing is None:
         return
-    if not found.spec().is_unpartitioned():
-        raise UserError(
-            "generate.table",
-            table,
-            "is partitioned, and the files of a data set are not",
-            "Name another table, or none that exists.",
-        )
-    there = {field.name: _name(field.field_type) for field in found.schema().fields}
-    if there != columns:
-        names = sorted(n for n in there | columns if there.get(n) != columns.get(n))
-        differences = "; ".join(f"{n}: {there.get(n, 'absent')} there, {columns.get(n, 'absent')} here" for n in names)
-        raise UserError(
-            "generate.table",
-            table,
-            f"exists with other columns ({differences})",
-            "Name another table, or generate what this one holds.",
-        )
+    if not existing.spec().is_unpartitioned():
+        rule = "is partitioned, and the files of a data set are not"
+        raise UserError("generate.table", table, rule, "Name another table, or one that does not exist yet.")
+    stored = {field.name: _type_name(field.field_type) for field in existing.schema().fields}
+    if stored != columns:
+        names = sorted(n for n in stored | columns if stored.get(n) != columns.get(n))
+        differences = "; ".join(f"{n}: {stored.get(n, 'absent')} there, {columns.get(n, 'absent')} here" for n in names)
+        rule = f"exists with other columns ({differences})"
+        raise UserError("generate.table", table, rule, "Name another table, or generate what this one holds.")
 
 
 def commit_iceberg(spec: GenerateSpec, store: Store, manifest: Manifest) -> None:
-    """Add all files of a finished data set to a table, in one snapshot; makes the table if need be.
+    """Add all files of a finished data set to a table, in one snapshot; creates the table if need be.
 
-    A snapshot of the same data set in the table's history means that this was done before.
+    Nothing is done if the table's history has a snapshot of the same data set.
 
     Raises:
         UserError: if the catalog refuses.
-        IncompleteError: if it does not answer; the same command goes on.
+        IncompleteError: if it does not answer; the same command tries again.
     """
     from pyiceberg.exceptions import CommitFailedException
 
@@ -100,7 +95,7 @@ def commit_iceberg(spec: GenerateSpec, store: Store, manifest: Manifest) -> None
     if not manifest.files:
         return
     opened = _load(catalog)
-    target = _find(opened, catalog, table)
+    target = _find_table(opened, catalog, table)
     if target is None:
         first = pq.read_schema(pa.BufferReader(store.read(manifest.files[0]["path"])))
         target = _call(catalog, table, lambda: _create(opened, table, first))
@@ -117,7 +112,7 @@ def commit_iceberg(spec: GenerateSpec, store: Store, manifest: Manifest) -> None
         _call(catalog, table, lambda: target.add_files(paths, about))
     except CommitFailedException as error:
         raise IncompleteError(
-            f"generate.table: others write {table} all the time ({error}); the same command tries again"
+            f"generate.table: other writers keep changing {table} ({error}); the same command tries again"
         ) from None
     except OSError as error:
         raise IncompleteError(
@@ -129,7 +124,7 @@ def commit_iceberg(spec: GenerateSpec, store: Store, manifest: Manifest) -> None
         raise UserError(
             "generate.table",
             table,
-            f"holds files of {store.uri} already, of another data set that lay there",
+            f"holds files of {store.uri} already, of another data set that was stored there",
             "Generate into another folder by generate.into, or remove those files from the table.",
         ) from None
 
@@ -138,7 +133,7 @@ def _create(catalog: "Catalog", table: str, schema: pa.Schema) -> "Table":
     namespace = table.split(".")[:-1]
     for depth in range(1, len(namespace) + 1):
         catalog.create_namespace_if_not_exists(tuple(namespace[:depth]))
-    # Without our metadata, which a field would pass on as field numbers or comments.
+    # Without our metadata, which pyiceberg would turn into field ids or comments.
     plain = pa.schema([pa.field(f.name, f.type) for f in schema])
     return catalog.create_table_if_not_exists(table, plain, properties=_PROPERTIES)
 
@@ -148,10 +143,10 @@ def _load(name: str) -> "Catalog":
     from pyiceberg.exceptions import NotInstalledError
     from pyiceberg.utils.config import Config
 
-    # Read now: what pyiceberg keeps is of the time when it was imported.
+    # Read now: pyiceberg caches the settings of the time when it was imported.
     settings: dict[str, Any] = dict(Config().get_catalog_config(name) or {})
     if not settings:
-        raise UserError("generate.catalog", name, "is no catalog that pyiceberg's settings name", _remedy(name))
+        raise _catalog_error(name, "is no catalog that pyiceberg's settings name")
     defaults = {
         "s3.endpoint": os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
         "s3.region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
@@ -162,59 +157,51 @@ def _load(name: str) -> "Catalog":
     except (ValueError, NotInstalledError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(
-            "generate.catalog", name, f"has settings that pyiceberg cannot use ({type(error).__name__})", _remedy(name)
-        ) from None
+        raise _catalog_error(name, f"has settings that pyiceberg cannot use ({type(error).__name__})") from None
 
 
-def _find(opened: "Catalog", name: str, table: str) -> "Table | None":
+def _find_table(opened: "Catalog", name: str, table: str) -> "Table | None":
     from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
 
     def load() -> "Table | None":
         try:
             return opened.load_table(table)
         except (NoSuchTableError, NoSuchNamespaceError):
-            # Some say the same of a warehouse that does not exist; there, this fails.
+            # Some catalogs raise the same for a warehouse that does not exist; then this call fails.
             opened.list_namespaces()
             return None
 
     return _call(name, table, load)
 
 
-def _call(catalog: str, table: str, work: Any) -> Any:
-    """Do what talks to a catalog; what a user can mend becomes a UserError.
+def _call(catalog: str, table: str, request: Callable[[], T]) -> T:
+    """Make a request to a catalog; an error that a user can correct becomes a UserError.
 
-    Its messages are passed on only where they are the server's own, as others may hold settings.
+    Only messages of the server itself are passed on, as others may hold settings.
     """
     from pyiceberg import exceptions as iceberg
     from requests.exceptions import RequestException
 
     refused = (iceberg.UnauthorizedError, iceberg.ForbiddenError, iceberg.OAuthError, iceberg.AuthorizationExpiredError)
     try:
-        return work()
+        return request()
     except refused as error:
-        raise UserError("generate.catalog", catalog, f"refuses the credentials ({error})", _remedy(catalog)) from None
+        raise _catalog_error(catalog, f"refuses the credentials ({error})") from None
     except (iceberg.NoSuchNamespaceError, iceberg.BadRequestError) as error:
-        raise UserError(
-            "generate.catalog",
-            catalog,
-            f"does not have it ({error})",
-            f"{_remedy(catalog)} generate.table is {table!r}.",
-        ) from None
+        raise _catalog_error(catalog, f"does not have it ({error})", f" generate.table is {table!r}.") from None
     except RequestException as error:
-        raise UserError(
-            "generate.catalog", catalog, f"must be reachable ({type(error).__name__})", _remedy(catalog)
-        ) from None
+        raise _catalog_error(catalog, f"must be reachable ({type(error).__name__})") from None
     except iceberg.RESTError as error:
-        # Also where it is not known whether a commit was done: the next try looks first.
+        # A commit may have been done without an answer: the next attempt looks for it first.
         raise IncompleteError(
-            f"generate.catalog: {catalog} has trouble ({type(error).__name__}: {error}); the same command goes on"
+            f"generate.catalog: {catalog} fails ({type(error).__name__}: {error}); the same command tries again"
         ) from None
 
 
-def _remedy(catalog: str) -> str:
+def _catalog_error(catalog: str, rule: str, note: str = "") -> UserError:
     name = f"PYICEBERG_CATALOG__{catalog.upper().replace('-', '_')}__"
-    return f"Set {name}URI, {name}CREDENTIAL and what else it needs, or write ~/.pyiceberg.yaml."
+    remedy = f"Set {name}URI, {name}CREDENTIAL and what else it needs, or write ~/.pyiceberg.yaml."
+    return UserError("generate.catalog", catalog, rule, remedy + note)
 
 
 def _columns(schema: pa.Schema) -> dict[str, str]:
@@ -226,9 +213,9 @@ def _columns(schema: pa.Schema) -> dict[str, str]:
     for field in schema:
         try:
             if pa.types.is_unsigned_integer(field.type) and field.type.bit_width >= 32:
-                # pyiceberg takes them for signed ones, and large numbers would turn negative.
+                # pyiceberg maps them to signed types, and large numbers would turn negative.
                 raise UnsupportedPyArrowTypeException(field, "unsigned")
-            one = Catalog._convert_schema_if_needed(pa.schema([pa.field(field.name, field.type)]))
+            converted = Catalog._convert_schema_if_needed(pa.schema([pa.field(field.name, field.type)]))
         except UnsupportedPyArrowTypeException:
             raise UserError(
                 "generate.sink",
@@ -236,18 +223,18 @@ def _columns(schema: pa.Schema) -> dict[str, str]:
                 f"cannot hold column {field.name!r}: Iceberg does not have {field.type}",
                 "Save it in the source or the table of conditions as another type, such as int64 or timestamp[us].",
             ) from None
-        columns[field.name] = _name(one.fields[0].field_type)
+        columns[field.name] = _type_name(converted.fields[0].field_type)
     return columns
 
 
-def _name(kind: Any) -> str:
-    """A type without the field numbers that a table gives."""
+def _type_name(kind: Any) -> str:
+    """A type without the field ids that a table assigns."""
     from pyiceberg.types import ListType, MapType, StructType
 
     if isinstance(kind, StructType):
-        return f"struct<{', '.join(f'{f.name}: {_name(f.field_type)}' for f in kind.fields)}>"
+        return f"struct<{', '.join(f'{f.name}: {_type_name(f.field_type)}' for f in kind.fields)}>"
     if isinstance(kind, ListType):
-        return f"list<{_name(kind.element_type)}>"
+        return f"list<{_type_name(kind.element_type)}>"
     if isinstance(kind, MapType):
-        return f"map<{_name(kind.key_type)}, {_name(kind.value_type)}>"
+        return f"map<{_type_name(kind.key_type)}, {_type_name(kind.value_type)}>"
     return str(kind)

@@ -1,7 +1,7 @@
 """The spec: one frozen value that describes a run, from the real data to the published data set.
 
-Here YAML and overrides become plain values, and plain values become a Spec of a type that is given.
-Which type that is, and the values of the preset, `genai_ray.modalities` knows.
+Here YAML and overrides become plain values, and plain values become a Spec of a given type. `genai_ray.modalities`
+chooses that type and fills in the values of the preset.
 """
 
 import re
@@ -56,15 +56,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """The plain values of a spec file.
 
     Raises:
-        UserError: for a file that is missing or no YAML, or a key that stands twice.
+        UserError: for a file that is missing or not YAML, or a key that appears twice.
     """
     see = "See jobs/specs/."
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        values: Any = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys) or {}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError("spec", str(path), f"must be a readable YAML file ({error})", see) from None
-    try:
-        values: Any = yaml.load(text, _UniqueKeys) or {}
     except yaml.YAMLError as error:
         raise UserError("spec", str(path), f"must be valid YAML ({error})", see) from None
     if not isinstance(values, dict):
@@ -73,7 +71,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def read_presets(beside: str) -> dict[str, Preset]:
-    """The presets in `presets.yaml` beside a file, by name."""
+    """The presets in the `presets.yaml` in the folder of a file, by name."""
     values = yaml.safe_load(Path(beside).with_name("presets.yaml").read_text(encoding="utf-8"))
     return {name: Preset.model_validate(preset) for name, preset in values.items()}
 
@@ -81,7 +79,26 @@ def read_presets(beside: str) -> dict[str, Preset]:
 def override(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """The values, with each `key=value` (a dotted key, a YAML value) set in them."""
     for one in overrides:
-        _override(values, one)
+        key, equals, string = one.partition("=")
+        if not equals or not key:
+            raise UserError("override", one, "must look like key=value", "Try train.workers=2.")
+        section = values
+        *parents, last = key.split(".")
+        for parent in parents:
+            if section.get(parent) is None:
+                section[parent] = {}
+            if not isinstance(section[parent], dict):
+                raise UserError("override", one, f"{parent} is a value, not a section", "Shorten the key.")
+            section = cast(dict[str, Any], section[parent])
+        try:
+            value: Any = yaml.safe_load(string) if string else None
+        except yaml.YAMLError as error:
+            quote = "Quote a string: key='\"a: b\"'."
+            raise UserError("override", one, f"must hold a YAML value ({error})", quote) from None
+        # YAML 1.1 takes 1_000 for a number, but not 1e-4 without a point.
+        if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+            value = float(value)
+        section[last] = value
     return values
 
 
@@ -113,7 +130,7 @@ def section_type(kind: type[Spec], name: str, values: Mapping[str, Any]) -> type
 
 
 def without_unread(kind: type[Spec], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A spec that version 0 saved, without the keys that its family or modality never read."""
+    """A spec that version 0 saved, without the keys that its family or modality does not have."""
     out: dict[str, Any] = {}
     for name, section in values.items():
         if name not in kind.model_fields:
@@ -127,44 +144,20 @@ def without_unread(kind: type[Spec], values: Mapping[str, Any]) -> dict[str, Any
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key that stands twice is a mistake, not a choice of the last."""
+    """YAML in which a key that appears twice is an error; the default keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # pyright: ignore
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.YAMLError(f"key {key!r} stands {keys.count(key)} times")
+                raise yaml.YAMLError(f"key {key!r} appears {keys.count(key)} times")
         return super().construct_mapping(node, deep)
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError("override", override, "must look like key=value", "Try train.workers=2.")
-    *parents, last = key.split(".")
-    for parent in parents:
-        if values.get(parent) is None:
-            values[parent] = {}
-        section: Any = values[parent]
-        if not isinstance(section, dict):
-            raise UserError("override", override, f"{parent} is a value, not a section", "Shorten the key.")
-        values = cast(dict[str, Any], section)
-    try:
-        value: Any = yaml.safe_load(text) if text else None
-    except yaml.YAMLError as error:
-        raise UserError(
-            "override", override, f"must hold a YAML value ({error})", "Quote text: key='\"a: b\"'."
-        ) from None
-    # YAML 1.1 takes 1_000 for a number, but not 1e-4 without a point.
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-        value = float(value)
-    values[last] = value
 
 
 def _user_error(error: pydantic.ValidationError, kind: type[Spec], values: Mapping[str, Any]) -> UserError:
     """The first problem pydantic found, in the four parts of a user error."""
     problems = error.errors(include_url=False)
-    # Of a field that may be of two types, the type that was not meant complains too.
+    # For a field of two types, pydantic also reports a problem with the type that was not meant.
     meant = [p for p in problems if p["type"] != "string_type" or len(problems) == 1]
     problem = (meant or problems)[0]
     context: dict[str, Any] = problem.get("ctx", {})
@@ -172,11 +165,11 @@ def _user_error(error: pydantic.ValidationError, kind: type[Spec], values: Mappi
         return context["error"]
     path = [str(part) for part in problem["loc"] if "[" not in str(part)]
     if path[:1] == ["model"] and len(path) > 1 and path[1] == _value_at(values, "model", "family"):
-        del path[1]  # which of the families was tried
+        del path[1]  # pydantic names the family of the union there
     field, value = ".".join(path) or "spec", problem["input"]
     if problem["type"] == "extra_forbidden":
         known = _keys_at(kind, path[:-1], values)
-        return UserError(field, value, "is not a key of the spec" + _of_which(values, path), nearest(path[-1], known))
+        return UserError(field, value, "is not a key of the spec" + _for_which(values, path), nearest(path[-1], known))
     if problem["type"] == "missing":
         return UserError(field, None, "is required", f"Add `{path[-1]}: …` to the spec.")
     if problem["type"] in ("literal_error", "union_tag_invalid"):
@@ -195,8 +188,8 @@ def _value_at(values: Mapping[str, Any], section: str, name: str) -> Any:
     return inside.get(name) if isinstance(inside, Mapping) else None
 
 
-def _of_which(values: Mapping[str, Any], path: list[str]) -> str:
-    """For whom a key is unknown: what is no key of one family may be one of another."""
+def _for_which(values: Mapping[str, Any], path: list[str]) -> str:
+    """For which preset or source a key is unknown: another one may have it."""
     if path[0] == "model":
         return f" for model.preset={_value_at(values, 'model', 'preset')}"
     source = _value_at(values, "data", "source")
@@ -204,23 +197,22 @@ def _of_which(values: Mapping[str, Any], path: list[str]) -> str:
 
 
 def _keys_at(kind: type[Spec], path: list[str], values: Mapping[str, Any]) -> list[str]:
-    """The keys that a section may have; path: names of sections, keys of mappings, indices in lists."""
+    """The keys that a section may have. path: names of sections, keys of mappings, indices of lists."""
     if not path:
         return list(kind.model_fields)
     inside: Any = values[path[0]]
     model: Any = section_type(kind, path[0], inside)
     if len(path) == 1:
         return model.effective(inside)
-    keyed = False  # whether the next step is a key or an index rather than a field
-    for part in path[1:]:
-        if keyed:
-            keyed = False
-            continue
+    parts = iter(path[1:])
+    for part in parts:
         info = model.model_fields.get(part)
         section = None if info is None else _model_in(info.annotation)
         if info is None or section is None:
             return []
-        keyed, model = section is not info.annotation, section
+        if section is not info.annotation:
+            next(parts, None)  # a key of the mapping, or an index of the list
+        model = section
     return list(model.model_fields)
 
 

@@ -1,4 +1,4 @@
-"""What of a spec can change a result, and its digest."""
+"""The values of a spec that can change a result, and their digest."""
 
 import hashlib
 import json
@@ -9,9 +9,9 @@ from pydantic_core import PydanticUndefined
 
 from genai_ray.spec.sections import Section, Spec
 
-#: What version 0 put into the fingerprint of every section, whether the family or modality read it
-#: or not. A section without such a key still enters it with this value (or its own `Section.v0`),
-#: so that the runs and data sets of version 0 keep their fingerprints. Nothing is ever added here.
+#: What version 0 put into the fingerprint of every section, whether the family or modality had such a key or not. A
+#: section without the key still contributes this value (or its own `Section.v0`), so that the runs and data sets of
+#: version 0 keep their fingerprints. Nothing is ever added here.
 V0: dict[str, dict[str, object]] = {
     "data": {
         "source": None,
@@ -81,10 +81,10 @@ V0: dict[str, dict[str, object]] = {
 
 
 def fields(spec: Spec, stage: Literal["train", "generate"]) -> dict[str, Any]:
-    """Dotted name to value of every key that can change what a stage makes.
+    """Dotted name -> value of every key that can change the result of a stage.
 
-    Training depends on seed, data, model and train; generation on the model file (whose digest the
-    caller adds), the seed, generate and provenance.
+    Training depends on seed, data, model and train; generation on the model file (whose digest the caller adds), the
+    seed, generate and provenance.
     """
     sections = {"train": ("data", "model", "train"), "generate": ("generate", "provenance")}[stage]
     out: dict[str, Any] = {"seed": spec.seed if stage == "train" else spec.generation_seed}
@@ -103,7 +103,7 @@ def digest(values: Mapping[str, Any]) -> str:
 
 
 def _values(section: Section) -> dict[str, Any]:
-    """What a section itself puts into a fingerprint."""
+    """What a section contributes to a fingerprint."""
     dumped, values = section.model_dump(mode="json"), section.__dict__
     out = {}
     for name, info in type(section).model_fields.items():

@@ -1,7 +1,7 @@
-"""The sections of a spec that every modality has. What a modality adds stands in its own `spec.py`.
+"""The sections of a spec that every modality has. What a modality adds is in its own `spec.py`.
 
-A key that has no effect is no key: a field says by `needs` and `unless` which values of other keys of
-its section give it one or take it away, and without an effect it is as unknown as a misspelt one.
+A key without an effect is refused like a misspelt one. `needs` and `unless` of a field say which values of other keys
+of its section give it an effect or take it away.
 """
 
 import re
@@ -34,23 +34,25 @@ def key(
     """A key of a section.
 
     Args:
-        fingerprint: False for what cannot change a result.
-        later: earlier versions did not have it: outside the fingerprint while it has its default,
-            so that their runs resume.
+        fingerprint: False for a key that cannot change a result.
+        later: earlier versions did not have it. It is left out of the fingerprint while it has its default, so that
+            their runs resume.
         needs: key of the same section -> the values with which this one has an effect.
         unless: key of the same section -> the value with which this one has none.
         kwargs: as for pydantic's `Field`.
     """
-    extra: dict[str, Any] = {"fingerprint": fingerprint, "later": later}
+    extra: dict[str, Any] = {} if fingerprint else {"fingerprint": False}
+    if later:
+        extra["later"] = True
     if needs:
         extra["needs"] = {name: list(values) for name, values in needs.items()}
     if unless:
         extra["unless"] = dict(unless)
-    return Field(default, json_schema_extra={k: v for k, v in extra.items() if v is not (k == "fingerprint")}, **kwargs)
+    return Field(default, json_schema_extra=extra, **kwargs)
 
 
 def outside(default: Any, **kwargs: Any) -> Any:
-    """A key that cannot change a result, so it is left out of the fingerprint."""
+    """A key that cannot change a result and is left out of the fingerprint."""
     return key(default, fingerprint=False, **kwargs)
 
 
@@ -60,15 +62,15 @@ def later(default: Any, **kwargs: Any) -> Any:
 
 
 def absolute(uri: str) -> str:
-    """Workers run in folders of their own, so a relative path would mean another place there."""
+    """A URI that means the same in the working directory of every worker."""
     return uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().resolve())
 
 
 class Section(BaseModel):
-    """A frozen part of a spec that refuses what it does not know.
+    """A frozen part of a spec that refuses unknown keys.
 
-    path: where it stands in the spec. v0: values that version 0 put into the fingerprint of such a
-    section for keys that the section does not have, where they differ from `fingerprint.V0`.
+    path: its name in the spec. v0: values that version 0 put into the fingerprint of such a section for keys that the
+    section does not have, where they differ from `fingerprint.V0`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,27 +80,27 @@ class Section(BaseModel):
 
     @classmethod
     def effective(cls, values: Mapping[str, Any]) -> list[str]:
-        """The keys that have an effect beside these values, in order."""
+        """The keys that have an effect with these values, in order."""
         return [name for name in cls.model_fields if not cls.lacking(name, values)]
 
     @classmethod
     def lacking(cls, name: str, values: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """What takes a key its effect beside these values: other key -> its values that would do, none
-        if any other would.
+        """Why a key has no effect with these values: other key -> its values that would give it one; an empty list
+        means any other value. Empty if the key has an effect.
         """
         extra: Any = cls.model_fields[name].json_schema_extra or {}
         needs: dict[str, list[Any]] = extra.get("needs", {})
         unless: dict[str, Any] = extra.get("unless", {})
 
-        def beside(switch: str) -> Any:
+        def current(switch: str) -> Any:
             return values.get(switch, cls.model_fields[switch].default)
 
-        missing = {k: cls._possible(k, accepted) for k, accepted in needs.items() if beside(k) not in accepted}
-        return missing | {k: [] for k, value in unless.items() if beside(k) == value}
+        missing = {k: cls._possible(k, accepted) for k, accepted in needs.items() if current(k) not in accepted}
+        return missing | {k: [] for k, value in unless.items() if current(k) == value}
 
     @classmethod
     def _possible(cls, name: str, values: list[Any]) -> list[Any]:
-        """Those of the values that a key can have: a section may narrow the choice of a base."""
+        """The values that a key can have here: a section may narrow the choices of its base class."""
         annotation = cls.model_fields[name].annotation
         choices = get_args(annotation) if get_origin(annotation) is Literal else values
         return [value for value in values if value in choices]
@@ -118,7 +120,7 @@ class Section(BaseModel):
                 raise UserError(
                     f"{cls.path}.{name}",
                     given[name],
-                    f"is no key beside {switch}={current}; it needs {options}",
+                    f"has no effect with {switch}={current}; it needs {options}",
                     nearest(name, [k for k in cls.effective(given) if k != name]),
                 )
         return values
@@ -134,7 +136,7 @@ def _plain(value: object) -> str:
 
 
 class DataSpec(Section):
-    """Where the real data are."""
+    """Where the real data come from."""
 
     path = "data"
 
@@ -144,9 +146,9 @@ class DataSpec(Section):
 
 
 class ModelSpec(Section):
-    """A preset, and the values that differ from it. Each family adds its own.
+    """A preset, and the values that differ from it; each family adds its own keys.
 
-    implementation: "module:class" of the `Family` that is built from it.
+    implementation: "module:class" of its `Family`.
     """
 
     path = "model"
@@ -154,29 +156,24 @@ class ModelSpec(Section):
 
     preset: str
     family: str
-    conditional: bool = Field(default=False, description="generate a class, or rows with a category, that is asked for")
+    conditional: bool = Field(default=False, description="generate a requested class, or rows of a requested category")
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: float = Field(default=2e-4, gt=0, allow_inf_nan=False)
-    learning_rate_decay: Literal["none", "linear"] = Field(
-        default="none", description="linear: to 0 at the end of training"
-    )
+    learning_rate_decay: Literal["none", "linear"] = Field("none", description="linear: to 0 at the end of training")
     betas: tuple[float, float] = key((0.5, 0.999), needs={"optimizer": ("adam",)}, description="of Adam")
     weight_decay: float = later(0.0, ge=0, description="half the weight of |w|^2")
     ema_half_life: int = Field(default=10_000, ge=0, description="of the generator average, in samples; 0 is off")
     ema_ramp_up: float = key(
-        0.05,
-        unless={"ema_half_life": 0},
-        gt=0,
-        description="the half-life is at most this share of the samples shown so far",
+        0.05, unless={"ema_half_life": 0}, gt=0, description="limit on the half-life, as a share of the samples so far"
     )
 
     @property
     def trains_on_labels(self) -> bool:
-        """Whether training samples come with what the model is asked for."""
+        """Whether training samples come with their labels."""
         return self.conditional
 
     def rate_of(self, net: str) -> float:
-        """The learning rate that a network begins with."""
+        """The initial learning rate of a network."""
         return self.learning_rate
 
     @field_validator("betas")
@@ -188,14 +185,14 @@ class ModelSpec(Section):
 
 
 class TrainSpec(Section):
-    """How long and on what to train. `samples` and `global_batch` count real samples."""
+    """How long and with what resources to train. `samples` and `global_batch` count real samples."""
 
     path = "train"
 
     workers: int | tuple[int, int] = outside(
         1,
-        description="0: in the driver's own process, for debugging; [least, most]: as many as the "
-        "cluster can give, fewer when it loses some, more when it gets them back",
+        description="0: in the driver's own process, for debugging; [least, most]: as many as fit on the cluster, "
+        "fewer when it loses nodes, more when it gets them back",
     )
     cpus_per_worker: float = outside(1, gt=0)
     device: Literal["cpu", "cuda"] = "cpu"
@@ -203,8 +200,8 @@ class TrainSpec(Section):
     micro_batch: int | None = Field(
         default=None,
         ge=1,
-        description="samples in one forward pass; a worker's share is made of as many as it needs. "
-        "null: the share of each of the most workers",
+        description="samples in one forward pass; a worker does as many passes as its share of the batch needs. null: "
+        "the share of each worker at the largest number of workers",
     )
     samples: int = Field(default=400_000, ge=1)
     precision: Literal["fp32", "tf32", "bf16"] = Field(
@@ -230,7 +227,7 @@ class TrainSpec(Section):
     log_seconds: float = outside(5.0, gt=0)
     start_timeout_s: float = outside(120.0, gt=0)
     stall_timeout_s: float = outside(
-        900.0, ge=1, description="a worker that waits so long for another takes it for crashed"
+        900.0, ge=1, description="a worker that waits this long for another treats it as crashed"
     )
     mlflow: str | None = outside(None, description="tracking URI; null: no MLflow")
 
@@ -246,24 +243,20 @@ class TrainSpec(Section):
     def _workers_are_a_range(self) -> "TrainSpec":
         least, most = self.least_workers, self.most_workers
         if least < (0 if least == most else 1) or most < least:
-            raise UserError(
-                "train.workers",
-                self.workers,
-                "must be a number, or [least, most] with 1 <= least <= most",
-                "Use train.workers=2 or [1,2].",
-            )
+            rule = "must be a number, or [least, most] with 1 <= least <= most"
+            raise UserError("train.workers", self.workers, rule, "Use train.workers=2 or [1,2].")
         return self
 
     @model_validator(mode="after")
     def _workers_divide_the_batch(self) -> "TrainSpec":
-        part = self.micro_batch or max(1, self.most_workers)
+        divisor = self.micro_batch or max(1, self.most_workers)
         field = "train.micro_batch" if self.micro_batch else "train.workers"
-        if self.global_batch % part:
-            divisible = self.global_batch - self.global_batch % part or part
+        if self.global_batch % divisor:
+            divisible = self.global_batch - self.global_batch % divisor or divisor
             raise UserError(
                 "train.global_batch",
                 self.global_batch,
-                f"must be divisible by {field}={part}",
+                f"must be divisible by {field}={divisor}",
                 f"Use train.global_batch={divisible}, or another {field}.",
             )
         if self.micro_batch and self.most_workers * self.micro_batch > self.global_batch:
@@ -277,26 +270,18 @@ class TrainSpec(Section):
 
     @model_validator(mode="after")
     def _choices_need_measurements(self) -> "TrainSpec":
-        asked = "keep" if self.keep == "best" else "patience" if self.patience else None
-        if asked and self.evaluate_every is None:
-            raise UserError(
-                f"train.{asked}",
-                getattr(self, asked),
-                "needs measurements while training",
-                "Set train.evaluate_every, in samples.",
-            )
+        field = "keep" if self.keep == "best" else "patience" if self.patience else None
+        if field and self.evaluate_every is None:
+            rule = "needs measurements while training"
+            raise UserError(f"train.{field}", getattr(self, field), rule, "Set train.evaluate_every, in samples.")
         return self
 
     @model_validator(mode="after")
     def _gpus_only(self) -> "TrainSpec":
         for field, value in (("precision", "tf32"), ("compile", "cuda_graphs")):
             if getattr(self, field) == value and self.device == "cpu":
-                raise UserError(
-                    f"train.{field}",
-                    value,
-                    "needs train.device=cuda",
-                    f"Set train.device=cuda, or another train.{field}.",
-                )
+                remedy = f"Set train.device=cuda, or another train.{field}."
+                raise UserError(f"train.{field}", value, "needs train.device=cuda", remedy)
         return self
 
 
@@ -305,50 +290,48 @@ _ICEBERG = {"sink": ("iceberg",)}
 
 
 class GenerateSpec(Section):
-    """What to generate and how it is cut into files. Which sinks there are, the modality says."""
+    """What to generate, and how it is split into files. The modality defines the sinks."""
 
     path = "generate"
 
     into: str = outside(
         "dataset",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
-        description="folder of the data set in the run; several of one model, each of its own seed, lie side by side",
+        description="folder of the data set in the run; a run can hold several, each with its own seed",
     )
     samples: int = Field(default=10_000, ge=1)
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="null: the seed of the run")
     shard_rows: int = Field(default=8192, ge=1)
     shard_bytes: int | None = Field(
-        default=None, ge=1024, description="bytes that the files of a shard should have, in place of shard_rows"
+        default=None, ge=1024, description="target for the bytes of the files of a shard, instead of shard_rows"
     )
     sink: str = Field(default="parquet", description="what writes the files of a shard")
-    catalog: str = outside("default", needs=_ICEBERG, description="as pyiceberg's settings name it")
+    catalog: str = outside("default", needs=_ICEBERG, description="its name in pyiceberg's settings")
     table: str | None = outside(None, needs=_ICEBERG, pattern=r"^[^.\s]+(\.[^.\s]+)+$", description="as namespace.name")
-    batch: int | None = outside(None, ge=1, description="samples in one call of the model; null: as the modality says")
+    batch: int | None = outside(
+        None, ge=1, description="samples in one call of the model; null: the default of the modality"
+    )
     workers: int = outside(1, ge=1)
     cpus_per_worker: float = outside(1, gt=0)
     device: Literal["cpu", "cuda"] = Field(default="cpu")
     gpus_per_worker: float = outside(1.0, needs=_GPU, gt=0, le=1, description="0.5: two workers on a GPU")
     gpu_memory_gb: float | None = outside(
-        None, needs=_GPU, gt=0, description="a worker takes no more of its GPU; null: all it wants"
+        None, needs=_GPU, gt=0, description="limit on the GPU memory of a worker; null: none"
     )
-    max_attempts: int = outside(3, ge=1, description="at one shard, before it is a failure")
+    max_attempts: int = outside(3, ge=1, description="at one shard, before it has failed")
     start_timeout_s: float = outside(120.0, gt=0)
-    lease_s: float = outside(30.0, ge=1, description="a driver without a heartbeat for so long is taken for dead")
+    lease_s: float = outside(30.0, ge=1, description="a driver without a heartbeat for this long is considered dead")
 
     @model_validator(mode="after")
     def _iceberg_has_a_table(self) -> "GenerateSpec":
         if self.sink == "iceberg" and self.table is None:
-            raise UserError(
-                "generate.table",
-                None,
-                "names the table of generate.sink=iceberg, and is not given",
-                "Set both, as in generate.sink=iceberg generate.table=synthetic.digits.",
-            )
+            remedy = "Set both, as in generate.sink=iceberg generate.table=synthetic.digits."
+            raise UserError("generate.table", None, "names the table of generate.sink=iceberg and is required", remedy)
         return self
 
 
 class ExportSpec(Section):
-    """How the model is turned into ONNX."""
+    """How the model is exported to ONNX."""
 
     path = "export"
 
@@ -356,12 +339,12 @@ class ExportSpec(Section):
 
     @property
     def difference_limit(self) -> float:
-        """How far a lower precision may be from fp32, on average, in the unit of the modality."""
+        """Limit on the mean difference of a lower precision from fp32, in the unit of the modality."""
         return 0.0
 
 
 class ProvenanceSpec(Section):
-    """What every file says of its origin, beside that it is synthetic."""
+    """What every file states about its origin, besides that it is synthetic."""
 
     path = "provenance"
 
@@ -389,8 +372,8 @@ class Prices(Section):
 class EvaluateSpec(Section):
     """How the shipped data are measured; nothing here changes them.
 
-    gates: name -> limit, a name being `<metric>[_ratio]_(min|max)` for any metric of the modality;
-    a ratio is over the same metric of real data.
+    gates: `<metric>[_ratio]_(min|max)` -> limit, for any metric of the modality; a ratio is over the same metric of
+    real data.
     """
 
     path = "evaluate"
@@ -425,7 +408,7 @@ class Spec(Section):
 
     @field_validator("store")
     @classmethod
-    def _store_has_a_place(cls, store: str) -> str:
+    def _store_is_absolute(cls, store: str) -> str:
         if re.fullmatch("s3:/*", store):
             raise ValueError("must name a bucket, as in s3://bucket/prefix")
         return absolute(store)
