@@ -60,8 +60,8 @@ MODALITY = Modality(
     samples=named("genai_ray.image.samples:ImageSamples"),
     to_tensor=_to_tensor,
     difference=_difference,
-    # Rounding to uint8 turns a float difference of 1e-7 into one grey level where a value lies on the
-    # edge between two; more than that is another model.
+    # Rounding to uint8 turns a float difference of 1e-7 into one grey level where a value lies on the edge between two;
+    # more than that is another model.
     parity=1,
     unit="grey levels",
     evaluator=named("genai_ray.image.evaluate:EVALUATOR"),

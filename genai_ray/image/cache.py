@@ -17,8 +17,8 @@ _DEADLINE_S = 300.0  # for a lock, which a process that dies gives back
 def fetched(store: Store, name: str, nbytes: int, folder: str, limit: int) -> Path:
     """An object of S3 as a file in a folder of the cache, which keeps at most `limit` bytes.
 
-    Processes of a node share it: one fetches an object while the others wait, and a file that is
-    removed stays readable where it is mapped.
+    Processes of a node share it: one fetches an object while the others wait, and a file that is removed stays readable
+    where it is mapped.
 
     Raises:
         UserError: if the disk is full, or the folder cannot be written.

@@ -12,13 +12,11 @@ from genai_ray.metrics.fidelity import frechet_distance, kernel_distance, prdc
 
 @dataclass(frozen=True)
 class Compared:
-    """What metrics are computed from: generated images beside held-out real ones, or real images in
-    their place.
+    """What metrics are computed from: generated images beside held-out real ones, or real images in their place.
 
-    holdout, images: (N, H, W, C) of the holdout, and what is compared with it. reference, features:
-    (N, D) of the same. k: neighbours. labelled: images and labels that a classifier is asked about,
-    None without classes. repeated: share of exact repeats. copies: rates by name. inception:
-    fid_inception, None if not measured.
+    holdout, images: (N, H, W, C) of the holdout, and what is compared with it. reference, features: (N, D) of the same.
+    k: neighbours. labelled: images and labels that a classifier is asked about, None without classes. repeated: share
+    of exact repeats. copies: rates by name. inception: fid_inception, None if not measured.
     """
 
     holdout: NDArray[np.uint8]

@@ -22,8 +22,7 @@ _GROUP_ROWS = 65_536  # of a kept conditions table: what is decoded for a shard
 class Conditions:
     """A table with one row a sample: its column `label`, and what stands beside it.
 
-    Kept as Parquet inside the data set, so that a shard can be made again when the table that was
-    given is long gone.
+    Kept as Parquet inside the data set, so that a shard can be made again when the table that was given is long gone.
     """
 
     def __init__(self, data: bytes):
@@ -46,8 +45,8 @@ class Conditions:
 
 
 def read_conditions(spec: GenerateSpec, card: ModelCard, reserved: frozenset[str]) -> bytes | None:
-    """A table of conditions as the Parquet file that a data set keeps: `label` as class numbers
-    first, then the other columns as they were. None if the spec names no table.
+    """A table of conditions as the Parquet file that a data set keeps: `label` as class numbers first, then the other
+    columns as they were. None if the spec names no table.
 
     Args:
         reserved: names of columns that the sink has itself.

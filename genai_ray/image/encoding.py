@@ -1,7 +1,7 @@
 """Pixels to PNG, JPEG and WebP files and back; each file says once that it is synthetic.
 
-The label is a constant XMP packet into which the number of the image is spliced, so that it costs
-little beside the encoding. Pillow writes no metadata here.
+The label is a constant XMP packet into which the number of the image is spliced, so that it costs little beside the
+encoding. Pillow writes no metadata here.
 """
 
 import io
@@ -80,9 +80,9 @@ def decode(cell: bytes, codec: ImageCodec, encoding: str) -> NDArray[np.uint8]:
 def encode_png(images: NDArray[np.uint8], stamp: Stamp | None = None) -> list[bytes]:
     """PNG files of a batch (N, H, W, C), with an XMP packet that says they are synthetic.
 
-    ImageRows are filtered by Up (PNG specification, section 9), one subtraction for the whole batch, and
-    deflated by zlib. ISA-L takes a fifth of the time, but has been seen to give other bytes for the
-    same pixels, once in some hundred thousand images.
+    ImageRows are filtered by Up (PNG specification, section 9), one subtraction for the whole batch, and deflated by
+    zlib. ISA-L takes a fifth of the time, but has been seen to give other bytes for the same pixels, once in some
+    hundred thousand images.
     """
     n, height, width, channels = images.shape
     rows = images.reshape(n, height, width * channels)

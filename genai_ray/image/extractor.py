@@ -1,8 +1,8 @@
 """A small feature extractor trained on the user's own real images.
 
-Stands in for ImageNet networks, which cannot be downloaded everywhere and whose features do not
-fit digits, scans or spectra. Distances depend on the extractor, so quote every score with its
-`name`, and compare scores only where the names agree.
+Stands in for ImageNet networks, which cannot be downloaded everywhere and whose features do not fit digits, scans or
+spectra. Distances depend on the extractor, so quote every score with its `name`, and compare scores only where the
+names agree.
 """
 
 import io
@@ -26,8 +26,8 @@ _FORMAT = 1
 class Extractor:
     """A trained network with the feature statistics of the images it was trained on.
 
-    Takes uint8 images (n, size, size, channels). `classes` is None when it was trained without
-    labels. Build it with `train_extractor` or `from_bytes`; it can be pickled.
+    Takes uint8 images (n, size, size, channels). `classes` is None when it was trained without labels. Build it with
+    `train_extractor` or `from_bytes`; it can be pickled.
     """
 
     size: int
@@ -114,14 +114,14 @@ def train_extractor(
 ) -> Extractor:
     """Train an extractor: a classifier if there are labels, else an autoencoder.
 
-    images: (n, size, size, channels) uint8, n >= 2, size >= 8, channels 1 or 3. Use the training split
-    only, or the real-versus-real comparison flatters itself.
+    images: (n, size, size, channels) uint8, n >= 2, size >= 8, channels 1 or 3. Use the training split only, or the
+    real-versus-real comparison flatters itself.
     labels, classes: (n,) integers in 0..classes-1, and at least 2; or None for both.
-    steps: optimiser steps of 128 images. 1,200 take about 20 s for 28x28 grey images on 2 CPU cores,
-    and the time grows with the number of pixels.
+    steps: optimiser steps of 128 images. 1,200 take about 20 s for 28x28 grey images on 2 CPU cores, and the time grows
+    with the number of pixels.
 
-    The result depends only on the arguments, on one machine with one thread count; torch's global
-    random state is left as it was.
+    The result depends only on the arguments, on one machine with one thread count; torch's global random state is left
+    as it was.
     """
     assert len(images) >= 2
     assert (labels is None) == (classes is None)
@@ -140,8 +140,8 @@ def train_extractor(
 
 
 def kept_extractor(store: Store, digest: str, images: np.ndarray, labels: np.ndarray | None, classes: int) -> Extractor:
-    """The extractor of a run's training images (SHA-256 `digest`), trained once and kept beside
-    the reports. A classifier where there are two classes or more.
+    """The extractor of a run's training images (SHA-256 `digest`), trained once and kept beside the reports. A
+    classifier where there are two classes or more.
     """
     key = f"report/extractor-{digest[:8]}.pt"
     try:

@@ -1,7 +1,6 @@
 """What lies in a folder of images or in Parquet: names, sizes and labels of its items, and their content.
 
-An item is an image file or a row of Parquet; items are numbered in the order of object names and rows.
-"""
+An item is an image file or a row of Parquet; items are numbered in the order of object names and rows."""
 
 import hashlib
 import io
@@ -37,9 +36,9 @@ Pieces = list[list[Any]]
 class Source:
     """The items of a source, N of them.
 
-    stamp: digest of object names, sizes and versions. nbytes: (N,) of each item, as stored.
-    pieces: items start..stop as JSON values that `items` reads on any node. labelled: whether there are
-    classes. labels: class numbers and names of the items of a mask (N,), or None and None.
+    stamp: digest of object names, sizes and versions. nbytes: (N,) of each item, as stored. pieces: items start..stop
+    as JSON values that `items` reads on any node. labelled: whether there are classes. labels: class numbers and names
+    of the items of a mask (N,), or None and None.
     """
 
     stamp: str

@@ -1,7 +1,7 @@
 """One object an image, and for each shard a table of them: what Hugging Face calls ImageFolder.
 
-The table is written after its images and is the one file that the shard records, so that receipts
-and manifest stay small; it holds the SHA-256 of each image.
+The table is written after its images and is the one file that the shard records, so that receipts and manifest stay
+small; it holds the SHA-256 of each image.
 """
 
 import hashlib

@@ -1,9 +1,9 @@
 """Features of the Inception network that published figures on natural images are measured with.
 
-The network of Szegedy et al. 2015 (arXiv 1512.00567) as TensorFlow released it on 2015-12-05 and
-Heusel et al. 2017 used it for FID: 1,008 outputs, and three ways of pooling that torchvision's own
-network does not share. Its weights are never downloaded here: they are given as a file, which must
-be the published `weights-inception-2015-12-05-6726825d.pth`.
+The network of Szegedy et al. 2015 (arXiv 1512.00567) as TensorFlow released it on 2015-12-05 and Heusel et al. 2017
+used it for FID: 1,008 outputs, and three ways of pooling that torchvision's own network does not share. Its weights are
+never downloaded here: they are given as a file, which must be the published
+`weights-inception-2015-12-05-6726825d.pth`.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """A Gaussian mixture as the prior of the latents: what an autoencoder is sampled from.
 
-Ghosh et al. 2020, arXiv 1903.12436, section 4: the latents of a trained autoencoder do not follow
-N(0, 1), and a density that is fitted to them afterwards gives better samples than retraining does.
-Shapes: C classes (1 if unconditional), K components for each, L latents.
+Ghosh et al. 2020, arXiv 1903.12436, section 4: the latents of a trained autoencoder do not follow N(0, 1), and a
+density that is fitted to them afterwards gives better samples than retraining does. Shapes: C classes (1 if
+unconditional), K components for each, L latents.
 """
 
 import warnings
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 _ABOVE_ALL = 1e9
 # A component has L (L + 3) / 2 numbers; samples for each latent that keep their error tolerable.
 _SAMPLES_PER_LATENT = 4
-# Of the mean variance of all latents, on the diagonal of each covariance: no direction is left flat
-# where a component has hardly more samples than latents.
+# Of the mean variance of all latents, on the diagonal of each covariance: no direction is left flat where a component
+# has hardly more samples than latents.
 _RIDGE = 1e-3
 
 
@@ -38,9 +38,9 @@ class Gaussians(NamedTuple):
 class Mixture(nn.Module):
     """(noise (N, L + 1), labels (N,)?) -> latents (N, L); the standard normal until it is set.
 
-    The last normal of a noise vector picks the component, by where it falls among the quantiles of
-    the cumulative weights; the others are scaled and shifted. So a sample remains a function of its
-    noise alone, and the graph needs neither a random operation nor an inverse error function.
+    The last normal of a noise vector picks the component, by where it falls among the quantiles of the cumulative
+    weights; the others are scaled and shifted. So a sample remains a function of its noise alone, and the graph needs
+    neither a random operation nor an inverse error function.
     """
 
     upper: Tensor
@@ -78,8 +78,8 @@ def fit_mixture(
 ) -> Gaussians:
     """Mixtures of full covariances by expectation maximisation, one for each class.
 
-    A component needs 4 samples for each latent: a class with less than K times as many gets fewer
-    components, and one with less than that for a single one gets the mixture of all classes.
+    A component needs 4 samples for each latent: a class with less than K times as many gets fewer components, and one
+    with less than that for a single one gets the mixture of all classes.
 
     Args:
         latents: (N, L), finite.

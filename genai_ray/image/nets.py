@@ -60,8 +60,7 @@ class ConditionalBatchNorm(nn.Module):
 class ConvGenerator(nn.Module):
     """(noise (N, latent), labels (N,)?) -> images NCHW in -1..1, by transposed convolutions.
 
-    The class joins the noise one-hot and steers every norm: either alone is learnt more slowly.
-    """
+    The class joins the noise one-hot and steers every norm: either alone is learnt more slowly."""
 
     def __init__(self, variant: ImageModelSpec, codec: ImageCodec, classes: int):
         super().__init__()
@@ -105,8 +104,8 @@ class MlpGenerator(nn.Module):
 class ResGenerator(nn.Module):
     """(noise (N, latent), labels (N,)?) -> images NCHW in -1..1, by residual blocks.
 
-    Gulrajani et al. 2017 and Miyato et al. 2018; `hierarchical` as in Brock et al. 2019: the first
-    part of the noise makes the coarsest map, and each block hears its own part and the class.
+    Gulrajani et al. 2017 and Miyato et al. 2018; `hierarchical` as in Brock et al. 2019: the first part of the noise
+    makes the coarsest map, and each block hears its own part and the class.
     """
 
     _EMBEDDING = 128
@@ -186,8 +185,7 @@ class DownBlock(nn.Module):
 class SelfAttention(nn.Module):
     """x NCHW -> x + gain * attention over all places; the gain begins at 0.
 
-    Zhang et al. 2019, arXiv 1805.08318; keys and values at half the side, as in Brock et al. 2019.
-    """
+    Zhang et al. 2019, arXiv 1805.08318; keys and values at half the side, as in Brock et al. 2019."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -330,9 +328,9 @@ TRUNKS: dict[str, Callable[..., ConvTrunk | MlpTrunk | ResTrunk]] = {
 def initialise(module: nn.Module, kind: str) -> None:
     """Draw the weights of all convolutions and dense layers anew; biases become 0.
 
-    normal: N(0, 0.02) (Radford et al. 2015, section 3). xavier: uniform, with gain sqrt 2 within
-    residual blocks (Gulrajani et al. 2017). orthogonal: Saxe et al. 2013, as in Brock et al. 2019.
-    Gains and biases of conditional norms begin at 0 more than those of plain ones.
+    normal: N(0, 0.02) (Radford et al. 2015, section 3). xavier: uniform, with gain sqrt 2 within residual blocks
+    (Gulrajani et al. 2017). orthogonal: Saxe et al. 2013, as in Brock et al. 2019. Gains and biases of conditional
+    norms begin at 0 more than those of plain ones.
     """
     inner = {id(c) for b in module.modules() if isinstance(b, UpBlock | DownBlock) for c in (b.conv1, b.conv2)}
     for layer in module.modules():
@@ -353,9 +351,8 @@ def initialise(module: nn.Module, kind: str) -> None:
 
 
 def spectral(module: nn.Module) -> None:
-    """Divide the weight of every layer by its largest singular value, by one power iteration a
-    step (Miyato et al. 2018). Gains of conditional norms are left as they are: they begin at 0.
-    """
+    """Divide the weight of every layer by its largest singular value, by one power iteration a step (Miyato et al.
+    2018). Gains of conditional norms are left as they are: they begin at 0."""
     skipped = {
         id(linear) for m in module.modules() if isinstance(m, ConditionalBatchNorm) for linear in (m.gain, m.bias)
     }

@@ -28,8 +28,7 @@ def write_parquet(rows: ImageRows, store: Store) -> list[FileRecord]:
     schema = parquet_schema(rows.codec, rows.encoding, rows.labels is not None, rows.provenance, extra)
     table = pa.Table.from_arrays(list(columns.values()), schema=with_label(schema, rows.producer, rows.part_id))
     options: Any = {
-        # Pixels in a file format do not get smaller; statistics and dictionaries of blobs only
-        # cost space.
+        # Pixels in a file format do not get smaller; statistics and dictionaries of blobs only cost space.
         "compression": dict.fromkeys(["id", *names], "zstd")
         | ({"image": "zstd"} if rows.encoding == "raw" else {"image.bytes": "none", "image.path": "zstd"}),
         "use_dictionary": names,

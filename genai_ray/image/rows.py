@@ -25,8 +25,8 @@ class ImageRows:
     images: (N, H, W, C) uint8. labels: (N,) int64, or None without classes.
     provenance: goes into every Parquet file as it is.
     quality: of jpeg and webp, 1..100.
-    producer: name or code of the provider; given, each file carries the label of GB 45438-2025.
-    extra: N rows of further columns, none of them named as one of ours.
+    producer: name or code of the provider; given, each file carries the label of GB 45438-2025. extra: N rows of
+    further columns, none of them named as one of ours.
     """
 
     index: int

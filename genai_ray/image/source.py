@@ -1,5 +1,5 @@
-"""Real images: arrays of one shape, in memory or in the spool of a run, split into what trains and what is
-kept from it.
+"""Real images: arrays of one shape, in memory or in the spool of a run, split into what trains and what is kept from
+it.
 
 Shapes: N images, H = W = size pixels, C = 1 or 3 channels; arrays are NHWC, uint8, 0..255.
 """
@@ -39,8 +39,8 @@ Images = TypeVar("Images", NDArray[np.uint8], Rows, covariant=True)
 class ImageData(Generic[Images]):
     """Real images, split once and for all into what trains and the holdout.
 
-    The split depends on the data alone, so runs with different seeds are evaluated alike. blocks: the
-    order of a spool that is larger than the cache of a node. known_digest: of a spool.
+    The split depends on the data alone, so runs with different seeds are evaluated alike. blocks: the order of a spool
+    that is larger than the cache of a node. known_digest: of a spool.
     """
 
     codec: ImageCodec

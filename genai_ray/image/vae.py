@@ -33,8 +33,8 @@ class Vae:
     def loss(self, phase: Phase, batch: Batch, draws: Draws, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         """The negative ELBO, with beta times the KL term; see `Family.loss`.
 
-        For points: the squared error, beta times half the squared length of the latents, and
-        decoder_decay times the squared weights of the decoder (RAE-L2 of Ghosh et al. 2020).
+        For points: the squared error, beta times half the squared length of the latents, and decoder_decay times the
+        squared weights of the decoder (RAE-L2 of Ghosh et al. 2020).
         """
         parts: nn.ModuleDict = self.nets[phase.net]  # pyright: ignore[reportAssignmentType]
         images = shown(batch, draws, self.variant)
@@ -81,8 +81,8 @@ def shown(batch: Batch, draws: Draws, variant: AutoencoderSpec) -> Tensor:
 def encode(
     parts: nn.ModuleDict, images: Tensor, labels: Tensor | None, normal: Tensor, variant: AutoencoderSpec
 ) -> tuple[Tensor, Tensor]:
-    """Latents (N, L) of the posterior, and how far they are from N(0, 1): the KL term of a
-    Gaussian, half the squared length of a point.
+    """Latents (N, L) of the posterior, and how far they are from N(0, 1): the KL term of a Gaussian, half the squared
+    length of a point.
     """
     mean, log_variance = (x.float() for x in parts["encoder"](images, labels))
     if variant.is_point:
@@ -100,9 +100,9 @@ def warm_up(moment: Moment, variant: AutoencoderSpec) -> float:
 def fit_prior(net: nn.Module, batch: Batch, variant: AutoencoderSpec, classes: int, seed: int) -> None:
     """Set the mixture of `net`, if it has one, to the latents of real images.
 
-    The latents are drawn from the posteriors where these are Gaussian, because their mixture over
-    all images is what the decoder has learnt to read. Means alone have less spread: on digits,
-    samples of a mixture fitted to them were more alike (recall 0.68 in place of 0.88).
+    The latents are drawn from the posteriors where these are Gaussian, because their mixture over all images is what
+    the decoder has learnt to read. Means alone have less spread: on digits, samples of a mixture fitted to them were
+    more alike (recall 0.68 in place of 0.88).
     """
     if variant.prior != "mixture":
         return

@@ -40,9 +40,9 @@ class VaeGan:
     def loss(self, phase: Phase, batch: Batch, draws: Draws, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Family.loss`. Both reconstructions and samples of the prior count as generated.
 
-        The autoencoder minimises the error of its reconstructions in the features of the
-        discriminator (`losses.feature_error`), beta times the KL term, and `adversarial` times the
-        generator loss; the last moves the decoder alone.
+        The autoencoder minimises the error of its reconstructions in the features of the discriminator
+        (`losses.feature_error`), beta times the KL term, and `adversarial` times the generator loss; the last moves the
+        decoder alone.
         """
         parts: nn.ModuleDict = self.nets["autoencoder"]  # pyright: ignore[reportAssignmentType]
         images, labels = vae.shown(batch, draws, self.variant), batch.labels

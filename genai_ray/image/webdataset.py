@@ -1,7 +1,7 @@
 """One tar file a shard, as readers of WebDataset want it: the files of a sample side by side.
 
-Written by hand in the ustar format, since Python's tarfile takes longer for a header than an image
-takes to encode. The bytes are those that tarfile would write, without times and owners.
+Written by hand in the ustar format, since Python's tarfile takes longer for a header than an image takes to encode. The
+bytes are those that tarfile would write, without times and owners.
 """
 
 import base64
