@@ -1,6 +1,7 @@
 """What lies in a folder of images or in Parquet: names, sizes and labels of its items, and their content.
 
-An item is an image file or a row of Parquet; items are numbered in the order of object names and rows."""
+An item is an image file or a row of Parquet; items are numbered in the order of object names and rows.
+"""
 
 import hashlib
 import io
