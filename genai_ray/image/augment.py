@@ -1,4 +1,4 @@
-"""Random changes of images that gradients pass through; the randomness is an argument.
+"""Differentiable random augmentation of images; the randomness is an argument.
 
 Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training", arXiv 2006.10738: real and generated
 images are changed alike, in every phase, so the discriminator cannot learn the few real ones by heart and the generator
