@@ -120,7 +120,7 @@ def score(synthetic: pa.Table, train: pa.Table, test: pa.Table, seed: int) -> Sc
         sides.append((x, table[TARGET].to_numpy() == POSITIVE))
     (x, y), (x_test, y_test) = sides
     categorical = np.arange(x.shape[1]) >= len(fitted.number_names)
-    shapes = float(np.mean([*column_shapes(train, synthetic).values()]))
+    shapes = float(np.mean([*column_shapes(*encode([train, synthetic])).values()]))
     if y.all() or not y.any():
         return Scores(0.0, 0.5, shapes)  # nothing that can be learnt
     # The seed decides which rows end its training early, which is on by default.

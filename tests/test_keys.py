@@ -282,7 +282,7 @@ def run_spec(modality: str, folder: Path, **train: Any) -> Spec:
 
 def keep_small_extractor(spec: Spec, data: ImageData) -> None:
     """A feature extractor of two steps: a whole one takes longer than all else here."""
-    extractor = train_extractor(data.train_images, data.train_labels, data.codec.label_width, seed=0, steps=2)
+    extractor = train_extractor(data.train_images[:], data.train_labels, data.codec.label_width, seed=0, steps=2)
     Store(spec.run_uri).put(f"report/extractor-{data.digest[:8]}.pt", extractor.to_bytes())
 
 

@@ -4,7 +4,7 @@ import datetime
 import io
 import json
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +14,11 @@ from conftest import SHARED_DATA, needs_shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genai_ray.modality import values_of
+from genai_ray.table.compared import Compared, Tables, details
 from genai_ray.table.copies import closest_share, duplicate_rate, exact_copy_rate
 from genai_ray.table.matrix import encode, row_keys, sample
 from genai_ray.table.metrics import METRICS
-from genai_ray.table.scores import TableScores, table_scores
 from genai_ray.table.shapes import (
     category_coverage,
     column_shapes,
@@ -63,6 +64,22 @@ def shuffled(table: pa.Table) -> pa.Table:
 
 TRAIN, HOLDOUT = people(1600, 1), people(1200, 2)
 HOW: dict[str, Any] = {"skip": ["id"]}
+
+
+class TableScores(NamedTuple):
+    """Metric -> value of synthetic rows and of the holdout in their place, and what the page shows beside."""
+
+    fake: dict[str, float]
+    real: dict[str, float]
+    details: dict[str, Any]
+
+
+def table_scores(
+    train: pa.Table, holdout: pa.Table, table: pa.Table, *, valid: Any = None, holdout_valid: Any = None, **options: Any
+) -> TableScores:
+    tables = Tables(train=train, holdout=holdout, table=table, **options)
+    fake, real = Compared(tables, "fake", valid), Compared(tables, "real", holdout_valid)
+    return TableScores(values_of(METRICS, fake), values_of(METRICS, real), details(fake, real))
 
 
 @pytest.fixture(scope="module")
@@ -164,18 +181,18 @@ def test_ks_is_the_greatest_gap_of_the_distribution_functions(a, b):
 def test_shapes_by_hand():
     real = pa.table({"c": ["a", "a", "b", None], "n": [1, 2, None, None], "x": [1, 2, 3, 4]})
     made = pa.table({"c": ["a", "b", "b", "c"], "n": [1, 2, 1, 2], "x": [3, 4, 5, 6]})
-    shapes = column_shapes(real, made)
+    shapes = column_shapes(*encode([real, made]))
     assert list(shapes) == ["c", "n", "x"]
     assert shapes["c"] == pytest.approx(0.5)  # a 1/4, b 1/4, c 1/4, missing 1/4 apart
     assert shapes["n"] == pytest.approx(0.5)  # the values agree, the missing shares do not
     assert shapes["x"] == pytest.approx(0.5)
-    assert column_shapes(real, made, categorical=["x"])["x"] == pytest.approx(0.5)
+    assert column_shapes(*encode([real, made], categorical=["x"]))["x"] == pytest.approx(0.5)
 
 
 def test_nan_and_null_are_both_missing():
     real = pa.table({"x": pa.array([1.0, None, 2.0, None])})
     made = pa.table({"x": pa.array([1.0, float("nan"), 2.0, float("nan")])})
-    assert column_shapes(real, made) == {"x": 1}
+    assert column_shapes(*encode([real, made])) == {"x": 1}
     assert exact_copy_rate(real, made) == 1
 
 
@@ -199,16 +216,16 @@ def test_pairs_of_numbers_by_hand():
     real = pa.table({"x": [0.0, 1, 2, 3], "y": [0.0, 1, 2, 3]})
     mirrored = pa.table({"x": [0.0, 1, 2, 3], "y": [3.0, 2, 1, 0]})
     flat = pa.table({"x": [0.0, 1, 2, 3], "y": [7.0, 7, 7, 7]})
-    assert pair_trends(real, real) == {("x", "y"): pytest.approx(1)}
-    assert pair_trends(real, mirrored) == {("x", "y"): pytest.approx(0)}
-    assert pair_trends(real, flat) == {("x", "y"): pytest.approx(0.5)}
-    assert pair_trends(flat, real) == {}
+    assert pair_trends(*encode([real, real])) == {("x", "y"): pytest.approx(1)}
+    assert pair_trends(*encode([real, mirrored])) == {("x", "y"): pytest.approx(0)}
+    assert pair_trends(*encode([real, flat])) == {("x", "y"): pytest.approx(0.5)}
+    assert pair_trends(*encode([flat, real])) == {}
 
 
 def test_pairs_with_categories_by_hand():
     same = {"a": ["u", "u", "v", "v"], "b": [True, True, False, None]}
     real, made = pa.table({"n": [0, 0, 10, 10], **same}), pa.table({"n": [0, 10, 0, 99], **same})
-    scores = pair_trends(real, made)
+    scores = pair_trends(*encode([real, made]))
     assert list(scores) == [("n", "a"), ("n", "b"), ("a", "b")]
     assert scores["a", "b"] == 1
     assert scores["n", "a"] == pytest.approx(0.5)  # beyond the greatest real value: the last bin
@@ -220,8 +237,8 @@ def test_many_categories_are_counted_by_sorting_alike():
     real, made = (pa.table({c: [f"{v}" for v in rng.integers(0, 4000, 300)] for c in "ab"}) for _ in range(2))
     pairs = [set(zip(t["a"].to_pylist(), t["b"].to_pylist(), strict=True)) for t in (real, made)]
     assert not pairs[0] & pairs[1]
-    assert pair_trends(real, made)["a", "b"] == pytest.approx(0)
-    assert pair_trends(real, real)["a", "b"] == 1
+    assert pair_trends(*encode([real, made]))["a", "b"] == pytest.approx(0)
+    assert pair_trends(*encode([real, real]))["a", "b"] == 1
 
 
 # --- coverage ------------------------------------------------------------------------------------
@@ -230,18 +247,18 @@ def test_many_categories_are_counted_by_sorting_alike():
 def test_coverage_by_hand():
     real = pa.table({"c": ["a", "a", "b", "b", "z", None], "n": [0, 2, 4, 6, 8, 10]})
     made = pa.table({"c": ["a", "q", None], "n": [1, 3, 20]})
-    assert category_coverage(real, made) == {"c": pytest.approx(1 / 3)}
-    assert category_coverage(real, made, rare=2) == {"c": pytest.approx(1 / 2)}
-    assert range_coverage(real, made) == {"n": pytest.approx(0.9)}
-    assert range_coverage(real, pa.table({"c": ["a"], "n": [50]})) == {"n": 0}
+    assert category_coverage(*encode([real, made])) == {"c": pytest.approx(1 / 3)}
+    assert category_coverage(*encode([real, made]), rare=2) == {"c": pytest.approx(1 / 2)}
+    assert range_coverage(*encode([real, made])) == {"n": pytest.approx(0.9)}
+    assert range_coverage(*encode([real, pa.table({"c": ["a"], "n": [50]})])) == {"n": 0}
 
 
 def test_ranges_of_constant_and_missing_numbers():
     flat, nothing = pa.table({"n": [3, 3]}), pa.table({"n": pa.array([None, None], pa.int64())})
-    assert range_coverage(flat, pa.table({"n": [1, 4]})) == {"n": 1}
-    assert range_coverage(flat, pa.table({"n": [4, 5]})) == {"n": 0}
-    assert range_coverage(flat, nothing) == {"n": 0}
-    assert range_coverage(nothing, flat) == {}
+    assert range_coverage(*encode([flat, pa.table({"n": [1, 4]})])) == {"n": 1}
+    assert range_coverage(*encode([flat, pa.table({"n": [4, 5]})])) == {"n": 0}
+    assert range_coverage(*encode([flat, nothing])) == {"n": 0}
+    assert range_coverage(*encode([nothing, flat])) == {}
 
 
 # --- copies --------------------------------------------------------------------------------------
@@ -283,29 +300,29 @@ def test_a_skipped_id_hides_no_copy():
 
 def test_closest_share_finds_copies_and_near_copies_but_not_fresh_rows():
     train, holdout = people(600, 1), people(600, 2)
-    share, medians = closest_share(train, holdout, train, **HOW)
+    share, medians = closest_share(*encode([train, holdout, train], **HOW))
     assert share > 0.99
     assert medians["train"] == 0 < medians["holdout"]
     near = train.set_column(2, "pay", pa.array(train["pay"].to_numpy() + 0.5))
-    assert closest_share(train, holdout, near, **HOW)[0] > 0.9
-    assert closest_share(train, holdout, holdout, **HOW)[0] < 0.01
-    assert closest_share(train, holdout, people(600, 3), **HOW)[0] == pytest.approx(0.5, abs=0.07)
+    assert closest_share(*encode([train, holdout, near], **HOW))[0] > 0.9
+    assert closest_share(*encode([train, holdout, holdout], **HOW))[0] < 0.01
+    assert closest_share(*encode([train, holdout, people(600, 3)], **HOW))[0] == pytest.approx(0.5, abs=0.07)
 
 
 def test_ties_count_half_and_sizes_are_made_equal():
     flat = pa.table({"c": ["a"] * 50})
-    assert closest_share(flat, flat.slice(0, 5), flat)[0] == 0.5
+    assert closest_share(*encode([flat, flat.slice(0, 5), flat]))[0] == 0.5
     small = people(60, 2)
-    assert closest_share(TRAIN, small, people(900, 4), **HOW)[0] == pytest.approx(0.5, abs=0.15)
+    assert closest_share(*encode([TRAIN, small, people(900, 4)], **HOW))[0] == pytest.approx(0.5, abs=0.15)
 
 
 def test_distances_by_hand():
     train = pa.table({"n": [0.0, 1, 2, 3], "c": ["a", "a", "b", "b"]})
     ask = pa.table({"n": [0.0], "c": ["z"]})
-    _, medians = closest_share(train, train, ask)
+    _, medians = closest_share(*encode([train, train, ask]))
     assert medians == {"train": pytest.approx(1), "holdout": pytest.approx(1)}
     ask = pa.table({"n": pa.array([None], pa.float64()), "c": ["a"]})
-    _, medians = closest_share(train, train, ask)
+    _, medians = closest_share(*encode([train, train, ask]))
     # (1/2 - 3/8)² + 3/4
     assert medians["train"] == pytest.approx(np.sqrt(1 / 64 + 3 / 4))
 
@@ -314,7 +331,7 @@ def test_distances_by_hand():
 
 
 def test_a_number_as_target_makes_a_regression():
-    found = efficacy(TRAIN, HOLDOUT, shuffled(TRAIN), target="pay", **HOW)
+    found = efficacy(*encode([TRAIN, HOLDOUT, shuffled(TRAIN)], **HOW), target="pay")
     assert found is not None
     assert found.task == "regression"
     assert all(score["r2"] > 0.8 for score in found.real.values())
@@ -323,7 +340,7 @@ def test_a_number_as_target_makes_a_regression():
 
 def test_many_classes_and_a_class_that_the_synthetic_rows_lack():
     lacking = TRAIN.filter(pa.array([job != "pilot" for job in TRAIN["job"].to_pylist()]))
-    found = efficacy(TRAIN, HOLDOUT, lacking, target="job", **HOW)
+    found = efficacy(*encode([TRAIN, HOLDOUT, lacking], **HOW), target="job")
     assert found is not None
     assert found.task == "classification"
     for model, score in found.fake.items():
@@ -338,7 +355,7 @@ def test_a_synthetic_target_that_is_constant_or_missing_scores_as_nothing_learnt
     constant = pa.array([TRAIN[target][0].as_py()] * len(TRAIN), kind)
     for values in (constant, pa.nulls(len(TRAIN), kind)):
         made = TRAIN.set_column(column, target, values)
-        found = efficacy(TRAIN.slice(0, 300), HOLDOUT, made, target=target, **HOW)
+        found = efficacy(*encode([TRAIN.slice(0, 300), HOLDOUT, made], **HOW), target=target)
         assert found is not None
         for score in found.fake.values():
             assert score.get("auc", 0.5) == 0.5
@@ -347,26 +364,26 @@ def test_a_synthetic_target_that_is_constant_or_missing_scores_as_nothing_learnt
 
 def test_strange_categories_and_rare_classes_do_not_break_models():
     odd = TRAIN.set_column(4, "job", pa.array([f"job {i}" for i in range(len(TRAIN))]))
-    assert efficacy(TRAIN, HOLDOUT, odd, target="member", **HOW) is not None
-    found = efficacy(odd, HOLDOUT, odd, target="job", **HOW)
+    assert efficacy(*encode([TRAIN, HOLDOUT, odd], **HOW), target="member") is not None
+    found = efficacy(*encode([odd, HOLDOUT, odd], **HOW), target="job")
     assert found is None  # no class of the holdout is known: one class for all of them
     one = TRAIN["job"].to_pylist()
     one[0] = "the only one"
     single = TRAIN.set_column(4, "job", pa.array(one))
-    assert efficacy(single, HOLDOUT, single, target="job", **HOW) is not None
+    assert efficacy(*encode([single, HOLDOUT, single], **HOW), target="job") is not None
 
 
 def test_without_anything_to_predict_there_is_no_efficacy():
     flat = TRAIN.set_column(5, "member", pa.array([True] * len(TRAIN)))
-    assert efficacy(flat, HOLDOUT, TRAIN, target="member", **HOW) is None
+    assert efficacy(*encode([flat, HOLDOUT, TRAIN], **HOW), target="member") is None
     alone = TRAIN.select(["member"])
-    assert efficacy(alone, HOLDOUT.select(["member"]), alone, target="member") is None
+    assert efficacy(*encode([alone, HOLDOUT.select(["member"]), alone]), target="member") is None
 
 
 def test_detection_names_the_column_that_gives_the_rows_away():
     made = people(1600, 3)
     off = made.set_column(2, "pay", pa.array(made["pay"].to_numpy() * 1.5))
-    area, columns = detection(TRAIN, off, **HOW)
+    area, columns = detection(*encode([TRAIN, off], **HOW))
     assert area > 0.8
     assert next(iter(columns)) == "pay"
     assert len(columns) == 5
@@ -434,7 +451,7 @@ def test_codes_are_shared_whatever_the_dictionaries():
 def test_dates_of_another_unit_are_the_same_dates():
     day = [datetime.datetime(2020, 1, 1), datetime.datetime(2021, 1, 1)]
     first, second = (pa.table({"d": pa.array(day, pa.timestamp(unit))}) for unit in ("s", "us"))
-    assert column_shapes(first, second) == {"d": 1}
+    assert column_shapes(*encode([first, second])) == {"d": 1}
     assert exact_copy_rate(first, second) == 1
 
 
@@ -462,12 +479,12 @@ def test_adult_scores_as_is_known_of_it():
         )
 
     train, test = read("adult.data", 0), read("adult.test", 1)
-    assert np.mean(list(column_shapes(train, test).values())) > 0.99
-    trends = pair_trends(train, shuffled(train))
+    assert np.mean(list(column_shapes(*encode([train, test])).values())) > 0.99
+    trends = pair_trends(*encode([train, shuffled(train)]))
     assert len(trends) == 15 * 14 / 2
     assert min(trends, key=lambda pair: trends[pair]) == ("education", "education-num")
     assert duplicate_rate(train) == pytest.approx(24 / 32561)  # as the data sheet says
-    found = efficacy(train, test, train.slice(0, 4000), target="income", rows=4000)
+    found = efficacy(*encode([train, test, train.slice(0, 4000)]), target="income")
     assert found is not None
     assert found.real["boosted trees"]["auc"] == pytest.approx(0.91, abs=0.01)
     assert found.fake["boosted trees"]["auc"] == pytest.approx(0.91, abs=0.01)

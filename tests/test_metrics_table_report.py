@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
-from test_metrics_table import HOLDOUT, HOW, TRAIN, people
+from test_metrics_table import HOLDOUT, HOW, TRAIN, people, table_scores
 from test_report import HOSTILE, assert_safe, minimal_report
 
 from genai_ray.report.page import Report, Score, render_html
@@ -22,7 +22,6 @@ from genai_ray.table.panels import (
     preview_png,
     sample_rows,
 )
-from genai_ray.table.scores import table_scores
 
 
 def hostile(table: pa.Table) -> pa.Table:

@@ -249,7 +249,7 @@ def test_a_rare_category_is_in_no_output_and_no_json(rare: int, singles: int):
     coded = set(back(data)["x"].to_pylist())
     assert coded <= expected
     with pytest.raises(UserError, match="too rare"):
-        data.codec.given({"x": "secret0"}, "generate.conditions")
+        data.codec.requested_codes({"x": "secret0"}, "generate.conditions")
 
 
 def test_rare_numbers_and_dates_do_not_leave_either():
@@ -443,7 +443,7 @@ _PEOPLE = load(
 )
 def test_what_is_asked_for_is_what_matches(where: dict[str, Any]):
     codec = _PEOPLE.codec
-    asked = codec.given(where, "generate.conditions")
+    asked = codec.requested_codes(where, "generate.conditions")
     matches = codec.matches(_PEOPLE.train, where)
     assert 0 < matches.sum() < _PEOPLE.n
     fits = np.all([_PEOPLE.codes[:, p] == c for p, c in asked.items()], 0)
@@ -466,7 +466,7 @@ def test_what_is_asked_for_is_what_matches(where: dict[str, Any]):
 )
 def test_conditions_that_cannot_be_met_are_refused(where: dict[str, Any], says: str):
     with pytest.raises(UserError, match=says) as caught:
-        _PEOPLE.codec.given(where, "generate.conditions")
+        _PEOPLE.codec.requested_codes(where, "generate.conditions")
     assert caught.value.field == "generate.conditions"
 
 
@@ -512,7 +512,7 @@ _KINDS = load(
     ],
 )
 def test_values_are_understood_as_yaml_reads_them(where: dict[str, Any], first: int):
-    asked = _KINDS.codec.given(where, "f")
+    asked = _KINDS.codec.requested_codes(where, "f")
     matches = _KINDS.codec.matches(_KINDS.train, where)
     # All columns but flag and bit tell the three kinds of rows apart.
     answer = ("yes", "no", "maybe")[first]
@@ -538,13 +538,13 @@ def test_values_are_understood_as_yaml_reads_them(where: dict[str, Any], first: 
 )
 def test_values_of_another_kind_are_refused(where: dict[str, Any], says: str):
     with pytest.raises(UserError, match=f"(?s){says}"):
-        _KINDS.codec.given(where, "f")
+        _KINDS.codec.requested_codes(where, "f")
 
 
 def test_a_number_that_is_no_atom_asks_for_its_mode():
     codec = _PEOPLE.codec
     index = next(i for i, p in enumerate(codec.parts) if p.name == "height")
-    code = codec.given({"height": 170.0}, "f")[index]
+    code = codec.requested_codes({"height": 170.0}, "f")[index]
     part = codec.parts[index]
     assert abs(part.offset[code] - 170) <= part.scale[code]
 

@@ -31,7 +31,7 @@ def rows(n: int) -> np.ndarray:
     ],
 )
 def test_patterns_mean_what_they_mean_to_re(pattern: str, size: int):
-    parsed = ids.parse(pattern, "field")
+    parsed = ids.parse_pattern(pattern, "field")
     assert parsed.size == size
     made = parsed.ids(rows(min(size, 500)), 1, 0).tolist()
     assert len(set(made)) == len(made)
@@ -63,7 +63,7 @@ def test_patterns_mean_what_they_mean_to_re(pattern: str, size: int):
 )
 def test_other_regular_expressions_are_refused(pattern: str):
     with pytest.raises(UserError, match="field"):
-        ids.parse(pattern, "field")
+        ids.parse_pattern(pattern, "field")
 
 
 def test_the_trees_of_the_private_parser_are_as_they_were():
@@ -79,7 +79,7 @@ def test_the_trees_of_the_private_parser_are_as_they_were():
 
 
 def test_a_text_fits_its_pattern_and_a_wider_one():
-    parsed = ids.parse(r"[A-Z]{2}\-[0-9]{3}[x\]^-]", "field")
+    parsed = ids.parse_pattern(r"[A-Z]{2}\-[0-9]{3}[x\]^-]", "field")
     for text in ("AB-123x", "A-1]", "AB-12^", "A-123-"):
         assert parsed.fits(text)
     for text in ("AB-1234x", "-123x", "AB-x", "AB123x", "ab-123x", "AB-123", "AB-123x\n", ""):
@@ -96,21 +96,21 @@ def test_a_text_fits_its_pattern_and_a_wider_one():
     ],
 )
 def test_a_wider_pattern_has_ids_enough(pattern: str, least: int, wider: str | None):
-    parsed = ids.parse(pattern, "field")
-    again = ids.parse(parsed.wider(least), "field")
+    parsed = ids.parse_pattern(pattern, "field")
+    again = ids.parse_pattern(parsed.wider(least), "field")
     assert again.size >= least
-    assert wider in (None, again.text)
+    assert wider in (None, again.regex)
     assert all(again.fits(t) for t in parsed.ids(rows(min(parsed.size, 50)), 0, 0).tolist()) == (pattern != "fixed")
 
 
 @given(seed=st.integers(0, 2**63 - 1), pattern=st.sampled_from(["[0-9]{3}", "[A-C]{6}", "x[ab]{9}"]))
 def test_all_ids_of_a_pattern_are_used_once(seed: int, pattern: str):
-    parsed = ids.parse(pattern, "field")
+    parsed = ids.parse_pattern(pattern, "field")
     assert len(np.unique(parsed.ids(rows(parsed.size), seed, 0))) == parsed.size
 
 
 def test_ids_depend_on_row_seed_and_column_alone():
-    parsed = ids.parse("[0-9]{8}", "field")
+    parsed = ids.parse_pattern("[0-9]{8}", "field")
     whole = parsed.ids(rows(100), 7, 0)
     assert parsed.ids(rows(100)[40:60], 7, 0).tolist() == whole[40:60].tolist()
     assert parsed.ids(rows(100), 8, 0).tolist() != whole.tolist()
@@ -118,7 +118,7 @@ def test_ids_depend_on_row_seed_and_column_alone():
 
 
 def test_a_space_beyond_64_bits_is_filled_evenly():
-    uuid = ids.parse("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", "f")
+    uuid = ids.parse_pattern("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", "f")
     made = uuid.ids(rows(4096), 0, 0)
     assert len(set(made.tolist())) == 4096
     letters = made.view(np.uint32).reshape(4096, -1)
@@ -129,19 +129,19 @@ def test_a_space_beyond_64_bits_is_filled_evenly():
 
 @given(st.sampled_from(["[A-Z]{2}[0-9]{5}", "K-[0-9]{4}", "[0-9a-f]{12}", "x[0-9]{2}_[A-Z0-9]{4}"]))
 def test_a_pattern_is_found_again_in_its_ids(pattern: str):
-    texts = ids.parse(pattern, "field").ids(rows(800 if "{2}_" in pattern else 2000), 3, 0)
-    found = ids.infer(sorted(set(texts.tolist())))
+    texts = ids.parse_pattern(pattern, "field").ids(rows(800 if "{2}_" in pattern else 2000), 3, 0)
+    found = ids.infer_pattern(sorted(set(texts.tolist())))
     assert found is not None
-    assert ids.parse(found, "field").letters == ids.parse(pattern, "field").letters
+    assert ids.parse_pattern(found, "field").letters == ids.parse_pattern(pattern, "field").letters
 
 
 def test_numbers_behind_a_prefix_are_of_the_longest_length():
-    found = ids.infer([f"user_{i}" for i in range(1, 1200)])
+    found = ids.infer_pattern([f"user_{i}" for i in range(1, 1200)])
     assert found is not None
-    assert ids.parse(found, "field").ids(rows(1), 0, 0)[0].startswith("user_")
-    assert ids.parse(found, "field").size == 10_000
+    assert ids.parse_pattern(found, "field").ids(rows(1), 0, 0)[0].startswith("user_")
+    assert ids.parse_pattern(found, "field").size == 10_000
 
 
 @pytest.mark.parametrize("texts", [["Anna", "Otto"], ["Anna", "Berta"], ["", "a1"], ["a1", "b22"]])
 def test_names_have_no_pattern(texts: list[str]):
-    assert ids.infer(texts) is None
+    assert ids.infer_pattern(texts) is None

@@ -90,7 +90,7 @@ def test_a_condition_lights_the_category_it_names(shop: TableData) -> None:
     size = next(i for i, p in enumerate(shop.codec.parts) if p.name == "size")
     labels = torch.full((3, len(layout.sizes)), -1)
     labels[0, size], labels[1, 0] = 2, 1
-    asked = layout.asked(labels)
+    asked = layout.requested(labels)
     assert asked.sum(1).tolist() == [1, 1, 0]
     sizes = [layout.sizes[i] for i in layout.discrete]
     before = sum(sizes[: layout.discrete.index(size)])

@@ -88,7 +88,32 @@ Spooled = ImageData[Rows]
 
 def load(spec: Spec) -> Arrays | Spooled:
     assert isinstance(spec, ImageRun)
-    return load_images(spec.data, Store(spec.run_uri), conditional=spec.model.conditional)
+    data = load_images(spec.data, Store(spec.run_uri), conditional=spec.model.conditional)
+    _check_variety(spec, data)
+    return data
+
+
+def _check_variety(spec: ImageRun, data: Arrays | Spooled) -> None:
+    """Raises:
+    UserError: if there is nothing to learn: images that are all alike, or a condition with one class.
+    """
+    images, at_once = data.train_images, 1024
+    first = images[:1]
+    if all(bool((images[i : i + at_once] == first).all()) for i in range(0, len(images), at_once)):
+        raise UserError(
+            "data.source",
+            spec.data.source,
+            f"has {len(images)} training images that are all the same at {data.codec.size}x{data.codec.size}, so "
+            "that there is nothing to learn",
+            "Check data.root, data.size and the files.",
+        )
+    if spec.model.conditional and data.codec.label_width < 2:
+        raise UserError(
+            "model.conditional",
+            True,
+            f"needs two classes or more, and the source has one ({', '.join(data.codec.classes or ())})",
+            "Set model.conditional=false.",
+        )
 
 
 def load_images(spec: ImageDataSpec, run: Store, *, conditional: bool = False) -> Arrays | Spooled:

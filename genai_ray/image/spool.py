@@ -43,8 +43,9 @@ _FORMAT = 1
 _SHARD_ITEMS = 2048
 _SHARD_BYTES = 32 << 20
 _SOURCE_BYTES = 256 << 20
-_THREADS = 8  # that read and decode, in a process
-_PIXELS = 50_000_000  # decoded at once in a process: two photos of 24 megapixels
+# Of one process, of which Ray runs one for each CPU.
+_THREADS = 4  # that read and decode
+_PIXELS = 25_000_000  # decoded at once: one photo of 24 megapixels
 _PILLOW_BLOCK = 128 << 20
 _MAX_BLOCKS = 4_000  # of the Ray Data job
 _FETCHERS = 8

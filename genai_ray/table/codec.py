@@ -1,6 +1,6 @@
 """TableCodec: rows of a table as codes and scalars for a network, and back.
 
-What it holds of a real table: names, types, categories of at least `rare` rows each, and of numbers
+What it keeps of a real table: names, types, categories of at least `rare` rows each, and of numbers
 the atoms, modes or bins and the range that `rare` rows reach. It holds no row.
 """
 
@@ -31,12 +31,11 @@ Scalars = NDArray[np.float32]
 class TableCodec:
     """Columns of a table and the parts that a network models of them.
 
-    columns: as they are decoded, in the order of the source. parts: what is modelled. members: by
-    part, the indices of its columns, several for columns kept together. combos: by part, the codes
-    of its columns that each of its own codes means, -1 for missing; empty for one column alone.
-    rules: the constraints.
+    columns: as they are decoded, in the order of the source. parts: what is modelled. members: by part, the indices of
+    its columns, several for columns kept together. combos: by part, the codes of its columns that each of its own codes
+    means, -1 for missing; empty for one column alone. rules: the constraints.
 
-    A column that `less` puts above others is modelled as its distance from the greatest of them.
+    A column that `less` bounds below by others is modelled as its distance from the greatest of them.
     """
 
     columns: tuple[Column, ...]
@@ -57,7 +56,7 @@ class TableCodec:
 
     @property
     def label_width(self) -> int:
-        """How many different categories a model can be asked for."""
+        """How many different categories a model can be conditioned on."""
         return sum(p.size for p in self.discrete)
 
     @property
@@ -96,8 +95,8 @@ class TableCodec:
     # --- to codes ----------------------------------------------------------------------------
 
     def encode(self, table: pa.Table) -> tuple[Codes, Scalars]:
-        """Codes (N, parts) int32 and scalars (N, numeric parts) float32 of rows of the source. The
-        mode of a number is drawn by the index of its row.
+        """Codes (N, parts) int32 and scalars (N, numeric parts) float32 of rows of the source. The mode of a number is
+        drawn by the index of its row.
         """
         n = table.num_rows
         codes = np.empty((n, len(self.parts)), np.int32)
@@ -110,14 +109,14 @@ class TableCodec:
                 codes[:, i] = self._categories(i, table)
             else:
                 amounts = self.modelled(self.columns_of(i)[0], table)
-                codes[:, i], scalars[:, number] = modes.encode(part, amounts, draws[:, number])
+                codes[:, i], scalars[:, number] = modes.encode_numbers(part, amounts, draws[:, number])
                 number += 1
         return codes, scalars
 
     def _categories(self, index: int, table: pa.Table) -> NDArray[np.integer]:
         part, columns = self.parts[index], self.columns_of(index)
         if not self.combos[index]:
-            # A missing value where training had none goes with the rare ones.
+            # A missing value where training had none counts as a rare one.
             missing = columns[0].other if part.missing is None else part.missing
             codes = columns[0].codes(table.column(columns[0].name), columns[0].other)
             return np.where(codes < 0, missing, codes)
@@ -131,9 +130,9 @@ class TableCodec:
         return code_of[which]
 
     def modelled(self, column: Column, table: pa.Table) -> NDArray[np.float64]:
-        """The numbers of a column (N,), or their distance from what they must not be less than."""
+        """The numbers of a column (N,), or their distance from their lower bound."""
         number, distance = self._numbers_of(table), self.distances.get(column.name)
-        return distance.of(number) if distance else number(column.name)
+        return distance.measure(number) if distance else number(column.name)
 
     def _numbers_of(self, cells: pa.Table | Mapping[str, pa.Array]) -> constraints.Numbers:
         """The numbers of a column by name, read from its cells once."""
@@ -147,9 +146,8 @@ class TableCodec:
         """Rows of the source's schema.
 
         Args:
-            codes: (N, D) of the discrete parts. numbers: (N, M) of the numeric parts, NaN for
-                missing. rows: indices (N,) of the rows, from which their ids are made. seed: of the
-                data set.
+            codes: (N, D) of the discrete parts. numbers: (N, M) of the numeric parts, NaN for missing. rows: indices
+                (N,) of the rows, from which their ids are made. seed: of the data set.
 
         Raises:
             ValueError: if there are fewer ids than rows, which `check` reports earlier.
@@ -165,15 +163,15 @@ class TableCodec:
                 amounts[self.columns_of(i)[0].name] = next(next_numbers)
         for index, column in enumerate(self.columns):
             if column.kind == "constant":
-                cells[column.name] = values.taken((column.value,), np.zeros(len(rows), int), column.type)
+                cells[column.name] = values.take((column.value,), np.zeros(len(rows), int), column.type)
             elif column.kind == "id":
                 strings = self._patterns[column.name].ids(rows, seed, index)
-                plain = strings.tolist() if values.is_text(column.type) else strings.astype(np.int64)
+                plain = strings.tolist() if values.is_string(column.type) else strings.astype(np.int64)
                 cells[column.name] = values.from_plain(plain, column.type)
         for name in (*(n for n in amounts if n not in self.distances), *self.distances):
             column, amount = self.by_name[name], amounts[name]
             if name in self.distances:
-                amount = self.distances[name].undone(amount, number)
+                amount = self.distances[name].restore(amount, number)
             cells[name] = values.from_numbers(amount, column.type, column.unit)
         for formula in self.rules.formulas:
             column = self.by_name[formula.column]
@@ -189,17 +187,17 @@ class TableCodec:
             each = np.array(self.combos[index])[codes].T
         else:
             each = [codes if missing is None else np.where(codes == missing, -1, codes)]
-        return {c.name: values.taken(c.categories, of, c.type) for c, of in zip(columns, each, strict=True)}
+        return {c.name: values.take(c.categories, of, c.type) for c, of in zip(columns, each, strict=True)}
 
     @cached_property
     def _patterns(self) -> dict[str, ids.Pattern]:
         of_ids = [c for c in self.columns if c.kind == "id"]
-        return {c.name: ids.parse(c.pattern, f"data.table.columns.{c.name}.pattern") for c in of_ids}
+        return {c.name: ids.parse_pattern(c.pattern, f"data.table.columns.{c.name}.pattern") for c in of_ids}
 
     # --- conditions and rules ----------------------------------------------------------------
 
     def check(self, spec: GenerateSpec) -> None:
-        """That a request names columns and categories that are there, and not more rows than ids.
+        """Check that a request names existing columns and categories, and not more rows than ids.
 
         Raises:
             UserError: if it does not.
@@ -209,19 +207,19 @@ class TableCodec:
             if pattern.size < spec.samples:
                 raise UserError(
                     f"data.table.columns.{name}.pattern",
-                    pattern.text,
-                    f"has {pattern.size} ids, and {spec.samples} rows are asked for",
+                    pattern.regex,
+                    f"has {pattern.size} ids, and {spec.samples} rows are requested",
                     f"Set it to a longer one, such as {pattern.wider(spec.samples)}, or ask for fewer rows.",
                 )
         for condition in spec.conditions or ():
-            self.given(condition.where, "generate.conditions")
+            self.requested_codes(condition.where, "generate.conditions")
 
-    def given(self, where: Mapping[str, Any], field: str) -> dict[int, int]:
+    def requested_codes(self, where: Mapping[str, Any], field: str) -> dict[int, int]:
         """The codes, by part, that a condition fixes: column to value, None for missing.
 
-        A number is the code of its atom, bin or likeliest mode. Columns kept together are fixed
-        when the condition leaves one combination; those that are computed or stand above others by
-        `less` are not fixed. `matches` says for which rows the condition holds in the end.
+        A number is the code of its atom, bin or likeliest mode. Columns kept together are fixed when the condition
+        leaves one combination; those that are computed, or bounded below by `less`, are not fixed. `matches` says for
+        which decoded rows the condition holds.
 
         Args:
             field: of the spec, for errors.
@@ -233,7 +231,7 @@ class TableCodec:
         left: dict[int, list[int]] = {}  # by part, the combinations that the condition leaves
         part_of = {self.columns[m].name: (i, j) for i, of in enumerate(self.members) for j, m in enumerate(of)}
         for name, value in where.items():
-            column = conditions.asked_column(name, self.by_name, field)
+            column = conditions.requested_column(name, self.by_name, field)
             code = conditions.category_code(column, value, field)
             if name not in part_of or name in self.distances:
                 continue
@@ -257,20 +255,20 @@ class TableCodec:
             cells = values.dense(table.column(name))
             same = cells.is_null()
             if value is not None:
-                wanted = conditions.literal(self.by_name[name], value)[0]
+                wanted = conditions.as_cell(self.by_name[name], value)[0]
                 same = pc.fill_null(pc.equal(cells, wanted), False)
             out &= same.to_numpy(zero_copy_only=False)
         return out
 
     def valid(self, table: pa.Table, *, unique: bool = True) -> NDArray[np.bool_]:
-        """Which rows (N,) keep all constraints; of rows with the same unique value only the first
-        does. A combination that fewer than `rare` rows have does not count as seen.
+        """Which rows (N,) keep all constraints; of rows with the same unique value only the first does. A combination
+        that fewer than `rare` rows have does not count as seen.
 
         unique: False to leave repeats alone, as between several attempts at one row.
         """
         out = np.ones(table.num_rows, bool)
         numbers = self._numbers_of(table)
-        for _, _, kept in constraints.checks(self.rules, self.by_name, numbers, table.num_rows):
+        for _, _, kept in constraints.rule_masks(self.rules, self.by_name, numbers, table.num_rows):
             out &= kept
         for index, combos in enumerate(self.combos):
             if combos:
@@ -290,12 +288,12 @@ class TableCodec:
         return self.draw_labels(words.astype(np.float64) * 2.0**-64)
 
     def draw_labels(self, uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Conditions (N, parts): one category each, of a discrete part drawn evenly, as often as
-        it is in the training rows; -1 elsewhere.
+        """Conditions (N, parts): one category each, of a discrete part drawn evenly, as often as it is in the training
+        rows; -1 elsewhere.
 
         uniforms: (N, 2) in 0..1, for which part and which category.
         """
-        return conditions.drawn(self.parts, uniforms)
+        return conditions.draw_labels(self.parts, uniforms)
 
     # --- files and people --------------------------------------------------------------------
 
@@ -329,6 +327,6 @@ class TableCodec:
         return out | ({"constraints": rules} if rules else {})
 
 
-def from_json(values: dict[str, Any]) -> TableCodec:
+def from_json(stored: dict[str, Any]) -> TableCodec:
     """The codec as a model card or a checkpoint holds it."""
-    return TableCodec.from_json(values)
+    return TableCodec.from_json(stored)

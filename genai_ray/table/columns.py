@@ -15,13 +15,12 @@ Kind = Literal["numerical", "categorical", "boolean", "datetime", "id", "constan
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table that is decoded. Numbers of a temporal column are in steps of `unit`
-    nanoseconds since the epoch of its type, and whole.
+    """A column of the table that is decoded. Numbers of a temporal column are in steps of `unit` nanoseconds since the
+    epoch of its type, and whole.
 
-    categories: plain values (see `values.plain`) of a discrete column, ascending, without missing;
-    of them `other` is what a rare or unknown value becomes. low, high: the range of numbers that
-    leaves. min, max: the part of it that a spec demands. value: of a constant. why: how the kind
-    came about.
+    categories: plain values (see `values.plain`) of a discrete column, ascending, without missing; a rare or unknown
+    value becomes `other`. low, high: the range of numbers that is generated. min, max: the part of it that a spec
+    demands. value: of a constant. why: the reason for the kind.
     """
 
     name: str
@@ -52,7 +51,7 @@ class Column:
         return 0.0 if self.decimals is None else 10.0**-self.decimals
 
     def codes(self, cells: pa.ChunkedArray, unknown: int) -> NDArray[np.int64]:
-        """The index of each cell's category (N,), -1 for missing, `unknown` for one it has not."""
+        """The index of each cell's category (N,), -1 for missing, `unknown` for any other."""
         which, distinct = values.plain_dictionary(cells)
         known = {v: i for i, v in enumerate(self.categories)}
         return np.array([*(known.get(v, unknown) for v in distinct), -1], np.int64)[which]
@@ -87,7 +86,7 @@ def combinations(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The different combinations of category codes (K, columns), and which one (N,) each row has.
 
-    unknown: the code of a category that a column has not; None: its `other`.
+    unknown: the code of an unknown category; None: the column's `other`.
     """
     codes = [c.codes(table.column(c.name), c.other if unknown is None else unknown) for c in columns]
     distinct, which = np.unique(np.stack(codes, 1), axis=0, return_inverse=True)

@@ -1,4 +1,4 @@
-"""What a person asks of a column, as a code of its part; or an error that says what can be had."""
+"""What a condition requests of a column, as a code of its part; or an error that says what is available."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from genai_ray.table import modes, values
 from genai_ray.table.columns import Column, Part
 
 
-def asked_column(name: str, columns: Mapping[str, Column], field: str) -> Column:
+def requested_column(name: str, columns: Mapping[str, Column], field: str) -> Column:
     """The column of a condition.
 
     Raises:
@@ -21,7 +21,7 @@ def asked_column(name: str, columns: Mapping[str, Column], field: str) -> Column
     if name not in columns:
         raise UserError(field, name, "is not a column of the table", nearest(name, columns))
     if columns[name].kind == "id":
-        raise UserError(field, name, "is an id, which cannot be asked for", "Drop it.")
+        raise UserError(field, name, "is an id, which a condition cannot fix", "Drop it.")
     return columns[name]
 
 
@@ -29,7 +29,7 @@ def category_code(column: Column, value: Any, field: str) -> int:
     """The code of a category, -1 for missing; 0 for a number or a constant.
 
     Raises:
-        UserError: for a value that the column has not, or that does not read as its type.
+        UserError: for a value that the column does not have, or that cannot be parsed as its type.
     """
 
     def wrong(rule: str, remedy: str) -> UserError:
@@ -38,10 +38,10 @@ def category_code(column: Column, value: Any, field: str) -> int:
 
     if value is None and column.kind != "constant":
         if not column.missing:
-            raise wrong("has no missing values in the source", "Ask for a value.")
+            raise wrong("has no missing values in the source", "Request a value.")
         return -1
     try:
-        plain = values.plain(literal(column, value))[0].as_py()
+        plain = values.plain(as_cell(column, value))[0].as_py()
     except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:
         raise wrong(f"must be a value of type {column.type} ({error})", "Correct it.") from None
     if column.kind == "constant" and plain != column.value:
@@ -50,7 +50,7 @@ def category_code(column: Column, value: Any, field: str) -> int:
         return 0
     if plain not in column.categories:
         known = map(str, values.from_plain(column.categories, column.type).to_pylist())
-        rule = "is a category that the source does not have, or that is too rare there"
+        rule = "is a category that the source does not have, or that is too rare in it"
         raise wrong(rule, nearest(str(value), known))
     return column.categories.index(plain)
 
@@ -64,24 +64,24 @@ def number_code(column: Column, part: Part, value: Any, field: str) -> int:
     if value is None:
         assert part.missing is not None
         return part.missing
-    number = values.numbers(literal(column, value), column.unit)
+    number = values.numbers(as_cell(column, value), column.unit)
     if not part.low <= number[0] <= part.high:
         rule = f"must lie in {column.shown(part.low)} .. {column.shown(part.high)}"
-        raise UserError(field, f"{column.name}={value}", rule, "Ask for a value that is generated.")
+        raise UserError(field, f"{column.name}={value}", rule, "Request a value in this range.")
     # The mode is drawn; the likeliest one is that which most draws hit.
     draws = (np.arange(101) + 0.5) / 101
-    codes, _ = modes.encode(part, np.repeat(number, len(draws)), draws)
+    codes, _ = modes.encode_numbers(part, np.repeat(number, len(draws)), draws)
     return int(np.bincount(codes).argmax())
 
 
-def literal(column: Column, value: Any) -> pa.Array:
+def as_cell(column: Column, value: Any) -> pa.Array:
     """A value that a person wrote, as a column of one cell.
 
     Raises:
-        ValueError: (or as `values.literal`) if it does not read as the column's type.
+        ValueError: (or as `values.literal`) if it cannot be parsed as the column's type.
     """
-    if isinstance(value, bool) and values.is_text(column.type):
-        # YAML reads yes, no, true and the like as truth, where they are words of the table.
+    if isinstance(value, bool) and values.is_string(column.type):
+        # YAML parses yes, no, true and the like as booleans, even if they are strings of the table.
         words = ("true", "yes", "on") if value else ("false", "no", "off")
         known = column.categories or (column.value,)
         meant = [c for c in known if isinstance(c, str) and c.lower() in words]
@@ -93,7 +93,7 @@ def literal(column: Column, value: Any) -> pa.Array:
     return values.literal(value, column.type)
 
 
-def drawn(parts: Sequence[Part], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
+def draw_labels(parts: Sequence[Part], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
     """See `TableCodec.draw_labels`."""
     out = np.full((len(uniforms), len(parts)), -1, np.int64)
     discrete = np.array([i for i, p in enumerate(parts) if p.discrete], np.int64)

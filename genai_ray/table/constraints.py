@@ -1,4 +1,4 @@
-"""Rules that every row keeps: what they say, whether they can be kept together, which rows do.
+"""Rules that every row keeps: how they are written, whether they contradict each other, which rows keep them.
 
 less: low <= high. together: the combinations are those seen. formula: a column is arithmetic of
 others. unique: no value twice. How the codec makes rows that keep them is in `codec`.
@@ -42,9 +42,9 @@ class Less:
 
 @dataclass(frozen=True)
 class Formula:
-    """`column = expression`. Names of columns that are no identifiers stand in backquotes."""
+    """`column = expression`. Names of columns that are no identifiers are written in backquotes."""
 
-    text: str
+    source: str
 
     @cached_property
     def _parsed(self) -> tuple[str, ast.expr, dict[str, str]]:
@@ -54,7 +54,7 @@ class Formula:
             names[f"column_{len(names)}_"] = quoted[1]
             return f"column_{len(names) - 1}_"
 
-        target, equals, expression = re.sub(r"`([^`]+)`", placeholder, self.text).partition("=")
+        target, equals, expression = re.sub(r"`([^`]+)`", placeholder, self.source).partition("=")
         target = target.strip()
         if not equals or not target:
             raise self._wrong("must be `column = expression`")
@@ -72,7 +72,7 @@ class Formula:
     def _wrong(self, rule: str) -> UserError:
         return UserError(
             FIELD,
-            self.text,
+            self.source,
             rule,
             "Use + - * /, numbers, parentheses and columns; put a name such as `net price` in backquotes.",
         )
@@ -124,13 +124,13 @@ class Rules:
 
     def described(self) -> list[str]:
         together, unique = map(" + ".join, self.together), (f"{u} unique" for u in self.unique)
-        return [*map(str, self.less), *together, *(f.text for f in self.formulas), *unique]
+        return [*map(str, self.less), *together, *(f.source for f in self.formulas), *unique]
 
     def to_json(self) -> dict[str, Any]:
         return {
             "less": [[r.low, r.high, r.strict] for r in self.less],
             "together": [list(t) for t in self.together],
-            "formulas": [f.text for f in self.formulas],
+            "formulas": [f.source for f in self.formulas],
             "unique": list(self.unique),
         }
 
@@ -148,7 +148,7 @@ def rules_of(constraints: Iterable[Constraint], names: Iterable[str]) -> Rules:
     """The constraints of a spec on a table of these columns.
 
     Raises:
-        UserError: for columns that are not there, and for rules that contradict each other.
+        UserError: for unknown columns, and for rules that contradict each other.
     """
     constraints, names = list(constraints), list(names)
     formulas = tuple(Formula(c.formula) for c in constraints if c.formula is not None)
@@ -191,7 +191,7 @@ def rules_of(constraints: Iterable[Constraint], names: Iterable[str]) -> Rules:
 
 
 def check_kinds(rules: Rules, columns: Mapping[str, Column]) -> None:
-    """That columns are such as the rules can be about.
+    """Check that the kinds of the columns fit the rules.
 
     Raises:
         UserError: for a rule about numbers that has a column of another kind.
@@ -235,12 +235,10 @@ def _domain(column: Column) -> str:
     return "category"
 
 
-def checks(
+def rule_masks(
     rules: Rules, columns: Mapping[str, Column], numbers: Numbers, rows: int
 ) -> Iterator[tuple[str, tuple[str, ...], NDArray[np.bool_]]]:
-    """What each rule about numbers says, its columns, and which rows (N,) keep it; a row with a
-    missing value keeps it.
-    """
+    """Each rule about numbers as a string, its columns, and which rows (N,) keep it: those with a missing value do."""
     for column in columns.values():
         if column.min is not None or column.max is not None:
             value = numbers(column.name)
@@ -257,14 +255,14 @@ def checks(
         value = numbers(formula.column)
         computed = formula.compute(numbers, rows)
         column = columns[formula.column]
-        # Half a unit of the last decimal, and what arithmetic or a cell's type loses.
+        # Half a unit of the last decimal, and the rounding error of arithmetic or of the cell's type.
         lost = 1e-6 if column.decimals is None else 1e-9
         if pa.types.is_floating(value_type(column.type)):
             lost = max(lost, float(np.finfo(value_type(column.type).to_pandas_dtype()).eps))
         margin = column.step * 0.5 + lost * np.maximum(1, np.abs(value))
         missing = np.isnan(value) | np.isnan(computed)
         right = missing | (np.abs(value - computed) <= margin)
-        yield formula.text, (formula.column, *formula.inputs), right
+        yield formula.source, (formula.column, *formula.inputs), right
 
 
 def compared(low: Column, high: Column, numbers: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -281,16 +279,14 @@ def _sorted(needs: Mapping[str, Iterable[str]], what: str) -> list[str]:
     """Names, each after those it needs; those that need nothing first.
 
     Raises:
-        UserError: for a circle.
+        UserError: for a cycle.
     """
     order: list[str] = []
 
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
-            circle = [*path[path.index(name) :], name]
-            raise UserError(
-                FIELD, " -> ".join(circle), f"go round in a circle by {what}", "Drop one of these constraints."
-            )
+            cycle = [*path[path.index(name) :], name]
+            raise UserError(FIELD, " -> ".join(cycle), f"form a cycle by {what}", "Drop one of these constraints.")
         if name not in order:
             for other in needs.get(name, ()):
                 visit(other, (*path, name))

@@ -1,4 +1,4 @@
-"""A number that `less` puts above others, modelled as its distance from the greatest of them."""
+"""A number that `less` bounds below by others, modelled as its distance from the greatest of them."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from genai_ray.table.constraints import Numbers
 
 @dataclass(frozen=True)
 class Distance:
-    """A column, and those that it must not be less than; strict: nor equal to one of them.
+    """A column and its lower bounds; strict: it must not equal one of them either.
 
     Where they are all missing, the distance is that from the least value they can have.
     """
@@ -36,17 +36,17 @@ class Distance:
         floor = np.where(np.isnan(lows), -np.inf, lows).max(0)
         return np.where(np.isinf(floor), least, floor)
 
-    def of(self, number: Numbers) -> NDArray[np.float64]:
+    def measure(self, number: Numbers) -> NDArray[np.float64]:
         """The distance (N,), NaN for missing, of columns of these numbers."""
         ratio = self.column.unit // self._unit
         return np.maximum(number(self.column.name) * ratio - self._floor(number), 0)
 
-    def undone(self, distance: NDArray[np.float64], number: Numbers) -> NDArray[np.float64]:
-        """The column's numbers (N,), within its range, beside others of these numbers."""
+    def restore(self, distance: NDArray[np.float64], number: Numbers) -> NDArray[np.float64]:
+        """The column's numbers (N,), within its range, given the other columns' numbers."""
         column, ratio, floor = self.column, self.column.unit // self._unit, self._floor(number)
         assert column.low is not None
         assert column.high is not None
-        # Rounded up where rounding would go below; what the range takes away again, `valid` finds.
+        # Rounded up where rounding would go below; `valid` rejects rows in which the range undoes this.
         value = np.clip((floor + distance) / ratio, column.low, column.high)
         if column.decimals is not None:
             value = np.round(value, column.decimals)

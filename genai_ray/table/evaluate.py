@@ -1,4 +1,4 @@
-"""Tables: distributions, what classifiers make of them, what gives them away, copies."""
+"""Evaluation of tables: scores beside those of real rows, and what the page shows."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,13 +9,14 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from genai_ray.errors import UserError
-from genai_ray.modality import Data, Evaluator, Measured, Outputs, Read, Shipped
+from genai_ray.modality import Data, Evaluator, Measured, Outputs, Read, Shipped, values_of
 from genai_ray.spec import Spec
 from genai_ray.storage import Store
 from genai_ray.table.codec import TableCodec
-from genai_ray.table.matrix import sample
+from genai_ray.table.compared import Compared, Tables, details
+from genai_ray.table.matrix import encode, sample
+from genai_ray.table.metrics import METRICS
 from genai_ray.table.panels import blocks, column_panels, preview_png, sample_rows
-from genai_ray.table.scores import table_scores
 from genai_ray.table.shapes import column_shapes, pair_trends
 from genai_ray.table.sinks import TableRead, retyped
 from genai_ray.table.source import TableData
@@ -35,7 +36,7 @@ _SCORES_NOTE = Markup(
 
 
 class TableMonitor:
-    """How far columns and pairs are from those of training rows."""
+    """Distance of columns and pairs from those of training rows."""
 
     key = "error"
 
@@ -44,14 +45,15 @@ class TableMonitor:
         self.codec, self.seed = data.codec, spec.seed
         rows = sample(data.train.num_rows, spec.train.evaluate_samples, 0)
         self.real = data.train.take(rows)
-        self.how: dict[str, Any] = _kinds(data)
+        self.kinds = _kinds(data)
 
     def scores(self, outputs: Outputs, labels: NDArray[np.int64] | None) -> dict[str, float]:
         codes, values = outputs
         # Ids take no part in these scores, and there may be fewer of them than rows.
         table = self.codec.decode(codes, values, np.zeros(len(codes), np.int64), self.seed)
-        shapes = np.mean([*column_shapes(self.real, table, **self.how).values()])
-        pairs = np.mean([*pair_trends(self.real, table, **self.how).values()] or [1.0])
+        both = encode((self.real, table), **self.kinds)
+        shapes = np.mean([*column_shapes(*both).values()])
+        pairs = np.mean([*pair_trends(*both).values()] or [1.0])
         return {"column_shapes": float(shapes), "pair_trends": float(pairs), "error": float(2 - shapes - pairs)}
 
 
@@ -66,48 +68,42 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
         raise UserError(
             "data.table",
             shipped.run.uri,
-            "reads other columns or types than the data set was made from "
-            f"({schema.names} there, {data.codec.schema.names} here)",
+            "has other columns or types than the data set was generated from "
+            f"(data set: {schema.names}; spec: {data.codec.schema.names})",
             "Use the spec of the run.",
         )
     table = _read(shipped.files, data.train.schema, spec.evaluate.samples)
     kinds, rare = _kinds(data), spec.data.table.rare
-    valid = data.codec.valid(table) if data.codec.rules else None
-    found = table_scores(
-        data.train,
-        data.holdout,
-        table,
-        target=target,
-        rare=rare,
-        valid=valid,
-        holdout_valid=None if valid is None else data.codec.valid(data.holdout),
-        **kinds,
-    )
-    compared = found.details["rows"]["compared"]
+    tables = Tables(train=data.train, holdout=data.holdout, table=table, target=target, rare=rare, **kinds)
+    has_rules = bool(data.codec.rules)
+    fake = Compared(tables, "fake", data.codec.valid(table) if has_rules else None)
+    real = Compared(tables, "real", data.codec.valid(data.holdout) if has_rules else None)
+    scores = {side.side: values_of(METRICS, side) for side in (fake, real)}
+    beside = details(fake, real)
     panels = column_panels(data.train, table, rare=rare, **kinds)
     columns, rows = sample_rows(data.train, table, rare=rare, **kinds)
     return Measured(
-        samples=compared,
+        samples=tables.n,
         features="columns",
-        fake=found.fake,
-        real=found.real,
-        counts={"generated": manifest.rows, "compared": compared, "train": data.n, "holdout": data.holdout.num_rows},
-        record={"details": found.details, "accept_rate": manifest.accept_rate},
+        fake=scores["fake"],
+        real=scores["real"],
+        counts={"generated": manifest.rows, "compared": tables.n, "train": data.n, "holdout": data.holdout.num_rows},
+        record={"details": beside, "accept_rate": manifest.accept_rate},
         files={"preview.png": preview_png(data.train, table, rare=rare, **kinds)},
         title=f"{manifest.rows:,} synthetic rows",
         notice=_NOTICE,
         summary={
             "Rows": f"{manifest.rows:,} of {len(columns)} columns",
-            "Compared": f"{compared:,} generated with {compared:,} held-out real",
+            "Compared": f"{tables.n:,} generated with {tables.n:,} held-out real",
             "Rows that fitted": f"{manifest.accept_rate:.1%} of those drawn",
         },
         scores_note=_SCORES_NOTE,
-        blocks=blocks(found.details, panels, columns, rows),
+        blocks=blocks(beside, panels, columns, rows),
     )
 
 
 def _kinds(data: TableData) -> dict[str, Any]:
-    """Which columns are categories, whatever their type, and which take no part."""
+    """Which columns are categories, whatever their type, and which are ignored."""
     return {"categorical": data.codec.categorical, "skip": data.codec.without_meaning}
 
 

@@ -35,26 +35,26 @@ class TableGan:
         self.layout = layout = Layout(codec)
         self.latent = variant.latent
         self.sampler_latent = variant.latent + len(layout.parts)
-        # Gumbel noise of every code, and the place between real and generated.
+        # Gumbel noise of every code, and the position between real and generated.
         self.uniforms = layout.codes + (1 if variant.penalty == "gradient" else 0)
-        asked = layout.condition if classes else 0
+        condition = layout.condition if classes else 0
         self.phases = (Phase("discriminator", "discriminator"), Phase("generator", "generator", interval=variant.n_dis))
         self.nets = nn.ModuleDict(
             {
-                "generator": ResidualMlp(variant.latent + asked, variant.generator_widths, layout.width),
-                "discriminator": PackedDiscriminator(layout.width + asked, variant),
+                "generator": ResidualMlp(variant.latent + condition, variant.generator_widths, layout.width),
+                "discriminator": PackedDiscriminator(layout.width + condition, variant),
             }
         )
         self._discriminator_loss, self._generator_loss = losses.ADVERSARIAL[variant.loss]
 
     def loss(self, phase: Phase, batch: Batch, draws: Draws, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Family.loss`. Generated rows are asked for the categories of the real ones."""
+        """See `Family.loss`. Generated rows are conditioned on the categories of the real ones."""
         layout, labels = self.layout, batch.labels
-        asked = None if labels is None else layout.asked(labels)
+        requested = None if labels is None else layout.requested(labels)
         discriminator = self.nets["discriminator"]
         if phase.name == "generator":
-            raw = self._raw(draws, asked)
-            logits = discriminator(self._activated(raw, draws), asked).float()
+            raw = self._raw(draws, requested)
+            logits = discriminator(self._activated(raw, draws), requested).float()
             loss = self._generator_loss(logits)
             logs = {"loss_generator": loss.detach()}
             if labels is not None:
@@ -64,14 +64,14 @@ class TableGan:
             return loss, logs
 
         with torch.no_grad():
-            fake = self._activated(self._raw(draws, asked), draws)
+            fake = self._activated(self._raw(draws, requested), draws)
         real = layout.one_hot(batch.values)
-        twice = None if asked is None else asked.repeat(2, 1)
+        twice = None if requested is None else requested.repeat(2, 1)
         logits = discriminator(torch.cat([real, fake]), twice).float().chunk(2)
         loss = self._discriminator_loss(logits[0], logits[1])
         logs = {"loss_discriminator": loss.detach(), "accuracy_discriminator": losses.accuracy(logits[0], logits[1])}
         if self.variant.penalty != "none" and moment.step % self.variant.penalty_interval == 0:
-            penalty = self._penalty(real, fake, asked, draws)
+            penalty = self._penalty(real, fake, requested, draws)
             loss = loss + self.variant.penalty_weight * self.variant.penalty_interval * penalty
             logs["penalty"] = penalty.detach()
         return loss, logs
@@ -82,13 +82,13 @@ class TableGan:
     def sampler(self) -> nn.Module:
         return TableSampler(self.nets["generator"], self.layout, self.latent, bool(self.classes))
 
-    def _raw(self, draws: Draws, asked: Tensor | None) -> Tensor:
-        noise = draws.normal if asked is None else torch.cat([draws.normal, asked], 1)
+    def _raw(self, draws: Draws, requested: Tensor | None) -> Tensor:
+        noise = draws.normal if requested is None else torch.cat([draws.normal, requested], 1)
         return self.nets["generator"](noise)
 
     def _activated(self, raw: Tensor, draws: Draws) -> Tensor:
-        """Rows (N, W) that gradients pass through: a Gumbel-softmax for each code (Jang et al.
-        2017, arXiv 1611.01144), tanh for each scalar.
+        """Rows (N, W) that gradients pass through: a Gumbel-softmax for each code (Jang et al. 2017, arXiv 1611.01144),
+        tanh for each scalar.
         """
         uniform = draws.uniform[:, : self.layout.codes]
         noisy = raw[:, : self.layout.codes].float() - torch.log(-torch.log(uniform))
@@ -97,28 +97,28 @@ class TableGan:
         return torch.cat([*soft, self.layout.scalars(raw).float().tanh()], 1)
 
     def _missed(self, raw: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of the categories that were asked for, averaged over the rows."""
+        """Cross-entropy of the requested categories, averaged over the rows."""
         logits, total = self.layout.logits(raw), raw.new_zeros(())
         for i in self.layout.discrete:
             total = total + F.cross_entropy(logits[i], labels[:, i], ignore_index=-1, reduction="sum")
         return total / len(raw)
 
-    def _penalty(self, real: Tensor, fake: Tensor, asked: Tensor | None, draws: Draws) -> Tensor:
+    def _penalty(self, real: Tensor, fake: Tensor, requested: Tensor | None, draws: Draws) -> Tensor:
         # `forward` in place of a call: not the compiled one, which has no second derivative.
         discriminator = self.nets["discriminator"].forward
         with torch.autocast(real.device.type, enabled=False):
             real, fake = real.float(), fake.float()
             if self.variant.penalty != "gradient":
-                return penalties.r1(discriminator, real, asked)
-            # One place for all rows of a pack, which are one sample of the discriminator.
+                return penalties.r1(discriminator, real, requested)
+            # One position for all rows of a pack, which are one sample of the discriminator.
             first = draws.uniform[:: self.variant.pack, -1:]
             share = first.repeat_interleave(self.variant.pack, 0)
-            return penalties.gradient_penalty(discriminator, real, fake, asked, share)
+            return penalties.gradient_penalty(discriminator, real, fake, requested, share)
 
 
 class TableVae:
-    """TVAE (Xu et al. 2019, arXiv 1907.00503): categories by cross-entropy, scalars by a normal
-    distribution whose width is learnt for each.
+    """TVAE (Xu et al. 2019, arXiv 1907.00503): categories by cross-entropy, scalars by a normal distribution whose
+    width is learnt for each.
     """
 
     averaged = "autoencoder"
@@ -132,13 +132,13 @@ class TableVae:
         self.latent, self.uniforms = variant.latent, 0
         self.sampler_latent = variant.latent + len(layout.parts) + len(layout.numeric)
         self.phases = (Phase("autoencoder", "autoencoder"),)
-        asked = layout.condition if classes else 0
+        condition = layout.condition if classes else 0
         self.nets = nn.ModuleDict(
             {
                 "autoencoder": nn.ModuleDict(
                     {
-                        "encoder": mlp(layout.width + asked, variant.discriminator_widths, 2 * variant.latent),
-                        "decoder": ScalarMlp(variant.latent + asked, variant, layout),
+                        "encoder": mlp(layout.width + condition, variant.discriminator_widths, 2 * variant.latent),
+                        "decoder": ScalarMlp(variant.latent + condition, variant, layout),
                     }
                 )
             }
@@ -149,12 +149,12 @@ class TableVae:
         """The negative ELBO with the reconstruction weighted; see `Family.loss`."""
         parts: Any = self.nets[phase.net]
         layout, variant = self.layout, self.variant
-        asked = [] if batch.labels is None else [layout.asked(batch.labels)]
+        requested = [] if batch.labels is None else [layout.requested(batch.labels)]
         rows = layout.one_hot(batch.values)
-        encoded = parts["encoder"](torch.cat([rows, *asked], 1)).float()
+        encoded = parts["encoder"](torch.cat([rows, *requested], 1)).float()
         mean, log_variance = encoded.chunk(2, 1)
         latents = mean + torch.exp(0.5 * log_variance) * draws.normal
-        raw = parts["decoder"](torch.cat([latents, *asked], 1)).float()
+        raw = parts["decoder"](torch.cat([latents, *requested], 1)).float()
         codes = batch.values[:, : len(layout.parts)].long()
         error = raw.new_zeros(())
         for i, logits in enumerate(layout.logits(raw)):
@@ -182,8 +182,8 @@ class TableVae:
 
 
 class TableAr:
-    """Columns drawn one after another, each given those that are known, in any order (Uria et al.
-    2014, arXiv 1310.1757; the objective of Hoogeboom et al. 2022, arXiv 2110.02037, eq. 5).
+    """Columns drawn one after another, each given those that are known, in any order (Uria et al. 2014, arXiv
+    1310.1757; the objective of Hoogeboom et al. 2022, arXiv 2110.02037, eq. 5).
 
     So any columns can be fixed. Half of the training rows hide a suffix, which is what generation
     without conditions meets; the others hide columns at random.
@@ -209,9 +209,9 @@ class TableAr:
         """Less the log-likelihood of the hidden columns, scaled up to that of the whole row."""
         codes = batch.values[:, : self.parts].long()
         count = (draws.uniform[:, :1] * self.parts).long()
-        place = draws.uniform[:, 2:].argsort(1).argsort(1)
+        rank = draws.uniform[:, 2:].argsort(1).argsort(1)
         natural = torch.arange(self.parts, device=codes.device)
-        known = torch.where(draws.uniform[:, 1:2] < 0.5, natural, place) < count
+        known = torch.where(draws.uniform[:, 1:2] < 0.5, natural, rank) < count
         logits = self.nets["model"](torch.where(known, codes, -1)).float()
         weight = ~known * (self.parts / (self.parts - count))
         total = logits.new_zeros(())

@@ -38,13 +38,13 @@ class File:
 class Files:
     """All rows, those of `data.holdout_root` last.
 
-    text: whether they come from CSV, with cells of type STRINGS that say nothing of the column's type.
+    from_csv: whether they come from CSV, with cells of type STRINGS that say nothing of the column's type.
     held: rows at the end that are kept from training.
     """
 
     spec: TableSpec
     table: pa.Table
-    text: bool
+    from_csv: bool
     parts: tuple[File, ...]
     held: int = 0
 
@@ -53,7 +53,7 @@ class Files:
         for part in self.parts:
             if row < part.rows:
                 where = f"{part.key}, row {row + 1}" if part.key else f"row {row + 1}"
-                if not self.text:
+                if not self.from_csv:
                     return where
                 line = _line(_content(part.store, part.key, part.field, self.spec), self.spec, row)
                 return f"{where} (line {line})"
@@ -61,8 +61,8 @@ class Files:
         raise IndexError(row)
 
 
-def read(spec: TableSpec, root: str, holdout_root: str | None) -> Files:
-    """The files that lie under `data.root` and `data.holdout_root`.
+def read_files(spec: TableSpec, root: str, holdout_root: str | None) -> Files:
+    """The files under `data.root` and `data.holdout_root`.
 
     Raises:
         UserError: if there are none, they cannot be read, or their columns differ.
@@ -94,7 +94,7 @@ def _is_parquet(key: str) -> bool:
 
 
 def _keys(field: str, uri: str) -> tuple[Store, list[str]]:
-    """The store and the files in it that a path means: one file, or those in a folder."""
+    """The store and the keys of a path: one file, or those in a folder."""
     remote = "://" in uri
     folder, _, name = uri.rstrip("/").rpartition("/")
     if not remote:
@@ -188,8 +188,8 @@ def _parquet(field: str, store: Store, key: str) -> pa.Table:
 
 
 def _content(store: Store, key: str, field: str, spec: TableSpec) -> bytes:
-    """A CSV file as UTF-8 with its lines where they were, but those of comments empty, and runs of
-    spaces made one where they part the cells.
+    """A CSV file as UTF-8 with the same line numbers: comment lines become empty, and runs of spaces one space where
+    they separate cells.
     """
     content = store.read(key)
     if key.lower().endswith(".gz"):
@@ -257,7 +257,7 @@ def _csv(spec: TableSpec, field: str, key: str, content: bytes) -> pa.Table:
 
 
 def _check_header(spec: TableSpec, field: str, key: str, table: pa.Table) -> None:
-    """Names where cells should be, and cells where names should be, are found early."""
+    """Reject a header that is read as cells, and cells that are read as a header."""
     names = table.column_names
     if spec.names is not None:
         first = [str(c[0]).strip() for c in table.columns]
@@ -281,14 +281,14 @@ def _check_header(spec: TableSpec, field: str, key: str, table: pa.Table) -> Non
 
 
 def _cells(column: pa.ChunkedArray, nulls: pa.Array) -> pa.Array:
-    """Strings without spaces around them, and with nothing where they mean that; each string once."""
+    """Strings without spaces around them, and missing where they mean that; each string once."""
     array = whole(column)
     trimmed = pc.utf8_trim_whitespace(array.dictionary)
     missing = pc.is_in(trimmed, value_set=nulls)
     # Strings that differed by spaces alone are the same now.
-    again = pc.if_else(missing, pa.scalar(None, pa.string()), trimmed).dictionary_encode()
-    indices = again.indices.take(array.indices)
-    return pa.DictionaryArray.from_arrays(indices.cast(pa.int32()), again.dictionary)
+    encoded = pc.if_else(missing, pa.scalar(None, pa.string()), trimmed).dictionary_encode()
+    indices = encoded.indices.take(array.indices)
+    return pa.DictionaryArray.from_arrays(indices.cast(pa.int32()), encoded.dictionary)
 
 
 def _rows(spec: TableSpec, content: bytes) -> Iterator[tuple[int, list[str]]]:
@@ -308,7 +308,7 @@ def _line(content: bytes, spec: TableSpec, row: int) -> int:
 
 
 def _unreadable(spec: TableSpec, field: str, key: str, content: bytes, error: pa.ArrowInvalid) -> UserError:
-    """What is wrong with a file that Arrow does not read."""
+    """The error in a file that Arrow cannot read."""
     if not content.strip():
         return UserError(field, key, "must have rows, and is empty", "Check the file.")
     expected = None if spec.names is None else len(spec.names)
@@ -317,13 +317,13 @@ def _unreadable(spec: TableSpec, field: str, key: str, content: bytes, error: pa
             if expected is None:
                 expected = len(cells)
             elif len(cells) != expected:
-                what = "there are names" if spec.names and number == 0 else "columns are expected"
+                what = "are named" if spec.names and number == 0 else "are expected"
                 row = number + (spec.names is not None)
                 return UserError(
                     field,
                     f"{key}, row {row} (line {line})",
                     f"has {len(cells)} cells where {expected} {what}",
-                    f"Mend the line; check data.table.delimiter ({spec.delimiter!r}), data.table.names and the quotes.",
+                    f"Correct the line, or data.table.delimiter ({spec.delimiter!r}), data.table.names or the quotes.",
                 )
     except csv.Error as reason:
         error = pa.ArrowInvalid(str(reason))

@@ -18,7 +18,7 @@ from genai_ray.table.spec import TableSpec
 _Piece = tuple[Part, tuple[int, ...], tuple[tuple[int, ...], ...]]
 
 
-def fit(
+def fit_codec(
     table: pa.Table, columns: tuple[Column, ...], rules: Rules, spec: TableSpec
 ) -> tuple[TableCodec, Codes, Scalars]:
     """A codec for a table, and the table in it.
@@ -38,7 +38,7 @@ def fit(
         raise UserError(
             "data",
             [c.name for c in columns][:4],
-            "are columns of which none varies, so that there is nothing to learn",
+            "are columns of which none varies: nothing can be learnt",
             "Check the file, data.table.columns and data.table.rare.",
         )
     parts, members, combos = zip(*pieces, strict=True)
@@ -110,7 +110,7 @@ def _completed(column: Column, table: pa.Table, spec: TableSpec, grouped: bool) 
         raise UserError(
             f"data.table.columns.{column.name}",
             len(numbers),
-            f"is how many training rows have a value there, fewer than data.table.rare={spec.rare}",
+            f"is the number of training rows with a value, fewer than data.table.rare={spec.rare}",
             "Set it to drop.",
         )
     low, high = modes.span(numbers, spec.rare)
@@ -132,7 +132,7 @@ def _with_categories(column: Column, cells: pa.ChunkedArray, spec: TableSpec) ->
             "Set it to drop, or choose a smaller data.table.rare.",
         )
     other = distinct[int(counts.argmax())]
-    if values.is_text(column.type) and counts[counts < spec.rare].sum() >= spec.rare:
+    if values.is_string(column.type) and counts[counts < spec.rare].sum() >= spec.rare:
         other = spec.rare_label
         kept += [other] if other not in kept else []
     return replace(column, categories=tuple(kept), other=kept.index(other))

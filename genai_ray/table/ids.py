@@ -1,9 +1,8 @@
 """Ids: strings of one pattern, of which every row gets its own.
 
-A pattern is a regular expression of literals, classes and fixed counts: `[A-Z]{3}-\\d{6}`. Its
-strings are numbered, as if each character were a digit of a number; a row's id is the string whose
-number a pseudorandom permutation gives to the row's index. So no two rows share an id, whoever
-makes them and in which order.
+A pattern is a regular expression of literals, classes and fixed counts: `[A-Z]{3}-\\d{6}`. Its strings are numbered, as
+if each character were a digit of a number; a row's id is the string whose number a pseudorandom permutation gives to
+the row's index. So no two rows share an id, whoever makes them and in which order.
 """
 
 import os.path
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from genai_ray import rng
 from genai_ray.errors import UserError
 
-#: Numbers that a permutation is made of; beyond, an id is longer than it needs to be.
+#: Numbers that a permutation is made of; ids of longer patterns are permuted in blocks.
 _LARGEST = 2**62
 _DIGITS = "[0-9]"
 _NAMED_CLASSES = {
@@ -46,9 +45,9 @@ _REFUSED = {
 
 @dataclass(frozen=True)
 class Pattern:
-    """letters: by position in an id, the characters that may stand there, in order."""
+    """letters: by position in an id, its possible characters, in order."""
 
-    text: str
+    regex: str
     letters: tuple[str, ...]
 
     @cached_property
@@ -63,8 +62,8 @@ class Pattern:
         return re.compile("".join(f"{_written(c)}{{{least},{most}}}" for (c, most), least in each))
 
     def fits(self, string: str) -> bool:
-        """Whether a string is of this pattern, or only has a class that is repeated fewer times: a
-        pattern may make longer ids than the source has.
+        """Whether a string is of this pattern, or only has a class that is repeated fewer times: a pattern may make
+        longer ids than the source has.
         """
         return self._like.fullmatch(string) is not None
 
@@ -72,7 +71,7 @@ class Pattern:
         """The pattern with its longest class repeated so much more that it has `least` ids."""
         classes = [i for i, (letters, _) in enumerate(self._runs) if len(letters) > 1]
         if not classes:
-            return self.text + _DIGITS * len(str(least - 1))
+            return self.regex + _DIGITS * len(str(least - 1))
         longest = max(classes, key=lambda i: (self._runs[i][1], len(self._runs[i][0]), i))
         size, more = self.size, 0
         while size < least:
@@ -118,7 +117,7 @@ class Pattern:
         return blocks
 
 
-def parse(text: str, field: str) -> Pattern:
+def parse_pattern(regex: str, field: str) -> Pattern:
     """The pattern that a regular expression of the small language means.
 
     Raises:
@@ -127,12 +126,12 @@ def parse(text: str, field: str) -> Pattern:
 
     def wrong(rule: str) -> UserError:
         remedy = "Use literals, classes such as [A-Z0-9], \\d and fixed counts: INV-[0-9]{6}."
-        return UserError(field, text, rule, remedy)
+        return UserError(field, regex, rule, remedy)
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # FutureWarning: [[a] may once mean another thing
-            tree = _parser.parse(text)
+            tree = _parser.parse(regex)
     except (re.error, OverflowError) as error:
         raise wrong(f"is no regular expression ({error})") from None
     if tree.state.flags & ~re.UNICODE:
@@ -153,7 +152,7 @@ def parse(text: str, field: str) -> Pattern:
         out += [letters] * count
     if not out:
         raise wrong("must have between 1 and 256 characters")
-    return Pattern(text, tuple(out))
+    return Pattern(regex, tuple(out))
 
 
 def _letters(operator: Any, argument: Any) -> str:
@@ -169,7 +168,7 @@ def _letters(operator: Any, argument: Any) -> str:
 
 
 def _written(letters: str) -> str:
-    """One character, or the class of several, as `parse` reads it."""
+    """One character, or the class of several, as `parse_pattern` reads it."""
     if len(letters) == 1:
         return re.escape(letters)
     out = ""
@@ -180,7 +179,7 @@ def _written(letters: str) -> str:
     return f"[{out}]"
 
 
-def infer(distinct: list[str]) -> str | None:
+def infer_pattern(distinct: list[str]) -> str | None:
     """A pattern that strings, which all differ, seem to be made by; None if they seem not to be.
 
     They have one length and at each position a kind of character, or one prefix and then a number.

@@ -1,8 +1,8 @@
 """What the columns of a table are: kind and type of each, from its cells and from what a spec says.
 
-Strings that read as numbers, dates or truth values become such (see `reading`). Strings are an id
-if no cell is like another and all follow one pattern; else a category; else they are refused as
-free text. The types of Parquet are taken as they are; a dictionary of numbers is a category.
+Strings that read as numbers, dates or booleans become such (see `reading`). Strings are an id if all differ and follow
+one pattern; else a category; else they are refused as free text. The types of Parquet are taken as they are; a
+dictionary of numbers is a category.
 """
 
 import re
@@ -18,23 +18,23 @@ from genai_ray.errors import UserError, nearest
 from genai_ray.table import ids, values
 from genai_ray.table.columns import Column
 from genai_ray.table.files import Files
-from genai_ray.table.reading import MANY, Reading, Source, as_dates, read
+from genai_ray.table.reading import MANY, Reading, Source, as_dates, read_cells
 from genai_ray.table.spec import ColumnSpec
 from genai_ray.table.values import first_true, pc
 
-#: Numbers beyond are marks of something else, such as the largest float64.
+#: Numbers beyond are sentinel values, such as the largest float64.
 _LARGEST = 1e100
 _ID_NAME = re.compile(r"(^|[^A-Za-z])(?i:id|uuid|guid|key|no|nr|number)$|[a-z](Id|ID|Key|Nr|No)$")
-_SAID = "as the spec says"
+_BY_SPEC = "as the spec says"
 
 
-def infer(
+def infer_columns(
     files: Files, specs: Mapping[str, ColumnSpec], unique: Collection[str], computed: Collection[str]
 ) -> tuple[pa.Table, tuple[Column, ...]]:
     """The table with cells of their types, without dropped columns, and what its columns are.
 
     Args:
-        specs: what is known better than the cells tell, by column.
+        specs: what the spec says of a column, by name.
         unique: columns that are ids by a constraint. computed: columns that have a formula.
 
     Raises:
@@ -81,11 +81,11 @@ def _infer(source: Source) -> tuple[pa.Array, Column]:
     if cells.null_count == len(cells):
         raise source.wrong("is a column that is all missing", f"Leave it out: {source.field}=drop.")
     reading = Reading(values.whole(cells), "of its type")
-    if values.is_text(cells.type):
-        reading = read(source)
+    if values.is_string(cells.type):
+        reading = read_cells(source)
     if source.spec.type:
-        reading = reading._replace(why=_SAID)
-    if values.is_text(reading.array.type):
+        reading = reading._replace(why=_BY_SPEC)
+    if values.is_string(reading.array.type):
         array, column = reading.array, _kind_of_strings(source, reading)
     else:
         array, column = _kind_of_values(source, reading)
@@ -102,14 +102,14 @@ def _kind_of_strings(source: Source, reading: Reading) -> Column:
     rows, complete = int(counts.sum()), source.strings.null_count == 0
     if wanted == "constant" or (wanted is None and len(distinct) == 1 and complete):
         return _constant(source, kind, len(distinct), complete, distinct[0].as_py())
-    # Of few different dates categories can be made.
+    # Few distinct dates may be categories.
     if wanted is None and len(distinct) > MANY and as_dates(source) is not None:
         raise source.wrong_cell(
             f"is of type {kind} and reads as dates or times",
             f"Set {source.field}=datetime, to have them as such, or =categorical, =id or =drop.",
         )
     if wanted == "id" or (wanted is None and complete and len(distinct) == rows > 1):
-        pattern = source.spec.pattern or (ids.infer(distinct.to_pylist()) if len(distinct) == rows else None)
+        pattern = source.spec.pattern or (ids.infer_pattern(distinct.to_pylist()) if len(distinct) == rows else None)
         if wanted == "id":
             _check_unique(source, source.strings)
         if pattern:
@@ -130,25 +130,25 @@ def _kind_of_strings(source: Source, reading: Reading) -> Column:
     return Column(source.name, "categorical", kind, why=reading.why)
 
 
-def _id_of_strings(source: Source, text: str, kind: pa.DataType) -> Column:
-    pattern = ids.parse(text, f"{source.field}.pattern")
+def _id_of_strings(source: Source, regex: str, kind: pa.DataType) -> Column:
+    pattern = ids.parse_pattern(regex, f"{source.field}.pattern")
     if source.spec.pattern:
         odd = np.array([not pattern.fits(t) for t in source.distinct.to_pylist()])
         if odd.any():
-            rule = f"does not fit the pattern {pattern.text}"
+            rule = f"does not fit the pattern {pattern.regex}"
             raise source.wrong_cell(rule, "Correct the pattern.", odd)
     missing = first_true(source.strings.is_null())
     if missing is not None:
         raise source.wrong("is an id, and missing in some rows", "Set another type, or drop it.", missing)
-    why = _SAID if source.spec.type else "no string twice, all of one pattern"
-    return Column(source.name, "id", kind, pattern=pattern.text, why=why)
+    why = _BY_SPEC if source.spec.type else "no string twice, all of one pattern"
+    return Column(source.name, "id", kind, pattern=pattern.regex, why=why)
 
 
-# --- numbers, truth values, dates ----------------------------------------------------------------
+# --- numbers, booleans, dates ----------------------------------------------------------------
 
 
 def _kind_of_values(source: Source, reading: Reading) -> tuple[pa.Array, Column]:
-    """A column of numbers, truth values, dates or times."""
+    """A column of numbers, booleans, dates or times."""
     array, wanted, why = reading.array, source.spec.type, reading.why
     if pa.types.is_dictionary(array.type):
         if wanted is None:
@@ -193,12 +193,12 @@ def _natural_kind(kind: pa.DataType) -> Literal["datetime", "boolean", "numerica
 
 
 def _check_numbers(source: Source, dense: Any) -> None:
-    """That numbers are finite, exact in float64, and 0 or 1 where they are to be truth values."""
+    """That numbers are finite, exact in float64, and 0 or 1 where they are to be booleans."""
     numbers = values.numbers(dense)
     row = first_true(np.abs(numbers) > _LARGEST)
     if row is not None:
         raise source.wrong(
-            "is infinite, or so large that it cannot be meant",
+            "is infinite, or so large that it must be a sentinel value",
             "Put a number there, or leave "
             "the cell empty; what means a missing value in CSV belongs in data.table.nulls.",
             row,
@@ -229,11 +229,9 @@ def _decimals(source: Source, dense: Any, read: int | None) -> int | None:
 
 
 def _id_of_numbers(source: Source, dense: Any, distinct: int, complete: bool) -> Column | None:
-    """An id of whole numbers, of the pattern or of as many digits as there are; None for numbers
-    that are no id.
-    """
+    """An id of whole numbers, of the spec's pattern or of as many digits as the longest; None if they are no id."""
     demanded, whole = source.spec.type == "id", pa.types.is_integer(dense.type)
-    why = _SAID if demanded else _looks_like_id(source, dense, distinct) if whole and complete else ""
+    why = _BY_SPEC if demanded else _looks_like_id(source, dense, distinct) if whole and complete else ""
     if not why:
         return None
     if not whole or not complete:
@@ -241,19 +239,19 @@ def _id_of_numbers(source: Source, dense: Any, distinct: int, complete: bool) ->
         raise source.wrong(rule, "Set another type.")
     _check_unique(source, dense.dictionary_encode())
     digits = len(str(pc.max(pc.abs(dense.cast(pa.int64(), safe=False))).as_py()))
-    text = source.spec.pattern or ("[0-9]" if digits == 1 else f"[1-9][0-9]{{{digits - 1}}}")
-    pattern = ids.parse(text, f"{source.field}.pattern")
+    regex = source.spec.pattern or ("[0-9]" if digits == 1 else f"[1-9][0-9]{{{digits - 1}}}")
+    pattern = ids.parse_pattern(regex, f"{source.field}.pattern")
     if not "".join(pattern.letters).isdigit():
         rule = "is a column of whole numbers, and its pattern has other characters"
-        raise source.wrong(rule, "Use digits, such as [0-9]{6}.", value=text)
+        raise source.wrong(rule, "Use digits, such as [0-9]{6}.", value=regex)
     largest = "".join(map(max, pattern.letters))
     limit = 2 ** (dense.type.bit_width - pa.types.is_signed_integer(dense.type)) - 1
     if int(largest) > min(limit, 2**62):
         if not demanded:
             return None  # ids of as many digits do not fit the type, so these are numbers
         rule = f"has ids up to {largest}, which {dense.type} does not hold"
-        raise source.wrong(rule, "Use a shorter pattern.", value=text)
-    return Column(source.name, "id", dense.type, pattern=text, why=why)
+        raise source.wrong(rule, "Use a shorter pattern.", value=regex)
+    return Column(source.name, "id", dense.type, pattern=regex, why=why)
 
 
 def _looks_like_id(source: Source, dense: Any, distinct: int) -> str:

@@ -1,8 +1,8 @@
 """Columns of tables as arrays: numbers as floats, categories as codes shared by several tables.
 
-The basis of every score of a table. Whole numbers, floats, decimals and dates count as numbers,
-strings, dictionaries and booleans as categories; a caller who knows better names the `categorical`
-columns. Columns named in `skip`, such as ids, take no part. Null and NaN are both missing.
+The basis of every score of a table. Whole numbers, floats, decimals and dates count as numbers, strings, dictionaries
+and booleans as categories; a caller may name further `categorical` columns. Columns named in `skip`, such as ids, are
+ignored. Null and NaN are both missing.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -24,10 +24,10 @@ MISSING = 0
 class Columns:
     """The columns of one of the tables that were encoded together.
 
-    numbers: (N, M) float64, NaN where missing or infinite; a date is a count since 1970 in the
-        unit of its column.
+    numbers: (N, M) float64, NaN where missing or infinite; a date is a count since 1970 in the unit of its column.
     categories: (N, C) int64; 0 where missing, else 1 + the index of the value in `labels`.
-    labels: the values of each category column, in the order in which the tables show them.
+    labels: the values of each category column, in the order in which they first occur.
+    names: of all columns, in the order of the tables.
     """
 
     numbers: NDArray[np.float64]
@@ -35,6 +35,7 @@ class Columns:
     number_names: tuple[str, ...]
     category_names: tuple[str, ...]
     labels: tuple[tuple[Any, ...], ...]
+    names: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -60,10 +61,13 @@ def encode(
 
     Every table has rows and the columns of the first, of which `categorical` and `skip` name some.
     """
-    numbers, categories = {}, {}
+    numbers: dict[str, NDArray[np.float64]] = {}
+    categories: dict[str, NDArray[np.int64]] = {}
     labels: list[tuple[Any, ...]] = []
+    names: list[str] = []
     assert set(categorical) <= set(tables[0].column_names), f"categorical={sorted(categorical)}"
     for name, cells in _joined(tables, skip):
+        names.append(name)
         if is_number(tables[0].schema.field(name).type) and name not in categorical:
             amounts = values.numbers(cells, values.tick_ns(cells.type))
             numbers[name] = np.where(np.isfinite(amounts), amounts, np.nan)
@@ -71,16 +75,15 @@ def encode(
             codes, plain = values.plain_dictionary(cells)
             categories[name] = codes + 1
             labels.append(tuple(values.from_plain(plain, cells.type).to_pylist()))
-    names, labelled = (tuple(numbers), tuple(categories)), tuple(labels)
+    shared = (tuple(numbers), tuple(categories), tuple(labels), tuple(names))
     each = zip(_split(tables, numbers, np.float64), _split(tables, categories, np.int64), strict=True)
-    return [Columns(of_numbers, codes, *names, labelled) for of_numbers, codes in each]
+    return [Columns(amounts, codes, *shared) for amounts, codes in each]
 
 
 def row_keys(tables: Sequence[pa.Table], *, skip: Collection[str] = ()) -> list[NDArray[np.int64]]:
     """A number for each row of each table: equal exactly where two rows agree in every column.
 
-    No hash, so no collision. Missing equals missing, and -0.0 equals 0.0. The tables are as in
-    `encode`.
+    No hash, so no collision. Missing equals missing, and -0.0 equals 0.0. The tables are as in `encode`.
     """
     keys, span = np.zeros(sum(map(len, tables)), np.int64), 1
     for _, cells in _joined(tables, skip):
@@ -107,7 +110,7 @@ def ranked(counts: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Whether columns of this type count as numbers where nothing else is said."""
+    """Whether columns of this type count as numbers by default."""
     return not pa.types.is_dictionary(kind) and (values.is_number(kind) or values.is_temporal(kind))
 
 

@@ -16,23 +16,23 @@ _PLAIN = {"numerical", "categorical", "boolean"}
 _WHOLE = {"Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64"}
 
 
-def read(uri: str, columns: Collection[str], decided: Collection[str]) -> dict[str, ColumnSpec]:
+def read_metadata(uri: str, columns: Collection[str], decided: Collection[str]) -> dict[str, ColumnSpec]:
     """What the metadata say of the columns; of type `unknown` they say nothing.
 
     Args:
         columns: of the table. decided: those that the spec has a type for.
 
     Raises:
-        UserError: for a file that is not such, for a column that is not in the table, and for
+        UserError: for a malformed file, for a column that is not in the table, and for
             personal data that the spec does not decide about.
     """
     table = _table(uri)
-    found: dict[str, ColumnSpec] = {}
+    specs: dict[str, ColumnSpec] = {}
     for name, what in table["columns"].items():
         if name not in columns:
             raise UserError(FIELD, name, "is a column of the metadata and not of the table", nearest(name, columns))
         if name not in decided:
-            found[name] = _column(name, what)
+            specs[name] = _column(name, what)
     keys, more = (table.get(k) or [] for k in ("primary_key", "alternate_keys"))
     for what in (keys, more):
         if not isinstance(what, list) and not (what is keys and isinstance(what, str)):
@@ -47,9 +47,9 @@ def read(uri: str, columns: Collection[str], decided: Collection[str]) -> dict[s
         if key not in columns:
             raise UserError(FIELD, key, "is a key and not a column of the table", nearest(key, columns))
         if key not in decided:
-            pattern = found[key].pattern if key in found else None
-            found[key] = ColumnSpec(type="id", pattern=pattern)
-    return found
+            pattern = specs[key].pattern if key in specs else None
+            specs[key] = ColumnSpec(type="id", pattern=pattern)
+    return specs
 
 
 def _table(uri: str) -> dict[str, Any]:

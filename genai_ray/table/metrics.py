@@ -2,13 +2,15 @@
 
 from genai_ray.modality import Metric
 
-_IN = "genai_ray.table.scores:"
+_IN = "genai_ray.table.compared:"
 
 METRICS: dict[str, Metric] = {
     "column_shapes": Metric(
-        "higher", "How like each column alone is, mean (KS and TV complements)", _IN + "column_shapes"
+        "higher", "Similarity of each column alone, mean (KS and TV complements)", _IN + "column_shapes"
     ),
-    "pair_trends": Metric("higher", "How like each pair of columns hangs together, mean", _IN + "pair_trends"),
+    "pair_trends": Metric("higher", "Similarity of the relation of each pair of columns, mean", _IN + "pair_trends"),
+    "category_coverage": Metric("higher", "Share of the real categories that occur, mean", _IN + "category_coverage"),
+    "range_coverage": Metric("higher", "Share of the real range that is reached, mean", _IN + "range_coverage"),
     "efficacy_f1": Metric(
         "higher", "F1 of classifiers trained on these rows, tested on the holdout", _IN + "efficacy_f1"
     ),
@@ -22,10 +24,8 @@ METRICS: dict[str, Metric] = {
         least=-float("inf"),
     ),
     "detection_auc": Metric(
-        "lower", "ROC AUC of telling these rows from training rows; 0.5: cannot", _IN + "detection_auc"
+        "lower", "ROC AUC of a classifier of these rows against training rows; 0.5: chance", _IN + "detection_auc"
     ),
-    "category_coverage": Metric("higher", "Share of the real categories that occur, mean", _IN + "category_coverage"),
-    "range_coverage": Metric("higher", "Share of the real range that is reached, mean", _IN + "range_coverage"),
     "exact_copy_rate": Metric("lower", "Share that equals a training row in every column", _IN + "exact_copy_rate"),
     "duplicate_rate": Metric("lower", "Share of rows that repeat an earlier one", _IN + "duplicate_rate"),
     "closest_share": Metric(

@@ -1,6 +1,6 @@
 """Numbers as a code and a scalar beside it.
 
-Atoms: exact values that many rows have get a code of their own. What is left is coded by the mode
+Atoms: exact values that many rows have get a code of their own. Other values are coded by the mode
 of a Gaussian mixture that it belongs to (mode-specific normalisation, Xu et al. 2019, arXiv
 1907.00503, section 4.2), or by a bin of equal counts, both with a scalar that says where in it.
 """
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from genai_ray import rng
 from genai_ray.table.columns import Part
 
-#: A value that so large a share of the rows has is an atom.
+#: A value of at least this share of the rows is an atom.
 ATOM_SHARE = 0.01
-#: A number with so few different values has atoms alone, if rows of rare ones are fewer than this.
+#: A number with at most FEW distinct values has only atoms, if the share of rows with rare ones is at most FEW_REST.
 FEW, FEW_REST = 50, 0.05
 COMPONENTS, CONCENTRATION, LEAST_WEIGHT = 10, 0.001, 0.005
 SAMPLE = 10_000
@@ -89,8 +89,8 @@ def _fit(part: Part, values: NDArray[np.float64], rest_of: Rest, rare: int) -> P
 
 
 def span(ascending: NDArray[np.float64], rare: int) -> tuple[float, float]:
-    """The range that leaves of sorted numbers (N,), N > 0: `rare` of them lie at or beyond either
-    end. Of so few that the ends would cross, the value that `rare` rows have, or else their mean.
+    """The range that leaves of sorted numbers (N,), N > 0: `rare` of them lie at or beyond either end. Of so few that
+    the ends would cross, the value that `rare` rows have, or else their mean.
     """
     if len(ascending) < 2 * rare:
         middle = ascending[len(ascending) // 2]
@@ -127,7 +127,7 @@ def _modes(rest: NDArray[np.float64], rare: int) -> tuple[list[float], list[floa
     means = mixture.means_[kept, 0] * spread + mean
     deviations = np.sqrt(mixture.covariances_[kept, 0, 0]) * spread
     order = np.argsort(means)
-    # Last digits differ between processors, and nobody needs them.
+    # Last digits differ between processors and are not needed.
     rounded = [_digits(d, d, 5) for d in deviations[order]]
     return (
         [_digits(m, d, 5) for m, d in zip(means[order], deviations[order], strict=True)],
@@ -137,7 +137,7 @@ def _modes(rest: NDArray[np.float64], rare: int) -> tuple[list[float], list[floa
 
 
 def _digits(value: float, unit: float, count: int) -> float:
-    """A value rounded to so many digits of a unit."""
+    """A value rounded to `count` digits of a unit."""
     decimals = count - 1 - int(np.floor(np.log10(abs(unit))))
     return float(np.round(value, decimals)) if decimals < 300 else float(value)
 
@@ -168,7 +168,7 @@ def _bin_of(edges: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[
     return np.searchsorted(edges[1:-1], values, side="right")
 
 
-def encode(
+def encode_numbers(
     part: Part, values: NDArray[np.float64], draws: NDArray[np.float64]
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Codes and scalars of numbers, all (N,).
@@ -227,5 +227,5 @@ def _drawn(
     """Which mode (N,) each value comes from, drawn from the posterior."""
     logits = np.log(weights / deviations) - 0.5 * ((values[:, None] - means) / deviations) ** 2
     shares = np.exp(logits - logits.max(1, keepdims=True)).cumsum(1)
-    drawn = (shares <= draws[:, None] * shares[:, -1:]).sum(1)
-    return np.minimum(drawn, len(means) - 1)
+    chosen = (shares <= draws[:, None] * shares[:, -1:]).sum(1)
+    return np.minimum(chosen, len(means) - 1)

@@ -17,7 +17,7 @@ from genai_ray.table.spec import TableArSpec, TableGanSpec, TableVaeSpec
 
 
 class Layout:
-    """Where the parts of a codec lie in a row of W."""
+    """Offsets of the parts of a codec in a row of W."""
 
     def __init__(self, codec: TableCodec):
         self.parts = codec.parts
@@ -40,7 +40,7 @@ class Layout:
         codes.scatter_(1, values[:, :parts].long() + starts, 1.0)
         return torch.cat([codes, values[:, parts:]], 1)
 
-    def asked(self, labels: Tensor) -> Tensor:
+    def requested(self, labels: Tensor) -> Tensor:
         """Labels (N, P), codes or -1, as the one-hot (N, C) of the discrete parts."""
         hot = [F.one_hot(labels[:, i] + 1, self.sizes[i] + 1)[:, 1:] for i in self.discrete]
         return torch.cat(hot, 1).float()
@@ -61,7 +61,7 @@ class Layout:
 
 
 class ResidualMlp(nn.Module):
-    """(N, inputs) -> (N, outputs); each hidden layer's output stands beside its input."""
+    """(N, inputs) -> (N, outputs); each hidden layer's output is concatenated with its input."""
 
     def __init__(self, inputs: int, widths: tuple[int, ...], outputs: int):
         super().__init__()
@@ -78,10 +78,9 @@ class ResidualMlp(nn.Module):
 
 
 class PackedDiscriminator(nn.Module):
-    """Rows (N, W) and what they were asked for (N, C) -> logits (N / pack,).
+    """Rows (N, W) and the requested codes (N, C) -> logits (N / pack,).
 
-    Packs of neighbours are judged together, so that a generator that repeats itself is seen (Lin
-    et al. 2018, arXiv 1712.04086).
+    Neighbouring rows are packed into one sample, so that mode collapse is detected (Lin et al. 2018, arXiv 1712.04086).
     """
 
     def __init__(self, width: int, variant: TableGanSpec):
@@ -93,8 +92,8 @@ class PackedDiscriminator(nn.Module):
             layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(0.2), nn.Dropout(variant.dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
 
-    def forward(self, rows: Tensor, asked: Tensor | None) -> Tensor:
-        x = rows if asked is None else torch.cat([rows, asked], 1)
+    def forward(self, rows: Tensor, requested: Tensor | None) -> Tensor:
+        x = rows if requested is None else torch.cat([rows, requested], 1)
         return self.layers(x.reshape(len(x) // self.pack, -1)).squeeze(1)
 
 
@@ -107,7 +106,7 @@ def mlp(inputs: int, widths: tuple[int, ...], outputs: int) -> nn.Sequential:
 
 
 class ScalarMlp(nn.Module):
-    """A decoder, and the standard deviation of each scalar around what it says."""
+    """A decoder, and the standard deviation of each scalar around its output."""
 
     def __init__(self, inputs: int, variant: TableVaeSpec, layout: Layout):
         super().__init__()
@@ -148,10 +147,10 @@ class SetNetwork(nn.Module):
         return self.heads(self.hidden(F.embedding_bag(at, self.values.weight, mode="sum")))
 
     def hidden(self, x: Tensor) -> Tensor:
-        """From the sum of what is known (N, first width) to what the heads read (N, last width)."""
+        """From the sum of the known embeddings (N, first width) to the input of the heads (N, last width)."""
         for block in self.blocks:
-            made = block(x)
-            x = x + made if made.shape == x.shape else made
+            output = block(x)
+            x = x + output if output.shape == x.shape else output
         return self.norm(x).relu()
 
     def embedded(self, part: int, codes: Tensor) -> Tensor:
@@ -164,7 +163,7 @@ class SetNetwork(nn.Module):
 class ArSampler(nn.Module):
     """(noise (N, P + M), labels (N, P) int64) -> codes (N, D) int64, values (N, M) float64.
 
-    One number picks the code of each part, one the place inside the bin or mode of each number.
+    The noise of a part picks its code; that of a number picks the position inside the bin or mode.
     """
 
     def __init__(self, net: nn.Module, layout: Layout):
@@ -183,8 +182,8 @@ class ArSampler(nn.Module):
         for i in range(parts):
             head = slice(layout.starts[i], layout.starts[i] + layout.sizes[i])
             logits = F.linear(net.hidden(total), net.heads.weight[head], net.heads.bias[head])
-            drawn = pick(logits, uniform[:, i : i + 1])
-            code = torch.where(free[:, i] >= 0, free[:, i], drawn)
+            picked = pick(logits, uniform[:, i : i + 1])
+            code = torch.where(free[:, i] >= 0, free[:, i], picked)
             total = total - net.embedded(i, known[i]) + net.embedded(i, code)
             codes.append(code)
         stacked = torch.stack(codes, 1)
@@ -202,7 +201,7 @@ class TableSampler(nn.Module):
     """(noise (N, L), labels (N, P) int64?) -> codes (N, D) int64, values (N, M) float64.
 
     The noise is the latent of the network, then one number for each part, which picks its code, and
-    where scalars have a width one for each of them. A code that is asked for is taken. Values are
+    where scalars have a width one for each of them. A requested code is taken. Values are
     in the units of the source: clipped, rounded, NaN where missing.
     """
 
@@ -215,7 +214,7 @@ class TableSampler(nn.Module):
         layout, parts = self.layout, len(self.layout.parts)
         latents = noise[:, : self.latent]
         if labels is not None and self.conditional:
-            latents = torch.cat([latents, layout.asked(labels)], 1)
+            latents = torch.cat([latents, layout.requested(labels)], 1)
         raw = self.net(latents)
         uniform = normal_cdf(noise[:, self.latent : self.latent + parts])
         picked = [pick(logits, uniform[:, i : i + 1]) for i, logits in enumerate(layout.logits(raw))]
@@ -230,8 +229,8 @@ class TableSampler(nn.Module):
 
 
 class BusinessValues(nn.Module):
-    """(codes (N, M), scalars (N, M)) -> values (N, M) float64: offset + scale * scalar of the code,
-    within the range, rounded, NaN where missing.
+    """(codes (N, M), scalars (N, M)) -> values (N, M) float64: offset + scale * scalar of the code, within the range,
+    rounded, NaN where missing.
     """
 
     offset: Tensor
@@ -253,7 +252,7 @@ class BusinessValues(nn.Module):
             "scale": [x for p in parts for x in p.scale],
             "low": [p.low for p in parts],
             "high": [p.high for p in parts],
-            # 0 stands for: not rounded.
+            # 0 means: not rounded.
             "unit": [0.0 if p.decimals is None else 10.0**p.decimals for p in parts],
         }
         for name, values in flat.items():

@@ -1,6 +1,6 @@
 """What only the report of a table shows: columns, real over synthetic, pairs of columns, sample rows.
 
-What few rows share is hidden, so that nobody can be recognised: real categories with fewer than `rare`
+What few rows share is hidden, so that no individual can be identified: real categories with fewer than `rare`
 rows, the values beyond the `rare`-th least and greatest, and bins with fewer than `rare` real rows.
 """
 
@@ -36,7 +36,7 @@ class Panel:
     """How often a column has which values, in real and in synthetic rows.
 
     real, fake: shares of all rows, 0..1, one for each bin or category.
-    labels: of a category, one for each share; of a number, the two ends as text, where the outer
+    labels: of a category, one for each share; of a number, the two ends as strings, where the outer
         bins also hold what lies beyond; empty if nothing can be shown.
     missing: shares of missing values, real and synthetic; of a category they are a label, too.
     """
@@ -79,11 +79,10 @@ def column_panels(
 def sample_rows(
     real: pa.Table, table: pa.Table, *, rare: int, categorical: Collection[str] = (), skip: Collection[str] = ()
 ) -> tuple[list[str], list[list[str]]]:
-    """The first rows of `table` as text, with the names of the columns.
+    """The first rows of `table` as strings, with the names of the columns.
 
-    A category that fewer than `rare` rows of `real` have is shown as (rare). Columns in `skip`
-    are shown too: they are synthetic. Samples do not depend on one another, so the first rows of a
-    generated table are a random draw.
+    A category that fewer than `rare` rows of `real` have is shown as (rare). Columns in `skip` are shown too: they are
+    synthetic. Samples do not depend on one another, so the first rows of a generated table are a random draw.
     """
     first = table.slice(0, _ROWS)
     columns = []
@@ -126,7 +125,7 @@ def blocks(
 ) -> list[Block]:
     """What only the report of a table shows.
 
-    details: of `genai_ray.table.scores.TableScores`. panels: from `column_panels`. names and rows: from
+    details: of `genai_ray.table.compared`. panels: from `column_panels`. names and rows: from
     `sample_rows`, which keeps rare real categories off the page; a random draw, since the page says so.
     """
     shown = []
@@ -207,24 +206,24 @@ def _efficacy(efficacy: Mapping[str, Any]) -> Block:
 # --- what is counted -----------------------------------------------------------------------------
 
 
-def _number(name: str, kind: pa.DataType, real: NDArray[np.float64], made: NDArray[np.float64], rare: int) -> Panel:
-    missing = (float(np.isnan(real).mean()), float(np.isnan(made).mean()))
-    there, drawn = np.sort(real[~np.isnan(real)]), made[~np.isnan(made)]
-    if len(there) < 2 * rare:
+def _number(name: str, kind: pa.DataType, real: NDArray[np.float64], fake: NDArray[np.float64], rare: int) -> Panel:
+    missing = (float(np.isnan(real).mean()), float(np.isnan(fake).mean()))
+    known, generated = np.sort(real[~np.isnan(real)]), fake[~np.isnan(fake)]
+    if len(known) < 2 * rare:
         return Panel(name, "number", (), (), (), missing)
-    low, high = there[rare - 1], there[-rare]
-    bins = min(_BINS, max(1, len(there) // (2 * rare)))  # thin bins would be empty ones
+    low, high = known[rare - 1], known[-rare]
+    bins = min(_BINS, max(1, len(known) // (2 * rare)))  # thin bins would be empty ones
     # Counted from the low end, as a date in nanoseconds leaves no room for halves.
     span = high - low
-    if np.all(there == np.rint(there)):
+    if np.all(known == np.rint(known)):
         step = max(1, -(-(span + 1) // bins))
         edges = np.arange(-0.5, span + step, step)
     else:
         edges = np.linspace(0, span or 1, bins + 1)
     shares = []
-    for values, rows in ((there, len(real)), (drawn, len(made))):
+    for values, rows in ((known, len(real)), (generated, len(fake))):
         counts, _ = np.histogram(np.clip(values, low, high) - low, edges)
-        if values is there:
+        if values is known:
             counts = np.where(counts < rare, 0, counts)
         shares.append(tuple((counts / rows).tolist()))
     ends = (_end(low, kind), _end(high, kind))
@@ -232,25 +231,25 @@ def _number(name: str, kind: pa.DataType, real: NDArray[np.float64], made: NDArr
 
 
 def _category(
-    name: str, labels: tuple[Any, ...], real: NDArray[np.int64], made: NDArray[np.int64], rare: int, most: int
+    name: str, labels: tuple[Any, ...], real: NDArray[np.int64], fake: NDArray[np.int64], rare: int, most: int
 ) -> Panel:
-    totals = (int(real.sum()), int(made.sum()))
+    totals = (int(real.sum()), int(fake.sum()))
     # A value that no real row has betrays none, and that a generator makes it up is worth seeing.
-    order = sorted(range(1, len(real)), key=lambda c: (-real[c], -made[c], c))
-    shown = [c for c in order if real[c] >= rare or (not real[c] and made[c])][:most]
-    rows = [(_cell(labels[c - 1]), int(real[c]), int(made[c])) for c in shown]
+    order = sorted(range(1, len(real)), key=lambda c: (-real[c], -fake[c], c))
+    shown = [c for c in order if real[c] >= rare or (not real[c] and fake[c])][:most]
+    rows = [(_cell(labels[c - 1]), int(real[c]), int(fake[c])) for c in shown]
     rest = [c for c in order if c not in set(shown)]
     if rest:
-        rows.append((OTHERS_LABEL, int(real[rest].sum()), int(made[rest].sum())))
-    if real[MISSING] or made[MISSING]:
-        rows.append((MISSING_LABEL, int(real[MISSING]), int(made[MISSING])))
+        rows.append((OTHERS_LABEL, int(real[rest].sum()), int(fake[rest].sum())))
+    if real[MISSING] or fake[MISSING]:
+        rows.append((MISSING_LABEL, int(real[MISSING]), int(fake[MISSING])))
     return Panel(
         name,
         "category",
         tuple(label for label, _, _ in rows),
         tuple(count / totals[0] for _, count, _ in rows),
         tuple(count / totals[1] for _, _, count in rows),
-        (float(real[MISSING] / totals[0]), float(made[MISSING] / totals[1])),
+        (float(real[MISSING] / totals[0]), float(fake[MISSING] / totals[1])),
     )
 
 

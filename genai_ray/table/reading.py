@@ -1,6 +1,6 @@
-"""Cells of one column as numbers, truth values, dates or strings: four readers, tried in order.
+"""Cells of one column as numbers, booleans, dates or strings: four readers, tried in order.
 
-Strings of CSV are numbers, truth values or dates if all of them read as such. Strings of Parquet
+Strings of CSV are numbers, booleans or dates if all of them read as such. Strings of Parquet
 stay strings, but where a spec says that they are something else.
 """
 
@@ -30,8 +30,8 @@ _WHOLE_ID = r"^([1-9]\d{0,17}|0)$"
 _INFINITE = r"^(?i:[+-]?inf(inity)?)$"
 #: 007 and 01234 are codes, such as postal ones, whose zeros would be lost.
 _CODE = r"^[+-]?0\d"
-_TRUTH = {"true": True, "false": False}
-_MORE_TRUTH = _TRUTH | {"yes": True, "no": False, "y": True, "n": False, "t": True, "f": False, "1": True, "0": False}
+_BOOLS = {"true": True, "false": False}
+_MORE_BOOLS = _BOOLS | {"yes": True, "no": False, "y": True, "n": False, "t": True, "f": False, "1": True, "0": False}
 #: Shapes of dates that are not ISO 8601, and how each may be meant.
 _DATES = (
     (r"^\d{1,2}/\d{1,2}/\d{4}$", ("%d/%m/%Y", "%m/%d/%Y")),
@@ -83,8 +83,8 @@ class Source:
         """Which distinct strings match a regular expression."""
         return np.asarray(pc.match_substring_regex(self.distinct, pattern))
 
-    def taken(self, meaning: Any) -> pa.Array:
-        """The cells, of what each distinct string means."""
+    def per_cell(self, meaning: Any) -> pa.Array:
+        """The cells, given the meaning of each distinct string."""
         return meaning.take(self.strings.indices)
 
     def wrong(self, rule: str, remedy: str, row: int | None = None, value: Any = None) -> UserError:
@@ -100,44 +100,44 @@ class Source:
 
 
 class Reading(NamedTuple):
-    """Cells of their type. why: they are read so. decimals: of numbers, if the strings say it."""
+    """Cells of their type. why: the reason for the type. decimals: of numbers, if the strings say it."""
 
     array: pa.Array
     why: str
     decimals: int | None = None
 
 
-def read(source: Source) -> Reading:
+def read_cells(source: Source) -> Reading:
     """The cells of a column of strings.
 
     Raises:
         UserError: for a cell that is not what the spec says, numbers with a few words among them,
             and dates that may be meant in two ways.
     """
-    readings = (reader(source) for reader in (_numbers, _truth, _dates))
+    readings = (reader(source) for reader in (_numbers, _booleans, _dates))
     return next((r for r in readings if r is not None), _strings(source))
 
 
 def _untyped(source: Source) -> bool:
     """Whether the cells may be read as what they look like."""
-    return source.files.text and source.spec.type in (None, "categorical", "constant")
+    return source.files.from_csv and source.spec.type in (None, "categorical", "constant")
 
 
 def _strings(source: Source) -> Reading:
-    array = source.strings.dictionary_decode() if source.files.text else values.whole(source.cells)
+    array = source.strings.dictionary_decode() if source.files.from_csv else values.whole(source.cells)
     return Reading(array, f"{len(source.distinct)} different strings")
 
 
 def _numbers(source: Source) -> Reading | None:
     wanted = source.spec.type
-    if wanted == "id" and source.files.text and source.like(_WHOLE_ID).all():
-        return Reading(source.taken(source.distinct.cast(pa.int64())), "")
+    if wanted == "id" and source.files.from_csv and source.like(_WHOLE_ID).all():
+        return Reading(source.per_cell(source.distinct.cast(pa.int64())), "")
     if wanted != "numerical" and not _untyped(source):
         return None
     number = source.like(_NUMBER) | source.like(_INFINITE)
     if wanted == "numerical" and not number.all():
         rule = "is not a number, as data.table.columns demands"
-        raise source.wrong_cell(rule, "Mend the cell, or change the type.", ~number)
+        raise source.wrong_cell(rule, "Correct the cell, or change the type.", ~number)
     if wanted != "numerical":
         number &= ~source.like(_CODE)
         if wanted is None and number.any() and not number.all():
@@ -146,37 +146,37 @@ def _numbers(source: Source) -> Reading | None:
             return None
     plain = pc.replace_substring_regex(source.distinct, r"^\+", "")
     if np.all(pc.match_substring_regex(plain, _WHOLE)):
-        return Reading(source.taken(plain.cast(pa.int64())), "all cells are whole numbers", 0)
+        return Reading(source.per_cell(plain.cast(pa.int64())), "all cells are whole numbers", 0)
     numbers = plain.cast(pa.float64())
     point = np.asarray(pc.find_substring(plain, "."))
     decimals = int(np.where(point < 0, 0, np.asarray(pc.utf8_length(plain)) - point - 1).max())
     if np.any(pc.match_substring_regex(plain, "[eE]")):
         decimals = values.decimals_of(numbers.to_numpy())
     decimals = None if decimals is None or decimals > 12 else decimals
-    return Reading(source.taken(numbers), "all cells are numbers", decimals)
+    return Reading(source.per_cell(numbers), "all cells are numbers", decimals)
 
 
 def _refuse_mixed(source: Source, number: NDArray[np.bool_]) -> None:
-    """Numbers with a few words among them are a mistake; few values of both are categories."""
+    """Numbers with a few strings among them are an error; few distinct values of both are categories."""
     odd, rows = source.counts[~number].sum(), source.counts.sum()
     if odd > rows / 2 or (number.sum() <= MANY and odd >= source.rare):
         return
     raise source.wrong_cell(
-        f"mixes numbers and text; this is the first of {odd} cells that are no number",
-        f"Mend the cell, add it to data.table.nulls if it means a missing value, or set {source.field}=categorical.",
+        f"mixes numbers and strings; this is the first of {odd} cells that are no number",
+        f"Correct the cell, add it to data.table.nulls if it means a missing value, or set {source.field}=categorical.",
         ~number,
     )
 
 
-def _truth(source: Source) -> Reading | None:
+def _booleans(source: Source) -> Reading | None:
     wanted = source.spec.type
-    words: Mapping[str, bool] = _MORE_TRUTH if wanted == "boolean" else _TRUTH
+    words: Mapping[str, bool] = _MORE_BOOLS if wanted == "boolean" else _BOOLS
     if wanted != "boolean" and not _untyped(source):
         return None
-    truth = [words.get(t.lower()) for t in source.distinct.to_pylist()]
-    odd = np.array([t is None for t in truth])
+    meanings = [words.get(t.lower()) for t in source.distinct.to_pylist()]
+    odd = np.array([t is None for t in meanings])
     if not odd.any():
-        return Reading(source.taken(pa.array(truth, pa.bool_())), "true and false")
+        return Reading(source.per_cell(pa.array(meanings, pa.bool_())), "true and false")
     if wanted == "boolean":
         remedy = f"Use {', '.join(words)}, or another type."
         raise source.wrong_cell("is not true or false", remedy, odd)
@@ -185,7 +185,7 @@ def _truth(source: Source) -> Reading | None:
 
 def _dates(source: Source) -> Reading | None:
     wanted = source.spec.type
-    if wanted != "datetime" and not (source.files.text and wanted is None):
+    if wanted != "datetime" and not (source.files.from_csv and wanted is None):
         return None
     array = as_dates(source)
     if array is None and wanted == "datetime":
@@ -209,7 +209,7 @@ def as_dates(source: Source) -> pa.Array | None:
                 "Correct the format or the cell; what means a missing value belongs in data.table.nulls.",
                 parsed.is_null().to_numpy(zero_copy_only=False),
             )
-        return source.taken(_compact(parsed, form))
+        return source.per_cell(_compact(parsed, form))
     if source.like(f"({_ISO})|({_ISO_DAY})").all():
         return _iso_dates(source)
     for shape, forms in _DATES:
@@ -222,7 +222,7 @@ def as_dates(source: Source) -> pa.Array | None:
                 f"Say which: {source.field}.datetime_format={next(iter(parsed))}.",
             )
         for form, array in parsed.items():
-            return source.taken(_compact(array, form))
+            return source.per_cell(_compact(array, form))
     return None
 
 
@@ -232,11 +232,11 @@ def _iso_dates(source: Source) -> pa.Array | None:
         return None
     try:
         if days.all():
-            return source.taken(source.distinct.cast(pa.date32()))
+            return source.per_cell(source.distinct.cast(pa.date32()))
         moments = source.distinct.cast(pa.timestamp("us", "UTC" if zoned.all() else None))
     except pa.ArrowInvalid:  # a day that no month has
         return None
-    return source.taken(_compact(moments, "%H"))
+    return source.per_cell(_compact(moments, "%H"))
 
 
 def _strptime(distinct: Any, form: str) -> pa.Array:
@@ -256,8 +256,8 @@ def _strptime(distinct: Any, form: str) -> pa.Array:
 
 
 def _compact(array: pa.Array, form: str) -> pa.Array:
-    """Timestamps as time of day if the format has no date; as dates if it has no time; else in
-    milliseconds if that is exact.
+    """Timestamps as time of day if the format has no date; as dates if it has no time; else in milliseconds if that is
+    exact.
     """
     if not re.search("%[aAwdbBmyYjUWcxGuVDFe]", form) and "%H" in form and form != "%H":
         # Not in seconds, which Parquet does not have.

@@ -1,8 +1,8 @@
 """Rows of a table by index: what is fixed, what is drawn, and what is drawn again.
 
-A condition fixes some columns. What the model can be asked for it is asked for; the rest, and the
-constraints of the table, are kept by rejection: attempt a at row i has randomness of its own, a
-function of (seed, i, a), and the first attempt that fits is the row.
+A condition fixes some columns. The model is conditioned on those that it supports; the others, and the constraints of
+the table, are met by rejection: attempt a at row i has randomness of its own, a function of (seed, i, a), and the first
+attempt that fits is the row.
 """
 
 from collections.abc import Mapping
@@ -26,13 +26,13 @@ from genai_ray.table.spec import BATCH, RowCondition, TableGenerateSpec
 
 #: Attempts at a row before its shard fails; part of the format, as it spaces the randomness.
 MAX_ATTEMPTS = 4096
-_FIRST_BLOCK = 8  # attempts at a row that are made together, four times as many each time
-_AT_ONCE = 65_536  # attempts at all rows that are made together
-_PROBED = 512  # trial rows of a condition that are made together, before anything is written
+_FIRST_BLOCK = 8  # attempts at a row in one batch, four times as many in each next one
+_AT_ONCE = 65_536  # attempts at all rows in one batch
+_PROBED = 512  # trial rows of a condition in one batch, before anything is written
 _ENOUGH = 64  # trial rows that fit, to know how often
-_FAILED = 0.01  # rows that may be expected to find nothing
+_FAILED = 0.01  # expected number of rows without a fitting attempt, at most
 _FIELD = "generate.conditions"
-_SPAN = 1e-4  # of the range of a column, which is no difference
+_SPAN = 1e-4  # of the range of a column: a smaller difference counts as none
 
 
 class TableSamples:
@@ -53,7 +53,7 @@ class TableSamples:
         self.conditions = spec.conditions or (RowCondition(share=1.0),)
         self._counts = _counts(self.conditions, spec.samples)
         self._quotas = Quotas(self._counts, seed)
-        self._asked = np.stack([self._label(c.where) for c in self.conditions])
+        self._requested = np.stack([self._label(c.where) for c in self.conditions])
 
     @cached_property
     def sampler(self) -> Sampler:
@@ -83,7 +83,7 @@ class TableSamples:
                     _name(condition),
                     f"is met by {hits} of {tried} trial rows, so that about {failed:,.0f} rows "
                     f"would find none in {MAX_ATTEMPTS} attempts",
-                    "Ask for fewer columns at once, or train a model that can be asked for them (`genai-ray presets`).",
+                    "Fix fewer columns at once, or train a model that is conditioned on them (`genai-ray presets`).",
                 )
 
     def rows(self, shard: ShardOf) -> TableRows:
@@ -118,11 +118,11 @@ class TableSamples:
                 )
             left = []
             for rows in np.array_split(pending, -(-len(pending) * block // _AT_ONCE)):
-                found, first = self._again(which[rows], start + rows, tried, block)
+                accepted, first = self._again(which[rows], start + rows, tried, block)
                 attempts += int(np.where(first < 0, block, first + 1).sum())
                 at = sum(t.num_rows for t in extra)
-                chosen[rows[first >= 0]] = at + np.arange(found.num_rows)
-                extra.append(found)
+                chosen[rows[first >= 0]] = at + np.arange(accepted.num_rows)
+                extra.append(accepted)
                 left.append(rows[first < 0])
             pending, tried, block = np.concatenate(left), tried + block, 4 * block
         if len(extra) > 1:
@@ -132,15 +132,15 @@ class TableSamples:
     def _again(
         self, which: NDArray[np.int64], ids: NDArray[np.int64], tried: int, block: int
     ) -> tuple[pa.Table, NDArray[np.int64]]:
-        """Attempts tried..tried+block at each row: those that fit, one for each row that has one,
-        and which attempt it is, -1 for none.
+        """Attempts tried..tried+block at each row: those that fit, one for each row that has one, and which attempt it
+        is, -1 for none.
         """
         draws = [
             self._draws(i * MAX_ATTEMPTS + tried, i * MAX_ATTEMPTS + tried + block, again=True) for i in ids.tolist()
         ]
-        noise, places = (np.concatenate(d) for d in zip(*draws, strict=True))
+        noise, uniforms = (np.concatenate(d) for d in zip(*draws, strict=True))
         which, ids = which.repeat(block), ids.repeat(block)
-        table = self._attempt(which, ids, noise, places)
+        table = self._attempt(which, ids, noise, uniforms)
         fits = self._fits(table, which).reshape(-1, block)
         first = np.where(fits.any(1), fits.argmax(1), -1)
         taken = np.flatnonzero(first >= 0) * block + first[first >= 0]
@@ -152,13 +152,17 @@ class TableSamples:
         stream, choice = rng.Stream.SAMPLE_NOISE, rng.Stream.SAMPLE_CONDITION
         seed = self._seed_again if again else self.seed
         noise = rng.normal(seed, stream, start, count, self.card.latent)
-        places: Any = rng.bits(seed, choice, start, count, 2) * 2.0**-64
-        return noise, places
+        uniforms: Any = rng.bits(seed, choice, start, count, 2) * 2.0**-64
+        return noise, uniforms
 
     def _attempt(
-        self, which: NDArray[np.int64], ids: NDArray[np.int64], noise: NDArray[np.float32], places: NDArray[np.float64]
+        self,
+        which: NDArray[np.int64],
+        ids: NDArray[np.int64],
+        noise: NDArray[np.float32],
+        uniforms: NDArray[np.float64],
     ) -> pa.Table:
-        labels = self._labels(which, places) if self.card.conditional else None
+        labels = self._labels(which, uniforms) if self.card.conditional else None
         codes, values = self.sampler.run(noise, labels)
         return self.codec.decode(codes, values, ids, self.seed)
 
@@ -170,34 +174,34 @@ class TableSamples:
                 fits &= ~mine | self.codec.matches(table, condition.where)
         return fits
 
-    # --- what the model is asked for -------------------------------------------------------------
+    # --- what the model is conditioned on --------------------------------------------------------
 
     def _label(self, where: Mapping[str, Any]) -> NDArray[np.int64]:
-        """Codes that the model is asked for (parts,), -1 where it is free."""
+        """Codes that the model is conditioned on (parts,), -1 where it is free."""
         label = np.full(len(self.codec.parts), -1)
-        given = self.codec.given(where, _FIELD)
+        codes = self.codec.requested_codes(where, _FIELD)
         if self.card.given == "one":
             # It takes one category; the rarest spares the most attempts.
             parts = self.codec.parts
-            given = {p: c for p, c in given.items() if parts[p].discrete}
-            given = dict(sorted(given.items(), key=lambda x: parts[x[0]].shares[x[1]])[:1])
-        for part, code in given.items():
+            codes = {p: c for p, c in codes.items() if parts[p].discrete}
+            codes = dict(sorted(codes.items(), key=lambda x: parts[x[0]].shares[x[1]])[:1])
+        for part, code in codes.items():
             label[part] = code
         return label
 
-    def _labels(self, which: NDArray[np.int64], places: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Labels (N, parts). A model that is always asked for one category is asked for one of a
-        random column, as often as in the real data, where the condition asks for none.
+    def _labels(self, which: NDArray[np.int64], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Labels (N, parts). A model that is always conditioned on one category gets one of a random column, as often
+        as in the real data, where the condition fixes none.
         """
-        labels = self._asked[which]
+        labels = self._requested[which]
         if self.card.given == "one":
             free = np.flatnonzero((labels < 0).all(1))
-            labels[free] = self.codec.draw_labels(places[free])
+            labels[free] = self.codec.draw_labels(uniforms[free])
         return labels
 
 
 def _counts(conditions: tuple[RowCondition, ...], samples: int) -> list[int]:
-    """Rows of each condition, which add up to `samples`."""
+    """Rows of each condition; they sum to `samples`."""
     rows = [c.rows for c in conditions if c.rows is not None]
     if len(rows) not in (0, len(conditions)):
         raise UserError(
@@ -218,8 +222,8 @@ def _name(condition: RowCondition) -> str:
 
 
 def cell_difference(outputs: Outputs, expected: Outputs, codec: Codec) -> NDArray[np.float64]:
-    """Of all cells of two runs of a graph: 1 for another category, the share of the range for another
-    number, 0 for one within _SPAN of it.
+    """Of all cells of two runs of a graph: 1 for another category, the share of the range for another number, 0 for one
+    within _SPAN of it.
     """
     assert isinstance(codec, TableCodec)
     span = np.array([max(p.high - p.low, 1e-12) for p in codec.numeric])

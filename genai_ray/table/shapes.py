@@ -1,21 +1,17 @@
-"""How like the real table a synthetic one is: columns alone, columns in pairs, what is covered.
+"""How like the real table another is: columns alone, columns in pairs, what is covered.
 
-The definitions are those of SDMetrics (KSComplement, TVComplement, CorrelationSimilarity,
-ContingencySimilarity, CategoryCoverage, RangeCoverage; https://docs.sdv.dev/sdmetrics), so that
-figures can be compared; each docstring says where one goes further. All scores are 0..1, 1 is best.
-Real columns compared with real ones do not reach 1 either: compare with a holdout of as many rows.
-
-`categorical` and `skip` are as in `genai_ray.table.matrix`.
+Both are encoded together (`genai_ray.table.matrix`). The definitions are those of SDMetrics (KSComplement,
+TVComplement, CorrelationSimilarity, ContingencySimilarity, CategoryCoverage, RangeCoverage;
+https://docs.sdv.dev/sdmetrics), so that figures can be compared; each docstring says where one goes further. All scores
+are 0..1, 1 is best. Real columns compared with real ones do not reach 1 either: compare with a holdout of as many rows.
 """
 
-from collections.abc import Collection
 from itertools import combinations
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from genai_ray.table.matrix import MISSING, Columns, encode, sample
+from genai_ray.table.matrix import MISSING, Columns, sample
 
 #: Bins of a number that is paired with a category.
 BINS = 10
@@ -24,41 +20,32 @@ _PAIRED_ROWS = 50_000
 _CELLS = 4_000_000
 
 
-def column_shapes(
-    real: pa.Table, table: pa.Table, *, categorical: Collection[str] = (), skip: Collection[str] = ()
-) -> dict[str, float]:
-    """How like each column of `table` is to the same of `real`: name -> 0..1.
+def column_shapes(real: Columns, other: Columns) -> dict[str, float]:
+    """How like each column is to the same real one: name -> 0..1.
 
-    Categories: 1 - total variation distance, missing counting as one more category. Numbers and
-    dates: the lesser of 1 - Kolmogorov-Smirnov statistic of the values that are there and
-    1 - difference of the missing shares. Without missing numbers this is what SDMetrics gives;
-    with some, SDMetrics does not look at the shares.
+    Categories: 1 - total variation distance, missing counting as one more category. Numbers and dates: the lesser
+    of 1 - Kolmogorov-Smirnov statistic of the values that are not missing and 1 - difference of the missing shares.
+    Without missing numbers this is what SDMetrics gives; with some, SDMetrics does not look at the shares.
     """
-    a, b = encode((real, table), categorical=categorical, skip=skip)
-    scores = {name: _number_shape(a.numbers[:, j], b.numbers[:, j]) for j, name in enumerate(a.number_names)}
-    for j, name in enumerate(a.category_names):
-        scores[name] = 1 - total_variation(a.categories[:, j], b.categories[:, j])
-    return {name: scores[name] for name in real.column_names if name in scores}
+    scores = {name: _number_shape(real.numbers[:, j], other.numbers[:, j]) for j, name in enumerate(real.number_names)}
+    for j, name in enumerate(real.category_names):
+        scores[name] = 1 - total_variation(real.categories[:, j], other.categories[:, j])
+    return {name: scores[name] for name in real.names}
 
 
-def pair_trends(
-    real: pa.Table, table: pa.Table, *, categorical: Collection[str] = (), skip: Collection[str] = (), seed: int = 0
-) -> dict[tuple[str, str], float]:
-    """How alike each pair of columns hangs together in both tables: (name, name) -> 0..1.
+def pair_trends(real: Columns, other: Columns, *, seed: int = 0) -> dict[tuple[str, str], float]:
+    """How alike each pair of columns is related in both tables: (name, name) -> 0..1.
 
-    Two numbers: 1 - half the difference of the Pearson correlations, each of the rows in which
-    both are there. Two categories: 1 - total variation distance of the contingency tables, missing
-    counting as one more category. A number with a category: the same, the number cut into 10 bins
-    of equal width between the least and the greatest real value, plus one for missing; what lies
-    outside counts to the bin at that end.
+    Two numbers: 1 - half the difference of the Pearson correlations, each of the rows in which neither is missing.
+    Two categories: 1 - total variation distance of the contingency tables, missing counting as one more category.
+    A number with a category: the same, the number cut into 10 bins of equal width between the least and the greatest
+    real value, plus one for missing; values outside count to the bin at that end.
 
-    A pair of numbers whose correlation is undefined in the real table (one is constant) is left
-    out; one that is undefined only in the other counts as correlation 0 there, where SDMetrics
-    would leave it out too. Of larger tables 50,000 rows are sampled. Scores are high for pairs
-    that have nothing to do with each other, as in SDMetrics.
+    A pair of numbers whose correlation is undefined in the real table (one is constant) is left out; one that is
+    undefined only in the other counts as correlation 0 there, where SDMetrics would leave it out too. Of larger
+    tables 50,000 rows are sampled. Scores are high for independent pairs, as in SDMetrics.
     """
-    a, b = encode((real, table), categorical=categorical, skip=skip)
-    a, b = (side.take(sample(len(side), _PAIRED_ROWS, seed)) for side in (a, b))
+    a, b = (side.take(sample(len(side), _PAIRED_ROWS, seed)) for side in (real, other))
     scores: dict[tuple[str, str], float] = {}
     correlations = correlation(a.numbers), correlation(b.numbers)
     for i, j in combinations(range(len(a.number_names)), 2):
@@ -74,42 +61,35 @@ def pair_trends(
             cells = sizes[i] * sizes[j]
             both = (c[:, i] * sizes[j] + c[:, j] for c in codes)
             scores[names[i], names[j]] = 1 - total_variation(*both, cells=cells)
-    pairs = ((pair, pair[::-1]) for pair in combinations(real.column_names, 2))
-    return {pair: scores[key] for pair, other in pairs for key in (pair, other) if key in scores}
+    pairs = (((i, j), (j, i)) for i, j in combinations(real.names, 2))
+    return {pair: scores[key] for pair, mirrored in pairs for key in (pair, mirrored) if key in scores}
 
 
-def category_coverage(
-    real: pa.Table, table: pa.Table, *, categorical: Collection[str] = (), skip: Collection[str] = (), rare: int = 1
-) -> dict[str, float]:
-    """Share of the real categories of each column that occur in `table`: name -> 0..1.
+def category_coverage(real: Columns, other: Columns, *, rare: int = 1) -> dict[str, float]:
+    """Share of the real categories of each column that occur in the other table: name -> 0..1.
 
-    Missing is no category here. Categories with fewer than `rare` real rows do not count, as
-    a model is not to make those; a column without any other is left out.
+    Missing is no category here. Categories with fewer than `rare` real rows do not count, as a model must not
+    generate them; a column without any other is left out.
     """
-    a, b = encode((real, table), categorical=categorical, skip=skip)
     scores = {}
-    for j, name in enumerate(a.category_names):
-        wanted = a.counts(j) >= max(rare, 1)
+    for j, name in enumerate(real.category_names):
+        wanted = real.counts(j) >= max(rare, 1)
         wanted[MISSING] = False
         if wanted.any():
-            scores[name] = float((b.counts(j)[wanted] > 0).mean())
+            scores[name] = float((other.counts(j)[wanted] > 0).mean())
     return scores
 
 
-def range_coverage(
-    real: pa.Table, table: pa.Table, *, categorical: Collection[str] = (), skip: Collection[str] = ()
-) -> dict[str, float]:
-    """Share of the range of each real number or date that `table` reaches: name -> 0..1.
+def range_coverage(real: Columns, other: Columns) -> dict[str, float]:
+    """Share of the range of each real number or date that the other table reaches: name -> 0..1.
 
-    The range is from the least to the greatest real value, as in SDMetrics, so a single outlier
-    widens it, also for the holdout beside which the score is read. Of a constant real column the
-    score is 1 if the constant lies in the range of `table` and else 0. Columns without real values
-    are left out; a column without synthetic ones covers nothing.
+    The range is from the least to the greatest real value, as in SDMetrics, so a single outlier widens it, also for
+    the holdout beside which the score is read. Of a constant real column the score is 1 if the constant lies in the
+    range of the other and else 0. Columns without real values are left out; a column without other values scores 0.
     """
-    a, b = encode((real, table), categorical=categorical, skip=skip)
     scores = {}
-    for j, name in enumerate(a.number_names):
-        known, reached = _present(a.numbers[:, j]), _present(b.numbers[:, j])
+    for j, name in enumerate(real.number_names):
+        known, reached = _present(real.numbers[:, j]), _present(other.numbers[:, j])
         if not len(known):
             continue
         low, high = known.min(), known.max()
@@ -127,8 +107,8 @@ def range_coverage(
 
 
 def ks_statistic(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Greatest difference of the two empirical distribution functions, 0..1 (two-sample
-    Kolmogorov-Smirnov). Of two empty samples 0, of one 1.
+    """Greatest difference of the two empirical distribution functions, 0..1 (two-sample Kolmogorov-Smirnov). Of two
+    empty samples 0, of one 1.
     """
     if not len(a) or not len(b):
         return float(len(a) != len(b))
@@ -149,7 +129,7 @@ def total_variation(a: NDArray[np.int64], b: NDArray[np.int64], *, cells: int = 
 
 
 def correlation(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pearson correlations (M, M) of the columns of (N, M), each of the rows where both are there.
+    """Pearson correlations (M, M) of the columns of (N, M), each of the rows where neither is missing.
 
     NaN where there are fewer than two such rows or one column is constant in them.
     """

@@ -1,7 +1,7 @@
 """Rows of a table as Parquet or CSV: the columns of the source, and no other.
 
-A Parquet file says in its metadata which model, seed and range made it; in CSV there is no place
-for that, so only the manifest says it.
+A Parquet file says in its metadata which model, seed and range made it; CSV cannot hold this, so only the manifest says
+it.
 """
 
 import json
@@ -45,7 +45,7 @@ class TableRows:
 
 @dataclass(frozen=True)
 class TableRead:
-    """What a file holds: its rows, and their ids (N,), of which CSV says nothing."""
+    """What a file holds: its rows, and their ids (N,), None for CSV, which has none."""
 
     ids: NDArray[np.int64] | None
     table: pa.Table
@@ -60,7 +60,7 @@ class TableRead:
 
 
 def write_table(rows: TableRows, store: Store) -> list[FileRecord]:
-    """One Parquet file with the types of the source; texts are dictionary-encoded."""
+    """One Parquet file with the types of the source; strings are dictionary-encoded."""
     about = {
         _ABOUT: json.dumps(rows.provenance | {_ROWS: "table"}, sort_keys=True),
         "DigitalSourceType": DIGITAL_SOURCE_TYPE,
@@ -77,7 +77,7 @@ def read_table(record: FileRecord, data: bytes, store: Store) -> TableRead:
     table = pq.read_table(pa.BufferReader(data))
     about: dict[str, Any] = json.loads((table.schema.metadata or {}).get(_ABOUT.encode(), b"{}"))
     if about.get(_ROWS) != "table":
-        raise ValueError("is no Parquet file of a table of ours")
+        raise ValueError("is not a Parquet file of a generated table")
     return TableRead(about["start"] + np.arange(table.num_rows), table.replace_schema_metadata(None))
 
 
@@ -85,7 +85,7 @@ def write_csv(rows: TableRows, store: Store) -> list[FileRecord]:
     """One CSV file (RFC 4180) with a header; a missing value is an empty cell."""
     sink = pa.BufferOutputStream()
     options = pacsv.WriteOptions(quoting_style="needed")
-    pacsv.write_csv(_as_text(rows.table), sink, options)
+    pacsv.write_csv(_without_dictionaries(rows.table), sink, options)
     return _put(rows, "csv", sink.getvalue().to_pybytes(), store)
 
 
@@ -100,7 +100,7 @@ def retyped(table: pa.Table, schema: pa.Schema) -> pa.Table:
     if table.schema == schema:
         return table
     sink = pa.BufferOutputStream()
-    pacsv.write_csv(_as_text(table), sink)
+    pacsv.write_csv(_without_dictionaries(table), sink)
     kinds = {f.name: f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in schema}
     return _parsed(sink.getvalue().to_pybytes(), kinds).cast(schema)
 
@@ -118,7 +118,7 @@ def _put(rows: TableRows, suffix: str, data: bytes, store: Store) -> list[FileRe
     return [FileRecord.of(path, rows.table.num_rows, data)]
 
 
-def _as_text(table: pa.Table) -> pa.Table:
+def _without_dictionaries(table: pa.Table) -> pa.Table:
     """Dictionaries as plain values, which the CSV writer cannot do itself."""
     for i, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):

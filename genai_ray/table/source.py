@@ -22,18 +22,17 @@ from genai_ray.table.codec import TableCodec
 from genai_ray.table.columns import Column
 from genai_ray.table.constraints import Rules
 from genai_ray.table.files import Files
-from genai_ray.table.fit import fit
-from genai_ray.table.infer import infer
+from genai_ray.table.fit import fit_codec
+from genai_ray.table.infer import infer_columns
 from genai_ray.table.spec import ColumnSpec, TableDataSpec, TableRun
 
 
 @dataclass(frozen=True)
 class TableData:
-    """Real rows, split once and for all into what trains and what judges, and their codes.
+    """Real rows, split into training rows and a holdout, and the codes of the training rows.
 
-    train, holdout: rows in the schema of the source. by_condition: train by sampling, in which
-    every category of a column comes about as often as its frequency's logarithm says (Xu et al.
-    2019, arXiv 1907.00503, section 4.3).
+    train, holdout: rows in the schema of the source. by_condition: train by sampling, in which the frequency of a
+    category is proportional to the logarithm of its count (Xu et al. 2019, arXiv 1907.00503, section 4.3).
     """
 
     codec: TableCodec
@@ -66,11 +65,11 @@ class TableData:
         return digest.hexdigest()
 
     def at(self, seed: int, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
-        """Rows (N, parts + numeric parts) at places of the line, codes and then scalars, and what
-        they were drawn by: labels (N, parts), a code and -1 elsewhere; see `Data.at`.
+        """Rows (N, parts + numeric parts) by index in the endless order, codes and then scalars, and what they were
+        drawn by: labels (N, parts), a code and -1 elsewhere; see `Data.at`.
 
-        by_condition: a place draws a discrete part, all alike; a code of it by log(1 + count); and
-        a row, all alike, of those that have it.
+        by_condition: an index draws a discrete part uniformly; a code of it by log(1 + count); and a row uniformly
+        among those that have it.
         """
         if not self.by_condition:
             return self._rows(rows_at(seed, start, stop, self.n)), None
@@ -78,7 +77,7 @@ class TableData:
         draws = rng.bits(seed, rng.Stream.TRAIN_ORDER, start, stop - start, 3)
         unit = (draws >> np.uint64(11)).astype(np.float64) * 2.0**-53
         chosen = _below(unit[:, 0], len(index.parts))
-        # Part p owns the stretch p..p+1 of one line of all codes.
+        # Part p has the interval p..p+1 of one line of all codes.
         entry = np.searchsorted(index.line, chosen + unit[:, 1], side="right")
         entry = np.clip(entry, index.first[chosen], index.last[chosen])
         count = index.stop[entry] - index.start[entry]
@@ -100,7 +99,7 @@ class _Index:
     """Training rows by category. An entry is a code that some row has, part after part.
 
     parts: numbers (D,) of the discrete parts; first, last: of each, its first and last entry.
-    line: upper ends (entries,) of stretches as long as the code is likely, within part p of p..p+1.
+    line: upper ends (entries,) of intervals as long as the code is likely, within p..p+1 for part p.
     code: of each entry; rows[start:stop]: the rows that have it.
     """
 
@@ -156,7 +155,7 @@ def load_table(spec: TableDataSpec, *, conditional: bool = False) -> TableData:
         UserError: for files that cannot be read, columns that cannot be learnt, and constraints
             that contradict each other or the data.
     """
-    source, table, columns, rules = _understood(spec)
+    source, table, columns, rules = _read_and_infer(spec)
     n, held = table.num_rows, source.held
     if held:
         train, holdout = table.slice(0, n - held), table.slice(n - held)
@@ -164,7 +163,7 @@ def load_table(spec: TableDataSpec, *, conditional: bool = False) -> TableData:
         train_rows, holdout_rows = split(spec.holdout, n, "row")
         train, holdout = table.take(pa.array(train_rows)), table.take(pa.array(holdout_rows))
     del source, table
-    codec, codes, scalars = fit(train, columns, rules, spec.table)
+    codec, codes, scalars = fit_codec(train, columns, rules, spec.table)
     if conditional and not codec.discrete:
         raise UserError(
             "model.conditional",
@@ -176,7 +175,7 @@ def load_table(spec: TableDataSpec, *, conditional: bool = False) -> TableData:
 
 
 def describe_file(spec: TableDataSpec) -> dict[str, Any]:
-    """What is inferred of a table, for a person who may know better.
+    """What is inferred of a table, for a person who may override it.
 
     Returns:
         rows, files, and by column: type, cells (Arrow), why, distinct, missing, range or the most
@@ -185,18 +184,18 @@ def describe_file(spec: TableDataSpec) -> dict[str, Any]:
     Raises:
         UserError: as `load_table`, up to the split.
     """
-    source, table, columns, _ = _understood(spec)
+    source, table, columns, _ = _read_and_infer(spec)
     return {
         "rows": table.num_rows,
         "files": len(source.parts),
-        "columns": {c.name: _seen(c, table.column(c.name), spec.table.rare) for c in columns},
+        "columns": {c.name: _column_summary(c, table.column(c.name), spec.table.rare) for c in columns},
         "override": "data.table.columns.NAME=TYPE, TYPE one of numerical, categorical, boolean, "
         "datetime, id, constant, drop; more by data.table.columns.NAME.datetime_format, .decimals, "
         ".pattern, .min, .max",
     }
 
 
-def _seen(column: Column, cells: pa.ChunkedArray, rare: int) -> dict[str, Any]:
+def _column_summary(column: Column, cells: pa.ChunkedArray, rare: int) -> dict[str, Any]:
     which, distinct = values.plain_dictionary(cells)
     counts = np.bincount(which[which >= 0], minlength=len(distinct))
     out: dict[str, Any] = {
@@ -221,39 +220,39 @@ def _seen(column: Column, cells: pa.ChunkedArray, rare: int) -> dict[str, Any]:
 # --- steps ---------------------------------------------------------------------------------------
 
 
-def _understood(spec: TableDataSpec) -> tuple[Files, pa.Table, tuple[Column, ...], Rules]:
+def _read_and_infer(spec: TableDataSpec) -> tuple[Files, pa.Table, tuple[Column, ...], Rules]:
     """The files, the table with cells of their types, its columns, and the rules that all rows keep."""
     if spec.source == "table":
         assert spec.root is not None
-        source = files.read(spec.table, spec.root, spec.holdout_root)
+        source = files.read_files(spec.table, spec.root, spec.holdout_root)
     else:
         source = _bundled(spec)
     known, names = spec.table.columns, source.table.column_names
     if spec.table.metadata:
-        said = metadata.read(spec.table.metadata, names, [n for n, c in known.items() if c.type])
-        known = {n: _merged(said.get(n), known.get(n)) for n in {**said, **known}}
+        declared = metadata.read_metadata(spec.table.metadata, names, [n for n, c in known.items() if c.type])
+        known = {n: _merged(declared.get(n), known.get(n)) for n in {**declared, **known}}
     dropped = {n for n, c in known.items() if c.type == "drop"}
     rules = constraints.rules_of(spec.table.constraints, [n for n in names if n not in dropped])
-    table, columns = infer(source, known, rules.unique, {f.column for f in rules.formulas})
+    table, columns = infer_columns(source, known, rules.unique, {f.column for f in rules.formulas})
     constraints.check_kinds(rules, {c.name: c for c in columns})
     _check_rows(rules, columns, table, source)
     return source, table, columns, rules
 
 
-def _merged(said: ColumnSpec | None, known: ColumnSpec | None) -> ColumnSpec:
-    """What the metadata say, with what the spec says above it."""
-    base = said or ColumnSpec()
+def _merged(declared: ColumnSpec | None, known: ColumnSpec | None) -> ColumnSpec:
+    """What the metadata say, overridden by the spec."""
+    base = declared or ColumnSpec()
     return base.model_copy(update=known.model_dump(exclude_unset=True) if known else {})
 
 
 def _check_rows(rules: Rules, columns: tuple[Column, ...], table: pa.Table, source: Files) -> None:
-    """That all rows, those kept from training too, keep the constraints."""
+    """Check that all rows, the holdout included, keep the constraints."""
     by_name = {c.name: c for c in columns}
 
     def number(name: str) -> NDArray[np.float64]:
         return values.numbers(table.column(name), by_name[name].unit)
 
-    for rule, used, kept in constraints.checks(rules, by_name, number, table.num_rows):
+    for rule, used, kept in constraints.rule_masks(rules, by_name, number, table.num_rows):
         row = values.first_true(~kept)
         if row is not None:
             cells = {n: table.column(n)[row].as_py() for n in by_name if n in used}
@@ -261,7 +260,7 @@ def _check_rows(rules: Rules, columns: tuple[Column, ...], table: pa.Table, sour
                 constraints.FIELD,
                 f"{source.location(row)}: {cells}",
                 f"breaks {rule}, as {int((~kept).sum())} of {len(kept)} rows do",
-                "Mend the rows, or drop the constraint.",
+                "Correct the rows, or drop the constraint.",
             )
 
 

@@ -26,7 +26,7 @@ BATCH = 1024
 
 
 class ColumnSpec(Section):
-    """What is known of a column better than its cells tell."""
+    """What overrides the inference of a column."""
 
     type: Literal["numerical", "categorical", "boolean", "datetime", "id", "constant", "drop"] | None = Field(
         default=None, description="null: as inferred; drop: leave it out"
@@ -69,7 +69,7 @@ class Constraint(Section):
     formula: str | None = Field(
         default=None,
         description="column = arithmetic of other columns, as in total = net + tax; a name such as "
-        "`net price` stands in backquotes",
+        "`net price` is written in backquotes",
     )
     unique: str | None = Field(default=None, description="a column without repeats")
 
@@ -107,10 +107,10 @@ class TableSpec(Section):
     numbers: Literal["modes", "quantiles"] = Field(
         default="modes",
         description="how numbers are encoded: by the modes of a Gaussian mixture, or by bins of "
-        "equal counts (the choice for model.preset=table_ar); both with the place inside",
+        "equal counts (the choice for model.preset=table_ar); both with the position inside",
     )
     rare: int = Field(default=5, ge=1, description="a category seen fewer times is never generated")
-    rare_label: str = Field(default="(other)", description="what stands for such categories")
+    rare_label: str = Field(default="(other)", description="the label of such categories")
     constraints: tuple[Constraint, ...] = ()
 
     @field_validator("columns", mode="before")
@@ -186,7 +186,7 @@ class TableDataSpec(DataSpec):
             raise UserError(
                 "data.root",
                 self.root,
-                "must say where the table lies",
+                "must name the files of the table",
                 "Give data.root=… a file, a folder or an s3:// URI.",
             )
         return self
@@ -281,7 +281,7 @@ class RowCondition(Section):
     """Rows of a table in which some columns are fixed."""
 
     where: dict[str, Any] = Field(default={}, description="column to value; {}: nothing is fixed")
-    rows: int | None = Field(default=None, ge=0, description="exactly so many")
+    rows: int | None = Field(default=None, ge=0, description="exact number")
     share: float | None = Field(default=None, ge=0, le=1, description="of generate.samples")
 
     @model_validator(mode="after")
@@ -336,7 +336,7 @@ class TableRun(Spec):
             raise UserError(
                 "provenance.producer",
                 self.provenance.producer,
-                "labels files, and CSV has no place for a label",
+                "labels files, and CSV cannot hold a label",
                 "Drop it, or set generate.sink=parquet.",
             )
         return self

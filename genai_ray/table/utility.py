@@ -1,22 +1,19 @@
-"""What models make of a synthetic table: can they learn from it, and tell it from real rows?
+"""What classifiers and regressors learn from a synthetic table, and whether they tell it from real rows.
 
-The models are scikit-learn's histogram gradient boosting with its default settings (but for the
-early stopping, whose random split a class of one row would break) and a linear model on one-hot
-categories and standardised numbers. `categorical` and `skip` are as in
-`genai_ray.table.matrix`.
+The models are scikit-learn's histogram gradient boosting with its default settings (but for early stopping, whose
+random split a class of one row would break) and a linear model on one-hot categories and standardised numbers. The
+tables of one call are encoded together (`genai_ray.table.matrix`).
 
-Everything runs on one thread: sums of floats, and so scores, do not depend on the number of cores,
-and threads that wait for one another on a busy machine make boosting many times slower.
+Everything runs on one thread: sums of floats, and so scores, do not depend on the number of cores, and threads that
+wait for one another on a busy machine make boosting many times slower.
 """
 
 import warnings
-from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
@@ -30,15 +27,17 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from threadpoolctl import threadpool_limits
 
 from genai_ray import rng
-from genai_ray.table.matrix import MISSING, Columns, encode, ranked, sample
+from genai_ray.table.matrix import MISSING, Columns, ranked, sample
 
 #: Categories of a column that a model tells apart; what boosting can split.
 _CATEGORIES = 255
 #: Classes of a target beyond which the less frequent count as one, since time grows with them.
 CLASSES = 10
 FOLDS = 3
-#: Rows of each side that the classifiers of a detection see, at most.
-_DETECTION_ROWS = 10_000
+#: Rows of each side that models train on, and that the classifiers of a detection see, at most.
+_EFFICACY_ROWS, _DETECTION_ROWS = 50_000, 10_000
+#: Most revealing columns that a detection names.
+_REVEALING = 5
 
 Matrix = NDArray[np.float64]
 Scores = dict[str, dict[str, float]]
@@ -59,45 +58,32 @@ class Efficacy:
 
 
 @threadpool_limits.wrap(limits=1)
-def efficacy(
-    train: pa.Table,
-    holdout: pa.Table,
-    table: pa.Table,
-    *,
-    target: str,
-    categorical: Collection[str] = (),
-    skip: Collection[str] = (),
-    seed: int = 0,
-    rows: int = 50_000,
-) -> Efficacy | None:
+def efficacy(train: Columns, holdout: Columns, table: Columns, *, target: str, seed: int = 0) -> Efficacy | None:
     """Train on synthetic, test on real: how well the holdout's `target` is predicted.
 
-    A target of categories (strings, booleans or named in `categorical`) makes a classification,
-    scored by F1 (of two classes: of the one that is rarer in `train`; of more: the mean over the
-    classes) and by the area under the ROC curve (of more than two classes: each against the rest,
-    mean). Beyond the 10 most frequent training classes all count as one. A number or date makes a
-    regression, scored by R². Both sides train on equally many rows, at most `rows`. Rows without
-    target are left out; a class that the synthetic rows lack is never predicted, which the scores
-    show; categories unknown to a model count as none it knows.
+    A target of categories makes a classification, scored by F1 (of two classes: of the one that is rarer in `train`;
+    of more: the mean over the classes) and by the area under the ROC curve (of more than two classes: each against
+    the rest, mean). Beyond the 10 most frequent training classes all count as one. A number or date makes a
+    regression, scored by R². Both sides train on equally many rows, at most 50,000. Rows without target are left
+    out; a class that the synthetic rows lack is never predicted, which lowers the scores; a category that is unknown
+    to a model counts as none.
 
-    None if there is nothing to predict: a target that is constant in `train` or `holdout`, or no
-    other column.
+    None if there is nothing to predict: a target that is constant in `train` or `holdout`, or no other column.
     """
-    assert target in {*train.column_names} - {*skip}
-    encoded = encode((train, holdout, table), categorical=categorical, skip=skip)
-    ranks = _ranks(encoded[0])
+    assert target in train.names
+    ranks = _ranks(train)
     sets = []
-    for columns in encoded:
+    for columns in (train, holdout, table):
         x, y = _matrix(columns, ranks, leave=target), _target(columns, target)
         sets.append((x[~np.isnan(y)], y[~np.isnan(y)]))
     (x_train, y_train), (x_test, y_test), (x_fake, y_fake) = sets
-    discrete = target in encoded[0].category_names
-    numbers = len(encoded[0].number_names) - (not discrete)
+    discrete = target in train.category_names
+    numbers = len(train.number_names) - (not discrete)
     if discrete and len(y_train):
         y_train, y_test, y_fake = _merged(y_train, y_test, y_fake)
     if not x_train.shape[1] or min(len(np.unique(y)) for y in (y_train, y_test)) < 2:
         return None
-    n = min(len(y_train), len(y_fake) or len(y_train), rows)
+    n = min(len(y_train), len(y_fake) or len(y_train), _EFFICACY_ROWS)
     rarer = int(np.argmin(np.bincount(y_train))) if discrete and len(np.unique(y_train)) == 2 else None
     results: list[Scores] = []
     for x, y in ((x_fake, y_fake), (x_train, y_train)):
@@ -114,32 +100,23 @@ def efficacy(
 
 
 @threadpool_limits.wrap(limits=1)
-def detection(
-    real: pa.Table,
-    table: pa.Table,
-    *,
-    categorical: Collection[str] = (),
-    skip: Collection[str] = (),
-    seed: int = 0,
-    top: int = 5,
-) -> tuple[float, dict[str, float]]:
+def detection(real: Columns, table: Columns, *, seed: int = 0) -> tuple[float, dict[str, float]]:
     """How well boosted trees tell synthetic rows from real ones, and by which columns.
 
-    The area under the ROC curve on rows not trained on, mean of 3 folds: 0.5 if they cannot, 1 if
-    always (a classifier two-sample test; Lopez-Paz and Oquab 2017, arXiv 1610.06545). Somewhat
-    below 0.5 if the same rows are on both sides. As many synthetic as real rows, 6 to 10,000 each;
-    below some hundred the trees see little.
+    The area under the ROC curve on rows not trained on, mean of 3 folds: 0.5 if they cannot, 1 if always (a classifier
+    two-sample test; Lopez-Paz and Oquab 2017, arXiv 1610.06545). Somewhat below 0.5 if the same rows are on both
+    sides. As many synthetic as real rows, 6 to 10,000 each; below some hundred the trees learn little.
 
     Returns:
-        The area, and the `top` columns with the greatest loss of area, mean of the folds, when
-        the column is shuffled among the rows not trained on (Breiman 2001), greatest first.
+        The area, and the 5 columns with the greatest loss of area, mean of the folds, when the column is shuffled
+        among the rows not trained on (Breiman 2001), greatest first.
     """
-    sides = encode((real, table), categorical=categorical, skip=skip)
+    sides = (real, table)
     n = min(_DETECTION_ROWS, *map(len, sides))
-    names = (*sides[0].number_names, *sides[0].category_names)
+    names = (*real.number_names, *real.category_names)
     assert n >= 2 * FOLDS
     assert names
-    ranks, numbers = _ranks(sides[0]), len(sides[0].number_names)
+    ranks, numbers = _ranks(real), len(real.number_names)
     x = np.concatenate([_matrix(side.take(sample(len(side), n, seed)), ranks) for side in sides])
     y = np.repeat([0, 1], n)
     areas: list[float] = []
@@ -156,7 +133,7 @@ def detection(
             area = roc_auc_score(y[test], model.predict_proba(shuffled)[:, 1])
             losses[fold, j] = areas[-1] - area
     loss = losses.mean(axis=0)
-    best = np.argsort(-loss, kind="stable")[:top]
+    best = np.argsort(-loss, kind="stable")[:_REVEALING]
     return float(np.mean(areas)), {names[j]: float(loss[j]) for j in best}
 
 
@@ -197,20 +174,20 @@ def _classified(x: Matrix, y: NDArray[Any], x_test: Matrix, model: Any) -> Matri
 
 def _classification(y: NDArray[Any], p: Matrix, rarer: int | None) -> dict[str, float]:
     """Scores of probabilities (N, classes); rarer: the class of two that F1 is of."""
-    said = np.where(p.any(axis=1), p.argmax(axis=1), -1)
+    predicted = np.where(p.any(axis=1), p.argmax(axis=1), -1)
     labels, ranked = ([rarer], [1]) if rarer is not None else (np.unique(y), np.unique(y))
     areas = [roc_auc_score(y == c, p[:, c]) for c in ranked]
-    f1 = f1_score(y, said, labels=labels, average="macro", zero_division=0)  # pyright: ignore
+    f1 = f1_score(y, predicted, labels=labels, average="macro", zero_division=0)  # pyright: ignore
     return {"f1": float(f1), "auc": float(np.mean(areas))}
 
 
 def _r2(model: Any, x: Matrix, y: NDArray[Any], x_test: Matrix, y_test: NDArray[Any]) -> float:
-    said = np.zeros(len(y_test))
+    predicted = np.zeros(len(y_test))
     if len(y) > 1:
         # In units of the spread: the square of a date in nanoseconds would overflow the loss.
         centre, spread = y.mean(), y.std() or 1.0
-        said = model.fit(_splittable(x), (y - centre) / spread).predict(x_test) * spread + centre
-    return float(r2_score(y_test, said))
+        predicted = model.fit(_splittable(x), (y - centre) / spread).predict(x_test) * spread + centre
+    return float(r2_score(y_test, predicted))
 
 
 def _splittable(x: Matrix) -> Matrix:

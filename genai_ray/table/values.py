@@ -1,6 +1,6 @@
 """Cells of Arrow columns as numbers and as plain Python values, and back.
 
-Temporal columns count in ticks of their type; `unit` says how many nanoseconds a number stands for.
+Temporal columns count in ticks of their type; `unit` is the number of nanoseconds of 1.0.
 A missing cell is NaN among numbers and None among plain values; a float NaN counts as missing.
 """
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-#: Its functions are made when it is imported, so that no type checker sees them.
+#: Its functions are created on import, so that type checkers do not see them.
 pc: Any = pyarrow.compute
 DAY_NS = 86_400 * 10**9
 #: Whole numbers up to here are exact in float64, which numbers travel in.
@@ -72,7 +72,7 @@ def value_type(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def is_text(kind: pa.DataType) -> bool:
+def is_string(kind: pa.DataType) -> bool:
     kind = value_type(kind)
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
@@ -125,7 +125,7 @@ def ticks(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 def numbers(column: pa.ChunkedArray | pa.Array, unit: int = 1) -> NDArray[np.float64]:
     """A column of numbers, dates or times (N,) float64, missing as NaN.
 
-    unit: nanoseconds that 1.0 stands for, in a temporal column.
+    unit: nanoseconds of 1.0, in a temporal column.
     """
     if not is_temporal(column.type):
         array = dense(column).cast(pa.float64(), safe=False)
@@ -142,9 +142,7 @@ def numbers(column: pa.ChunkedArray | pa.Array, unit: int = 1) -> NDArray[np.flo
 
 
 def from_numbers(values: NDArray[np.float64], kind: pa.DataType, unit: int = 1) -> pa.Array:
-    """Numbers (N,) as a column; NaN becomes a missing cell. What a type cannot hold is clipped; no
-    zero is negative.
-    """
+    """Numbers (N,) as a column; NaN becomes a missing cell. What a type cannot hold is clipped; no zero is negative."""
     missing = np.isnan(values)
     cells = value_type(kind)
     if pa.types.is_floating(cells):
@@ -193,14 +191,14 @@ def step_ns(column: pa.ChunkedArray | pa.Array) -> int:
 
 
 def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """A column as string, bool, int64, uint64 or float64, in which values are compared and kept;
-    dictionaries stay dictionaries of such.
+    """A column as string, bool, int64, uint64 or float64, in which values are compared and kept; dictionaries stay
+    dictionaries of such.
     """
     array = whole(column)
     if pa.types.is_dictionary(array.type):
         return pa.DictionaryArray.from_arrays(array.indices, plain(array.dictionary))
     kind = array.type
-    if is_text(kind) or pa.types.is_decimal(kind):
+    if is_string(kind) or pa.types.is_decimal(kind):
         return array.cast(pa.string())
     if pa.types.is_temporal(kind):
         return ticks(array)
@@ -224,7 +222,7 @@ def from_plain(values: Sequence[Any] | NDArray[Any], kind: pa.DataType) -> pa.Ar
     return _as(array, kind)
 
 
-def taken(values: tuple[Any, ...], index: NDArray[np.integer], kind: pa.DataType) -> pa.Array:
+def take(values: tuple[Any, ...], index: NDArray[np.integer], kind: pa.DataType) -> pa.Array:
     """Cell i is values[index[i]]; an index below 0 is a missing cell."""
     indices = pa.array(np.maximum(index, 0), mask=index < 0)
     if not pa.types.is_dictionary(kind):
@@ -300,7 +298,7 @@ def literal(value: Any, kind: pa.DataType) -> pa.Array:
         ValueError: (or TypeError, OverflowError or one of Arrow's) if it does not read as the type.
     """
     cells = value_type(kind)
-    if is_text(cells):
+    if is_string(cells):
         value = str(value)
     elif pa.types.is_boolean(cells):
         words = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
