@@ -167,7 +167,7 @@ def article(images: ImageData, steps: int, batch: int) -> tuple[float, nn.Module
 def quality(root: str, steps: int, batch: int) -> None:
     """Both on MNIST with one thread, compared by one extractor beside the test images."""
     from genai_ray import rng
-    from genai_ray.image.extractor import kept_extractor
+    from genai_ray.image.extractor import stored_extractor
     from genai_ray.image.source import load_images
     from genai_ray.image.spec import ImageDataSpec
     from genai_ray.metrics.fidelity import frechet_distance, prdc
@@ -180,7 +180,7 @@ def quality(root: str, steps: int, batch: int) -> None:
         images = load_images(ImageDataSpec(source="mnist", root=root, download=False), Store(folder))
         assert isinstance(images.train_images, np.ndarray)
         assert isinstance(images.holdout_images, np.ndarray)
-        extractor = kept_extractor(Store(folder), images.digest, images.train_images, images.train_labels, 10)
+        extractor = stored_extractor(Store(folder), images.digest, images.train_images, images.train_labels, 10)
         real = extractor.features(images.holdout_images[:count])
         noise = torch.from_numpy(rng.normal(0, rng.Stream.EVALUATE, 0, count, 100))
         samples: dict[str, tuple[float, torch.Tensor]] = {}

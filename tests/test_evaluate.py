@@ -117,7 +117,7 @@ def test_every_sink_is_read_back(run_store: Path, options: list[str]) -> None:
     manifest = read_manifest(store)
     assert manifest is not None
     found = [file for file in read_files(store, manifest) if isinstance(file, ImageRead)]
-    images, labels = images_of(open_plan(spec)).samples(0, 400)
+    images, labels = images_of(open_plan(spec)).images(0, 400)
     cells = [cell for file in found for cell in file.cells]
     expected = [i.tobytes() for i in images] if "raw" in options[0] else encode_png(images)
     assert cells == expected

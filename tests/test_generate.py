@@ -70,7 +70,7 @@ def test_rows_do_not_depend_on_the_shard(run_store: Path, undisturbed: dict[str,
     spec = small_spec(run_store, "generate.shard_rows=77", "generate.batch=10")
     generate(spec)
     made = open_plan(small_spec(run_store, "generate.batch=999"))
-    images, labels = images_of(made).samples(0, 1000)
+    images, labels = images_of(made).images(0, 1000)
     rows = [
         r for k in dataset(spec).list("data/") for r in pq.read_table(run_store / "small" / "dataset" / k).to_pylist()
     ]

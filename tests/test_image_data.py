@@ -509,10 +509,10 @@ def test_a_codec_survives_json(size: int, channels: int, classes: tuple[str, ...
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_encode_undoes_decode(channels: int):
+def test_an_image_of_the_right_shape_is_unchanged(channels: int):
     codec = ImageCodec(16, channels, None)
     array = gradient(16, channels)
-    np.testing.assert_array_equal(codec.encode(codec.decode(array)), array)
+    np.testing.assert_array_equal(codec.encode(Image.fromarray(array.squeeze())), array)
 
 
 def raw_floats(path: Path, images: np.ndarray) -> None:

@@ -29,13 +29,14 @@ def _difference(outputs: Outputs, expected: Outputs, codec: Codec) -> "NDArray[A
 
 
 def _check(spec: Spec) -> None:
-    from genai_ray.image.conditions import check_classes
     from genai_ray.image.inception import read_weights
+    from genai_ray.quotas import counts_of
 
     assert isinstance(spec, ImageRun)
     if spec.evaluate.inception:
         read_weights(spec.evaluate.inception)
-    check_classes(spec.generate)
+    if classes := spec.generate.classes:
+        counts_of("generate.classes", [*classes.values()], spec.generate.samples)
 
 
 MODALITY = Modality(
@@ -60,8 +61,8 @@ MODALITY = Modality(
     samples=named("genai_ray.image.samples:ImageSamples"),
     to_tensor=_to_tensor,
     difference=_difference,
-    # Rounding to uint8 turns a float difference of 1e-7 into one grey level where a value lies on the
-    # edge between two; more than that is another model.
+    # Rounding to uint8 turns a float difference of 1e-7 into one grey level where a value lies on the edge between two;
+    # more than that is another model.
     parity=1,
     unit="grey levels",
     evaluator=named("genai_ray.image.evaluate:EVALUATOR"),

@@ -1,8 +1,8 @@
-"""Random changes of images that gradients pass through; the randomness is an argument.
+"""Differentiable random augmentation of images; the randomness is an argument.
 
-Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training", arXiv 2006.10738:
-real and generated images are changed alike, in every phase, so the discriminator cannot learn the
-few real ones by heart and the generator does not learn the changes.
+Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training", arXiv 2006.10738: real and generated
+images are changed alike, in every phase, so the discriminator cannot learn the few real ones by heart and the generator
+does not learn the changes.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,8 @@ UNIFORMS = 7
 def augment(images: Tensor, uniform: Tensor, policy: Sequence[str]) -> Tensor:
     """images NCHW in -1..1, changed by each step of the policy; uniform: (N, 7) in 0..1.
 
-    color: brightness by up to 0.5 of half the range, saturation times 0..2, contrast times
-    0.5..1.5. translation: by up to 1/8 of the side, zeros (grey) where nothing was. cutout: a
-    square of half the side set to grey.
+    color: brightness by up to 0.5 of half the range, saturation times 0..2, contrast times 0.5..1.5. translation: by up
+    to 1/8 of the side, zeros (grey) where nothing was. cutout: a square of half the side set to grey.
     """
     if "color" in policy:
         images = _color(images, uniform[:, 0:3])

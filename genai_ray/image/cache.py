@@ -1,4 +1,4 @@
-"""Objects of S3 on the disk of a node: fetched once, shared by its processes, within a limit."""
+"""A disk cache of S3 objects: fetched once per node, shared by its processes, limited in size."""
 
 import contextlib
 import os
@@ -11,14 +11,14 @@ from genai_ray.errors import IncompleteError, UserError
 from genai_ray.storage import Store, StoreUnavailableError
 
 _LOCKS = 64
-_DEADLINE_S = 300.0  # for a lock, which a process that dies gives back
+_DEADLINE_S = 300.0  # for a lock; a process that dies releases its locks
 
 
 def fetched(store: Store, name: str, nbytes: int, folder: str, limit: int) -> Path:
-    """An object of S3 as a file in a folder of the cache, which keeps at most `limit` bytes.
+    """An S3 object as a file in a folder of the cache, which keeps at most `limit` bytes.
 
-    Processes of a node share it: one fetches an object while the others wait, and a file that is
-    removed stays readable where it is mapped.
+    Processes of a node share it: one fetches an object while the others wait, and a file that is removed stays readable
+    where it is mapped.
 
     Raises:
         UserError: if the disk is full, or the folder cannot be written.
@@ -33,7 +33,7 @@ def fetched(store: Store, name: str, nbytes: int, folder: str, limit: int) -> Pa
                 os.utime(path)
                 return path
             content = store.read(name)
-            with FileLock(root / ".lock", timeout=_DEADLINE_S):  # or two would take the same room
+            with FileLock(root / ".lock", timeout=_DEADLINE_S):  # else two processes would use the same space
                 _make_room(root, limit - nbytes)
                 Store(str(path.parent)).put(name, content)
     except (StoreUnavailableError, FileNotFoundError):
@@ -41,17 +41,14 @@ def fetched(store: Store, name: str, nbytes: int, folder: str, limit: int) -> Pa
     except Timeout as error:
         raise IncompleteError(f"{error}: another process held it; the same command resumes") from None
     except OSError as error:
-        raise UserError(
-            "data.cache_gb",
-            limit / 1e9,
-            f"needs a disk that takes so much, and {root} does not ({error})",
-            "Make room, lower data.cache_gb, or let XDG_CACHE_HOME name a folder on a larger disk.",
-        ) from None
+        rule = f"needs a disk with that much space, and {root} has less ({error})"
+        remedy = "Make room, lower data.cache_gb, or let XDG_CACHE_HOME name a folder on a larger disk."
+        raise UserError("data.cache_gb", limit / 1e9, rule, remedy) from None
     return path
 
 
 def _make_room(root: Path, room: int) -> None:
-    """Remove the files that were not used for longest, until the others fit."""
+    """Remove the least recently used files until the others fit."""
     files = []
     for path in root.glob("*/[!.]*"):
         with contextlib.suppress(FileNotFoundError):  # removed by another process

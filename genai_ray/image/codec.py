@@ -1,4 +1,4 @@
-"""ImageCodec: the one shape that the images of a run are brought to, and its classes.
+"""ImageCodec: the shape that all images of a run are converted to, and its classes.
 
 Shapes: N images, H = W = size pixels, C = 1 or 3 channels; arrays are NHWC, uint8, 0..255.
 """
@@ -14,14 +14,14 @@ from genai_ray.errors import UserError, nearest
 from genai_ray.image.spec import ImageDataSpec, ImageGenerateSpec
 from genai_ray.spec import GenerateSpec
 
-#: Sizes that are taken as they are; an image of any other is brought to `data.size`.
+#: Sizes that need no `data.size`, if all images have the same one.
 SIZES = (8, 16, 28, 32, 56, 64, 112, 128)
 GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")
 
 
 @dataclass(frozen=True)
 class ImageCodec:
-    """The one shape of the images of a run, and the names of their classes (None: no classes)."""
+    """The shape of all images of a run, and the names of their classes (None: no classes)."""
 
     size: int
     channels: int
@@ -37,13 +37,11 @@ class ImageCodec:
         return np.arange(count) % max(1, self.label_width)
 
     def check(self, spec: GenerateSpec) -> None:
-        """That the classes asked for are there."""
         assert isinstance(spec, ImageGenerateSpec)
+        known = self.classes or ()
         for name in spec.classes or ():
-            if name not in (self.classes or ()):
-                raise UserError(
-                    "generate.classes", name, "is not a class of the data", nearest(name, self.classes or ())
-                )
+            if name not in known:
+                raise UserError("generate.classes", name, "is not a class of the data", nearest(name, known))
 
     def describe(self) -> dict[str, Any]:
         return {"images": f"{self.size}x{self.size}x{self.channels}", "classes": ", ".join(self.classes or ())}
@@ -51,22 +49,19 @@ class ImageCodec:
     def encode(self, image: Image.Image) -> NDArray[np.uint8]:
         """A Pillow image of any size and mode as (H, W, C): centre crop, antialiased bicubic.
 
-        The image may be changed, as a copy of a large photo costs much memory.
+        May change the image in place, as a copy of a large photo costs much memory.
         """
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode in ("I", "I;16", "F"):
             depth = np.asarray(image, np.float64)
             image = Image.fromarray(np.clip(depth / 257, 0, 255).astype(np.uint8))
         if "transparency" in image.info:
-            image = image.convert("RGBA")  # which Pillow would else only advise
+            image = image.convert("RGBA")  # else Pillow warns that it should be
         mode = "L" if self.channels == 1 else "RGB"
         image = image if image.mode == mode else image.convert(mode)
         if image.size != (self.size, self.size):
             image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC)
         return np.asarray(image, np.uint8).reshape(self.size, self.size, self.channels)
-
-    def decode(self, array: NDArray[np.uint8]) -> Image.Image:
-        return Image.fromarray(array[..., 0] if self.channels == 1 else array)
 
     def to_json(self) -> dict[str, Any]:
         return {"modality": "image", **asdict(self)}
@@ -77,27 +72,22 @@ class ImageCodec:
         return cls(values["size"], values["channels"], tuple(classes) if classes else None)
 
 
-def from_json(values: dict[str, Any]) -> ImageCodec:
-    """The codec as a model card or a checkpoint holds it."""
-    return ImageCodec.from_json(values)
+from_json = ImageCodec.from_json
 
 
 def common_codec(spec: ImageDataSpec, sizes: set[tuple[int, int]], modes: set[str]) -> ImageCodec:
     """The codec for images of these sizes and modes, without classes.
 
     Raises:
-        UserError: if the spec names no size, and they have not one that can be taken.
+        UserError: if the spec names no size, and the images have no common one of `SIZES`.
     """
     size = spec.size
     if size is None:
         width, height = next(iter(sizes))
         if len(sizes) > 1 or width != height or width not in SIZES:
-            shown = ", ".join(f"{w}x{h}" for w, h in sorted(sizes)[:4])
+            shown = ", ".join(f"{w}x{h}" for w, h in sorted(sizes)[:4]) + (", …" if len(sizes) > 4 else "")
             raise UserError(
-                "data.size",
-                None,
-                f"is needed, since the images measure {shown}{', …' if len(sizes) > 4 else ''}",
-                f"Choose one of {SIZES}.",
+                "data.size", None, f"is needed, since the images measure {shown}", f"Choose one of {SIZES}."
             )
         size = width
     return ImageCodec(size, spec.channels or (1 if modes <= set(GREY_MODES) else 3), None)

@@ -1,7 +1,9 @@
-"""What is compared of images, and the metrics of it: one function each, which `metrics.py` names."""
+"""The image metrics, one function each as named in `metrics.py`, and the data that they compare."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +14,11 @@ from genai_ray.metrics.fidelity import frechet_distance, kernel_distance, prdc
 
 @dataclass(frozen=True)
 class Compared:
-    """What metrics are computed from: generated images beside held-out real ones, or real images in
-    their place.
+    """The input of the metrics: generated images and held-out real ones, or training images in place of generated ones.
 
-    holdout, images: (N, H, W, C) of the holdout, and what is compared with it. reference, features:
-    (N, D) of the same. k: neighbours. labelled: images and labels that a classifier is asked about,
-    None without classes. repeated: share of exact repeats. copies: rates by name. inception:
-    fid_inception, None if not measured.
+    holdout, images: (N, H, W, C) of the holdout, and what is compared with it. reference, features: (N, D) of the same.
+    k: neighbours. labelled: images and labels for the classifier, None without classes. repeated: share
+    of exact repeats. copies: rates by name. inception: fid_inception, None if not measured.
     """
 
     holdout: NDArray[np.uint8]
@@ -46,39 +46,25 @@ def kid(compared: Compared) -> float:
     return kernel_distance(compared.reference, compared.features)
 
 
-def precision(compared: Compared) -> float:
-    return compared.near["precision"]
-
-
-def recall(compared: Compared) -> float:
-    return compared.near["recall"]
-
-
-def density(compared: Compared) -> float:
-    return compared.near["density"]
-
-
-def coverage(compared: Compared) -> float:
-    return compared.near["coverage"]
-
-
-def fid_inception(compared: Compared) -> float | None:
-    return compared.inception
-
-
 def agreement(compared: Compared) -> float | None:
     if compared.labelled is None or not compared.extractor.classes:
         return None
     return compared.extractor.accuracy(*compared.labelled)
 
 
-def duplicates(compared: Compared) -> float:
-    return compared.repeated
+def _neighbour_metric(name: str) -> Callable[[Compared], float]:
+    return lambda compared: compared.near[name]
 
 
-def exact_copies(compared: Compared) -> float:
-    return compared.copies["exact_copy_rate"]
+def _copy_rate(name: str) -> Callable[[Compared], float]:
+    return lambda compared: compared.copies[name]
 
 
-def near_copies(compared: Compared) -> float:
-    return compared.copies["near_copy_rate"]
+precision = _neighbour_metric("precision")
+recall = _neighbour_metric("recall")
+density = _neighbour_metric("density")
+coverage = _neighbour_metric("coverage")
+exact_copies = _copy_rate("exact_copy_rate")
+near_copies = _copy_rate("near_copy_rate")
+duplicates = attrgetter("repeated")
+fid_inception = attrgetter("inception")

@@ -1,4 +1,4 @@
-"""Of what class each image is: exact counts, or a table with one row a sample."""
+"""The class of each image: exact counts, or a table with one row per sample."""
 
 import io
 from typing import Any
@@ -16,27 +16,25 @@ from genai_ray.quotas import counts_of
 from genai_ray.spec import GenerateSpec
 from genai_ray.storage import Store
 
-_GROUP_ROWS = 65_536  # of a kept conditions table: what is decoded for a shard
+_GROUP_ROWS = 65_536  # of a stored conditions table: what is decoded for a shard
 
 
 class Conditions:
-    """A table with one row a sample: its column `label`, and what stands beside it.
+    """A table with one row per sample: its column `label`, and further columns.
 
-    Kept as Parquet inside the data set, so that a shard can be made again when the table that was
-    given is long gone.
+    Stored as Parquet inside the data set, so that a shard can be generated again after the original table is gone.
     """
 
     def __init__(self, data: bytes):
         self._file = pq.ParquetFile(io.BytesIO(data))
-        self.rows: int = self._file.metadata.num_rows
-        self.schema: pa.Schema = self._file.schema_arrow.remove(0)  # of what stands beside
+        self.schema: pa.Schema = self._file.schema_arrow.remove(0)  # of the further columns
 
     def classes(self, start: int, stop: int) -> NDArray[np.int64]:
         """The classes of samples start..stop, (N,)."""
         return self._rows(start, stop)["label"].to_numpy()
 
-    def beside(self, start: int, stop: int) -> pa.Table | None:
-        """The other columns of samples start..stop; None if there are none."""
+    def further_columns(self, start: int, stop: int) -> pa.Table | None:
+        """The further columns of samples start..stop; None if there are none."""
         return self._rows(start, stop).drop_columns("label") if self.schema.names else None
 
     def _rows(self, start: int, stop: int) -> pa.Table:
@@ -46,8 +44,8 @@ class Conditions:
 
 
 def read_conditions(spec: GenerateSpec, card: ModelCard, reserved: frozenset[str]) -> bytes | None:
-    """A table of conditions as the Parquet file that a data set keeps: `label` as class numbers
-    first, then the other columns as they were. None if the spec names no table.
+    """The table of conditions as the Parquet file that a data set stores: `label` as class indices first, then the
+    other columns unchanged. None if the spec names no table.
 
     Args:
         reserved: names of columns that the sink has itself.
@@ -58,66 +56,51 @@ def read_conditions(spec: GenerateSpec, card: ModelCard, reserved: frozenset[str
     assert isinstance(spec, ImageGenerateSpec)
     if spec.conditions is None:
         return None
-    field, uri, samples = "generate.conditions", str(spec.conditions), spec.samples
-    table = _read_table(uri)
+    uri, table = spec.conditions, _read_table(spec.conditions)
+    _check_columns(spec, table, reserved)
     names = list(card.codec["classes"] or ())
-    for name in table.column_names:
-        taken = name != "label" and name in reserved
-        if taken or table.column_names.count(name) > 1:
-            raise UserError(
-                field,
-                uri,
-                f"column {name!r} " + (f"is one of sink={spec.sink}'s own" if taken else "stands there more than once"),
-                "Rename it in the table.",
-            )
-    if "label" not in table.column_names:
-        raise UserError(
-            field,
-            uri,
-            f"must have a column 'label'; it has {', '.join(table.column_names)}",
-            "Name the column that holds the class 'label'.",
-        )
-    if table.num_rows != samples:
-        raise UserError(
-            field,
-            uri,
-            f"has {table.num_rows} rows for generate.samples={samples}",
-            f"Set generate.samples={table.num_rows}.",
-        )
-    labels = table["label"].to_pylist()
-    known: dict[Any, int] = {**dict(enumerate(range(len(names)))), **{n: i for i, n in enumerate(names)}}
-    numbers = np.empty(len(labels), np.int64)
-    for row, label in enumerate(labels):
-        # A class that is named 3 stands as a number in most tables.
-        number = known.get(str(label), known.get(label))
-        if number is None:
-            raise UserError(
-                field, label, f"in row {row} of {uri} is not a class of the model", nearest(str(label), names)
-            )
-        numbers[row] = number
+    index_of: dict[Any, int] = {**dict(enumerate(range(len(names)))), **{name: i for i, name in enumerate(names)}}
+    indices = np.empty(table.num_rows, np.int64)
+    for row, label in enumerate(table["label"].to_pylist()):
+        # A class that is named 3 is a number in most tables.
+        index = index_of.get(str(label), index_of.get(label))
+        if index is None:
+            rule = f"in row {row} of {uri} is not a class of the model"
+            raise UserError("generate.conditions", label, rule, nearest(str(label), names))
+        indices[row] = index
     others = table.drop_columns("label")
-    columns = [pa.chunked_array([numbers]), *others.columns]
-    kept = pa.table(columns, names=["label", *others.column_names])
+    stored = pa.table([pa.chunked_array([indices]), *others.columns], names=["label", *others.column_names])
     sink = io.BytesIO()
-    pq.write_table(kept.replace_schema_metadata(None), sink, row_group_size=_GROUP_ROWS)
+    pq.write_table(stored.replace_schema_metadata(None), sink, row_group_size=_GROUP_ROWS)
     return sink.getvalue()
 
 
 def _read_table(uri: str) -> pa.Table:
     folder, _, name = uri.rpartition("/")
     try:
-        data = Store(folder or "/").read(name)
-        if name.endswith(".csv"):
-            return pacsv.read_csv(io.BytesIO(data))
-        return pq.read_table(io.BytesIO(data))
+        data = io.BytesIO(Store(folder or "/").read(name))
+        return pacsv.read_csv(data) if name.endswith(".csv") else pq.read_table(data)
     except (FileNotFoundError, IsADirectoryError, pa.ArrowInvalid) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            "generate.conditions",
-            uri,
-            f"must be a Parquet or CSV file ({reason})",
-            "Check the path; a CSV file ends in .csv.",
-        ) from None
+        rule = f"must be a Parquet or CSV file ({str(error).splitlines()[0]})"
+        raise UserError("generate.conditions", uri, rule, "Check the path; a CSV file ends in .csv.") from None
+
+
+def _check_columns(spec: ImageGenerateSpec, table: pa.Table, reserved: frozenset[str]) -> None:
+    def error(rule: str, remedy: str) -> UserError:
+        return UserError("generate.conditions", spec.conditions, rule, remedy)
+
+    names = table.column_names
+    for name in names:
+        if name != "label" and name in reserved:
+            raise error(f"column {name!r} is one of sink={spec.sink}'s own", "Rename it in the table.")
+        if names.count(name) > 1:
+            raise error(f"column {name!r} occurs more than once", "Rename it in the table.")
+    if "label" not in names:
+        remedy = "Name the column that holds the class 'label'."
+        raise error(f"must have a column 'label'; it has {', '.join(names)}", remedy)
+    if table.num_rows != spec.samples:
+        rule = f"has {table.num_rows} rows for generate.samples={spec.samples}"
+        raise error(rule, f"Set generate.samples={table.num_rows}.")
 
 
 def class_counts(spec: ImageGenerateSpec, card: ModelCard) -> list[int] | None:
@@ -128,26 +111,14 @@ def class_counts(spec: ImageGenerateSpec, card: ModelCard) -> list[int] | None:
     """
     if not card.conditional:
         if spec.classes:
-            raise UserError(
-                "generate.classes",
-                spec.classes,
-                "asks for labels, but the model has no classes",
-                "Train with model.conditional=true.",
-            )
+            rule = "asks for labels, but the model has no classes"
+            raise UserError("generate.classes", spec.classes, rule, "Train with model.conditional=true.")
         return None
     names = list(card.codec["classes"])
-    asked = spec.classes or dict.fromkeys(names, 1 / len(names))
-    for name, value in asked.items():
+    requested = spec.classes or dict.fromkeys(names, 1 / len(names))
+    for name, value in requested.items():
         if name not in names:
             raise UserError("generate.classes", name, "is not a class of the model", nearest(name, names))
         if value < 0:
             raise UserError("generate.classes", {name: value}, "must not be negative", "Raise it.")
-    return counts_of("generate.classes", [asked.get(name, 0) for name in names], spec.samples)
-
-
-def check_classes(spec: ImageGenerateSpec) -> None:
-    """Raises:
-    UserError: for counts or shares of classes that do not add up.
-    """
-    if spec.classes:
-        counts_of("generate.classes", [*spec.classes.values()], spec.samples)
+    return counts_of("generate.classes", [requested.get(name, 0) for name in names], spec.samples)

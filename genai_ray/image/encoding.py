@@ -1,7 +1,7 @@
 """Pixels to PNG, JPEG and WebP files and back; each file says once that it is synthetic.
 
-The label is a constant XMP packet into which the number of the image is spliced, so that it costs
-little beside the encoding. Pillow writes no metadata here.
+The label is a constant XMP packet with the id of the image inserted, which costs little compared with the encoding.
+Pillow writes no metadata here.
 """
 
 import io
@@ -27,7 +27,7 @@ _LAST_DIGITS = [b"%03d" % i for i in range(1000)]
 
 @dataclass(frozen=True)
 class Stamp:
-    """What the labels of a batch say: who produces, and numbers of a prefix and a count."""
+    """What the labels of a batch say: the producer, and ids of a prefix and a counter."""
 
     producer: str
     prefix: str
@@ -38,7 +38,7 @@ class Stamp:
         return len(self.prefix) + ID_DIGITS
 
     def names(self) -> Iterator[bytes]:
-        """The numbers, without end; put together by the thousand, as formatting costs."""
+        """The ids, without end; built by the thousand, as formatting is slow."""
         thousand, first = divmod(self.start, 1000)
         for upper in itertools.count(thousand):
             begin = f"{self.prefix}{upper:0{ID_DIGITS - 3}d}".encode()
@@ -60,17 +60,13 @@ def encode(rows: ImageRows) -> list[bytes]:
 
 
 def decode(cell: bytes, codec: ImageCodec, encoding: str) -> NDArray[np.uint8]:
-    """The pixels (H, W, C) of what `encode` made.
-
-    Raises:
-        ValueError: if it does not decode to an image of the codec's shape.
-    """
+    """The pixels (H, W, C) of an encoded image. Raises ValueError if it does not decode to the codec's shape."""
     if encoding == "raw":
         pixels = np.frombuffer(cell, np.uint8)
     else:
         try:
             image = Image.open(io.BytesIO(cell))
-            # WebP knows no grey images.
+            # WebP has no grey images.
             pixels = np.asarray(image.convert("L" if codec.channels == 1 else "RGB"))
         except OSError as error:
             raise ValueError(f"is no whole image ({error})") from None
@@ -80,9 +76,9 @@ def decode(cell: bytes, codec: ImageCodec, encoding: str) -> NDArray[np.uint8]:
 def encode_png(images: NDArray[np.uint8], stamp: Stamp | None = None) -> list[bytes]:
     """PNG files of a batch (N, H, W, C), with an XMP packet that says they are synthetic.
 
-    ImageRows are filtered by Up (PNG specification, section 9), one subtraction for the whole batch, and
-    deflated by zlib. ISA-L takes a fifth of the time, but has been seen to give other bytes for the
-    same pixels, once in some hundred thousand images.
+    Rows of pixels are filtered by Up (PNG specification, section 9), one subtraction for the whole batch, and deflated
+    by zlib. ISA-L takes a fifth of the time, but has given other bytes for the same pixels, once in some hundred
+    thousand images.
     """
     n, height, width, channels = images.shape
     rows = images.reshape(n, height, width * channels)
@@ -92,17 +88,16 @@ def encode_png(images: NDArray[np.uint8], stamp: Stamp | None = None) -> list[by
     np.subtract(rows[:, 1:], rows[:, :-1], out=filtered[:, 1:, 1:])
     color_type = {1: 0, 3: 2}[channels]
     header = struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
-    start, labels = _png_labels(stamp)
-    start = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + start
+    shared_label, labels = _png_labels(stamp)
+    start = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + shared_label
     compress, crc32, join = zlib.compress, zlib.crc32, b"".join
     tag_crc = crc32(b"IDAT")
     pngs = []
     pixels, step = filtered.data.cast("B"), filtered[0].size
-    for at, label in zip(range(0, n * step, step), labels, strict=False):
-        body = compress(pixels[at : at + step], _DEFLATE_LEVEL)
-        crc = crc32(body, tag_crc)
-        size = len(body).to_bytes(4, "big")
-        pngs.append(join((start, label, size, b"IDAT", body, crc.to_bytes(4, "big"), _END)))
+    for offset, label in zip(range(0, n * step, step), labels, strict=False):
+        body = compress(pixels[offset : offset + step], _DEFLATE_LEVEL)
+        size, crc = len(body).to_bytes(4, "big"), crc32(body, tag_crc).to_bytes(4, "big")
+        pngs.append(join((start, label, size, b"IDAT", body, crc, _END)))
     return pngs
 
 
@@ -114,14 +109,14 @@ _END = _chunk(b"IEND", b"")
 
 
 def _png_labels(stamp: Stamp | None) -> tuple[bytes, Iterable[bytes]]:
-    """The iTXt chunk of the label: what all images share of it, then the rest for each."""
+    """The iTXt chunk of the label: the part that all images share, then the rest of each."""
     if stamp is None:
         return _chunk(b"iTXt", PNG_XMP + xmp_packet()), itertools.repeat(b"")
     first, middle, last = _template(stamp)
     length = len(PNG_XMP + first + middle + last) + 2 * stamp.length
     body = b"iTXt" + PNG_XMP + first
     crc32, join = zlib.crc32, b"".join
-    # The checksum of what all share is taken once.
+    # The checksum of the shared part is computed once.
     shared = crc32(body)
     rests = ((own := join((name, middle, name, last))) + crc32(own, shared).to_bytes(4) for name in stamp.names())
     return length.to_bytes(4) + body, rests
@@ -137,8 +132,8 @@ def _packets(stamp: Stamp | None) -> tuple[bytes, int, Iterable[bytes]]:
 
 
 def _template(stamp: Stamp) -> list[bytes]:
-    """The packet cut where the number of the image stands, which it does twice."""
-    # No producer has a blank in its name, so the holes cannot be mistaken.
+    """The packet split at the two places of the id of the image."""
+    # No producer has a blank in its name, so the holes are unambiguous.
     hole = " " * stamp.length
     return xmp_packet(stamp.producer, hole).split(hole.encode())
 
@@ -150,7 +145,7 @@ def encode_jpeg(images: NDArray[np.uint8], quality: int = 90, stamp: Stamp | Non
     label = b"\xff\xe1" + size + JPEG_XMP + packet
     files = []
     for image, rest in zip(images, rests, strict=False):
-        # Colour at full resolution: a small image has no pixels to spare.
+        # Colour at full resolution, as the images are small.
         file = _pillow(image, "JPEG", quality=quality, subsampling=0)
         assert file[: len(_JFIF)] == _JFIF, "Pillow writes the header of JFIF"
         files.append(b"".join((file[:_JFIF_END], label, rest, file[_JFIF_END:])))

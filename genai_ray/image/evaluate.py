@@ -1,4 +1,4 @@
-"""Images: distances of features, agreement with the classes that were asked for, copies."""
+"""How images are evaluated: distances of features, agreement with the requested classes, copies."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from genai_ray.errors import UserError
 from genai_ray.image.codec import ImageCodec
 from genai_ray.image.compared import Compared
 from genai_ray.image.encoding import decode
-from genai_ray.image.extractor import Extractor, kept_extractor
+from genai_ray.image.extractor import Extractor, stored_extractor
 from genai_ray.image.inception import Inception, read_weights
 from genai_ray.image.metrics import METRICS
 from genai_ray.image.rows import ImageRead
@@ -43,7 +43,7 @@ _SCORES_NOTE = (
 
 
 def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
-    """Measure the images of a finished data set beside held-out and training ones."""
+    """Compare the images of a finished data set with held-out and training ones."""
     assert isinstance(spec, ImageRun)
     assert isinstance(data, ImageData)
     arrays = in_memory(data)
@@ -74,7 +74,7 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
             "Features": fake.extractor.name,
         },
         scores_note=_SCORES_NOTE,
-        blocks=[*_samples(images, tiles, names or ()), _closest(images[:_PAIRS], arrays.train_images)],
+        blocks=[*_sample_blocks(images, tiles, names or ()), _nearest_block(images[:_PAIRS], arrays.train_images)],
     )
 
 
@@ -87,7 +87,7 @@ def _compare(
     labels: NDArray[np.int64] | None,
     repeated: float,
 ) -> tuple[Compared, Compared]:
-    """The generated images, and real ones in their place; equally many, where that matters."""
+    """What is compared for the generated images, and for real ones in their place; equally many, where it matters."""
     settings = spec.evaluate
     weights = read_weights(settings.inception) if settings.inception else None
     extractor = feature_extractor(run, arrays)
@@ -99,16 +99,16 @@ def _compare(
         network = Inception(weights, spec.train.device)
         inception = network.distances(data.train_images, many[: settings.inception_samples], data.holdout_images)
     copies = copy_rates(arrays.train_images, holdout, images[:n])
-    labelled = None
+    fake_labelled = real_labelled = None
     if labels is not None and arrays.holdout_labels is not None:
-        labelled = (images, labels), (arrays.holdout_images, arrays.holdout_labels)
+        fake_labelled, real_labelled = (images, labels), (arrays.holdout_images, arrays.holdout_labels)
     fake = Compared(
         holdout=holdout[:n],
         images=images[:n],
         reference=extractor.features(holdout[:n]),
         features=extractor.features(images[:n]),
         k=_neighbours(spec, n),
-        labelled=labelled and labelled[0],
+        labelled=fake_labelled,
         extractor=extractor,
         repeated=repeated,
         copies=copies["fake"],
@@ -118,7 +118,7 @@ def _compare(
         fake,
         images=train[:n],
         features=extractor.features(train[:n]),
-        labelled=labelled and labelled[1],
+        labelled=real_labelled,
         repeated=duplicate_rate(arrays.train_images),
         copies=copies["real"],
         inception=inception[1],
@@ -133,13 +133,12 @@ def _neighbours(spec: ImageRun, n: int) -> int:
 
 
 def feature_extractor(run: Store, data: Arrays) -> Extractor:
-    """The feature extractor of this data, trained once for a run and kept beside its reports."""
-    classes = data.codec.label_width
-    return kept_extractor(run, data.digest, data.train_images, data.train_labels, classes)
+    """The feature extractor of this data, trained once for a run and stored beside its reports."""
+    return stored_extractor(run, data.digest, data.train_images, data.train_labels, data.codec.label_width)
 
 
 def _choose(images: NDArray[np.uint8], samples: int) -> NDArray[np.uint8]:
-    """A fixed random choice of at most so many images, as sources may be sorted."""
+    """A fixed random choice of at most `samples` images, as sources may be sorted."""
     n = len(images)
     order = np.argsort(rng.permute(0, rng.Stream.EVALUATE, np.arange(n), n))
     return images[order[:samples]]
@@ -148,10 +147,7 @@ def _choose(images: NDArray[np.uint8], samples: int) -> NDArray[np.uint8]:
 def _read(
     files: Iterator[Read], codec: ImageCodec, encoding: str, samples: int, searched: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, float]:
-    """The first images with labels, and the share of repeats among the `searched` first.
-
-    Samples do not depend on one another, so the first ones are as good a choice as any.
-    """
+    """The first images (samples are independent) with labels, and the share of repeats among the first `searched`."""
     images: list[NDArray[np.uint8]] = []
     labels: list[NDArray[np.int64]] = []
     encoded: list[bytes] = []
@@ -168,7 +164,7 @@ def _read(
 
 
 class ImageMonitor:
-    """Features are those of the extractor that also makes the report."""
+    """Measures with the extractor of the report."""
 
     key = "fid"
 
@@ -176,12 +172,10 @@ class ImageMonitor:
         assert isinstance(spec, ImageRun)
         assert isinstance(data, ImageData)
         arrays = in_memory(data)
-        images = arrays.train_images
         self.extractor = feature_extractor(store, arrays)
-        n = min(len(images), spec.train.evaluate_samples)
-        order = np.argsort(rng.permute(0, rng.Stream.EVALUATE, np.arange(len(images)), len(images)))
-        self.real = self.extractor.features(images[order[:n]])
-        self.k = _neighbours(spec, n)
+        real = _choose(arrays.train_images, spec.train.evaluate_samples)
+        self.real = self.extractor.features(real)
+        self.k = _neighbours(spec, len(real))
 
     def scores(self, outputs: Outputs, labels: NDArray[np.int64] | None) -> dict[str, float]:
         (images,) = outputs
@@ -189,7 +183,7 @@ class ImageMonitor:
         near = prdc(self.real, fake, k=self.k)
         scores = {"fid": frechet_distance(self.real, fake), "recall": near["recall"], "coverage": near["coverage"]}
         if labels is not None and self.extractor.classes:
-            scores["agreement"] = float((self.extractor.classify(images) == labels).mean())
+            scores["agreement"] = self.extractor.accuracy(images, labels)
         return scores
 
 
@@ -204,10 +198,10 @@ def picture(outputs: Outputs) -> NDArray[np.uint8]:
 # --- the blocks of the page ----------------------------------------------------------------------
 
 
-def _samples(images: NDArray[np.uint8], tiles: NDArray[np.uint8] | None, names: Sequence[str]) -> list[Block]:
-    """A random draw, and the rows of `_tiles_by_class`; those of many classes are folded."""
+def _sample_blocks(images: NDArray[np.uint8], tiles: NDArray[np.uint8] | None, names: Sequence[str]) -> list[Block]:
+    """The first images, and the rows of `_tiles_by_class`; those beyond 20 classes are folded."""
     drawn = Picture(png=_png(images[:_SAMPLES]), alt="Grid of generated images")
-    shown = [Block(title="Samples", note="A random draw, not a selection.", pictures=[drawn])]
+    blocks = [Block(title="Samples", note="A random draw, not a selection.", pictures=[drawn])]
     if tiles is not None:
         ends = (0, _CLASSES, len(names))
         pictures = [
@@ -220,11 +214,11 @@ def _samples(images: NDArray[np.uint8], tiles: NDArray[np.uint8] | None, names: 
             for start, stop in pairwise(ends)
             if tiles[start:stop].size
         ]
-        shown.append(Block(title="Samples by class", pictures=pictures))
-    return shown
+        blocks.append(Block(title="Samples by class", pictures=pictures))
+    return blocks
 
 
-def _closest(images: NDArray[np.uint8], train: NDArray[np.uint8]) -> Block:
+def _nearest_block(images: NDArray[np.uint8], train: NDArray[np.uint8]) -> Block:
     """Generated images, each above its nearest training image. This discloses real ones."""
     _, closest = nearest(images, train)
     pairs = pair_grid(train[closest], images, columns=_COLUMNS)

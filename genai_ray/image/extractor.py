@@ -1,8 +1,8 @@
-"""A small feature extractor trained on the user's own real images.
+"""A small feature extractor that is trained on the real images of a run.
 
-Stands in for ImageNet networks, which cannot be downloaded everywhere and whose features do not
-fit digits, scans or spectra. Distances depend on the extractor, so quote every score with its
-`name`, and compare scores only where the names agree.
+Stands in for ImageNet networks, which cannot be downloaded everywhere and whose features do not fit digits, scans or
+spectra. Distances depend on the extractor, so quote every score with its `name`, and compare scores only where the
+names agree.
 """
 
 import io
@@ -26,8 +26,8 @@ _FORMAT = 1
 class Extractor:
     """A trained network with the feature statistics of the images it was trained on.
 
-    Takes uint8 images (n, size, size, channels). `classes` is None when it was trained without
-    labels. Build it with `train_extractor` or `from_bytes`; it can be pickled.
+    Takes uint8 images (n, size, size, channels). `classes` is None when it was trained without labels. Build it with
+    `train_extractor` or `from_bytes`; it can be pickled.
     """
 
     size: int
@@ -76,16 +76,11 @@ class Extractor:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Extractor":
-        """Inverse of `to_bytes`. Loads tensors and numbers only, never code.
-
-        Raises ValueError if `data` was written by another version of this module.
-        """
+        """Inverse of `to_bytes`; raises ValueError for the format of another version. Loads no code."""
         saved = torch.load(io.BytesIO(data), weights_only=True)
         if saved.get("format") != _FORMAT:
-            raise ValueError(
-                f"extractor file has format {saved.get('format')}, this version reads {_FORMAT}; "
-                "train the extractor again"
-            )
+            reason = f"extractor file has format {saved.get('format')}, this version reads {_FORMAT}"
+            raise ValueError(f"{reason}; train the extractor again")
         tensors, classes = saved["tensors"], saved["classes"] or None
         mean, std = tensors.pop("features.mean"), tensors.pop("features.std")
         network = _build(saved["size"], saved["channels"], classes)
@@ -94,9 +89,8 @@ class Extractor:
         return cls(saved["size"], saved["channels"], classes, network, mean.numpy(), std.numpy())
 
     def _tensors(self) -> dict[str, Tensor]:
-        statistics = {"features.mean": self.mean, "features.std": self.std}
-        arrays = {name: torch.from_numpy(array) for name, array in statistics.items()}
-        return dict(self.network.state_dict()) | arrays
+        statistics = {"features.mean": torch.from_numpy(self.mean), "features.std": torch.from_numpy(self.std)}
+        return dict(self.network.state_dict()) | statistics
 
     def _codes(self, images: np.ndarray) -> np.ndarray:
         assert images.dtype == np.uint8
@@ -114,14 +108,14 @@ def train_extractor(
 ) -> Extractor:
     """Train an extractor: a classifier if there are labels, else an autoencoder.
 
-    images: (n, size, size, channels) uint8, n >= 2, size >= 8, channels 1 or 3. Use the training split
-    only, or the real-versus-real comparison flatters itself.
+    images: (n, size, size, channels) uint8, n >= 2, size >= 8, channels 1 or 3. Use the training split only, or the
+    real-versus-real comparison flatters itself.
     labels, classes: (n,) integers in 0..classes-1, and at least 2; or None for both.
-    steps: optimiser steps of 128 images. 1,200 take about 20 s for 28x28 grey images on 2 CPU cores,
-    and the time grows with the number of pixels.
+    steps: optimiser steps of 128 images. 1,200 take about 20 s for 28x28 grey images on 2 CPU cores, and the time grows
+    with the number of pixels.
 
-    The result depends only on the arguments, on one machine with one thread count; torch's global
-    random state is left as it was.
+    The result depends only on the arguments, on one machine with one thread count; torch's global random state is left
+    as it was.
     """
     assert len(images) >= 2
     assert (labels is None) == (classes is None)
@@ -139,9 +133,11 @@ def train_extractor(
     return Extractor(size, channels, classes, network, raw.mean(axis=0), std)
 
 
-def kept_extractor(store: Store, digest: str, images: np.ndarray, labels: np.ndarray | None, classes: int) -> Extractor:
-    """The extractor of a run's training images (SHA-256 `digest`), trained once and kept beside
-    the reports. A classifier where there are two classes or more.
+def stored_extractor(
+    store: Store, digest: str, images: np.ndarray, labels: np.ndarray | None, classes: int
+) -> Extractor:
+    """The extractor of a run's training images (SHA-256 `digest`), trained once and stored beside the reports. A
+    classifier if there are two classes or more.
     """
     key = f"report/extractor-{digest[:8]}.pt"
     try:
@@ -206,7 +202,7 @@ def _encoder(size: int, channels: int) -> nn.Sequential:
 
 
 def _decoder(size: int, channels: int) -> nn.Sequential:
-    """Codes (n, 64) -> images (n, channels, size, size), the encoder backwards."""
+    """Codes (n, 64) -> images (n, channels, size, size), the encoder reversed."""
     layers: list[nn.Module] = [nn.Linear(DIMENSIONS, 64 * 4 * 4), nn.Unflatten(1, (64, 4, 4))]
     width_in = 64
     for side in reversed(_halvings(size)):

@@ -1,4 +1,4 @@
-"""What lies in a folder of images or in Parquet: names, sizes and labels of its items, and their content.
+"""The items of a folder of images or of Parquet: names, sizes, labels and content.
 
 An item is an image file or a row of Parquet; items are numbered in the order of object names and rows.
 """
@@ -37,9 +37,9 @@ Pieces = list[list[Any]]
 class Source:
     """The items of a source, N of them.
 
-    stamp: digest of object names, sizes and versions. nbytes: (N,) of each item, as stored.
-    pieces: items start..stop as JSON values that `items` reads on any node. labelled: whether there are
-    classes. labels: class numbers and names of the items of a mask (N,), or None and None.
+    stamp: digest of object names, sizes and versions. nbytes: (N,) of each item, as stored. pieces: items start..stop
+    as JSON values that `items` reads on any node. labelled: whether there are classes. labels: class numbers and names
+    of the items of a mask (N,), or None and None.
     """
 
     stamp: str
@@ -68,11 +68,7 @@ def list_source(spec: ImageDataSpec) -> Source:
 
 
 def items(spec: ImageDataSpec, pieces: Pieces) -> Iterator[Item]:
-    """The items of some pieces in order.
-
-    Raises:
-        UserError: if a file of Parquet cannot be read; `Item.read` raises it for an image file.
-    """
+    """The items of some pieces in order. Raises UserError for unreadable Parquet, `Item.read` for an image."""
     if spec.source == "folder":
         yield from (Item(key, partial(_read_file, spec, key)) for (key,) in pieces)
     else:
@@ -86,7 +82,7 @@ def open_image(content: bytes | None, shape: tuple[int, ...] | None) -> Image.Im
 
 
 def raw_image(content: bytes | None, shape: tuple[int, ...]) -> Image.Image:
-    """Pixels as they lie in memory: uint8, or float32 in 0..1.
+    """An image of raw pixels: uint8, or float32 in 0..1.
 
     Raises:
         ValueError: for another number of bytes, and for floats that are NaN or outside 0..1.
@@ -112,8 +108,8 @@ def _folder(spec: ImageDataSpec) -> Source:
     def labels(kept: NDArray[np.bool_]) -> Labels:
         if classes is None:
             return None, None
-        number = {name: i for i, name in enumerate(classes)}
-        return np.array([number[k.split("/")[0]] for k in keys], np.int64)[kept], classes
+        index = {name: i for i, name in enumerate(classes)}
+        return np.array([index[k.split("/")[0]] for k in keys], np.int64)[kept], classes
 
     nbytes = np.array([listing[k][0] for k in keys], np.int64)
     pieces = [[key] for key in keys]
@@ -121,7 +117,7 @@ def _folder(spec: ImageDataSpec) -> Source:
 
 
 def _sub_folders(spec: ImageDataSpec, keys: Sequence[str]) -> tuple[str, ...] | None:
-    """The sub-folders that images lie in; None where images lie in the folder itself.
+    """The sub-folders that hold the images; None if the folder itself holds them.
 
     Raises:
         UserError: if there is no image, or there are both kinds.
@@ -169,9 +165,9 @@ def _parquet(spec: ImageDataSpec) -> Source:
     nbytes: list[NDArray[np.int64]] = []
     for file, footer in zip(files, footers, strict=True):
         before = 0
-        for number in range(footer.num_row_groups):
-            group = footer.row_group(number)
-            groups.append([*file, number, before, group.num_rows])
+        for index in range(footer.num_row_groups):
+            group = footer.row_group(index)
+            groups.append([*file, index, before, group.num_rows])
             nbytes.append(np.full(group.num_rows, _column_bytes(group, column) // max(1, group.num_rows)))
             before += group.num_rows
     ends = np.cumsum([rows for *_, rows in groups])
@@ -182,24 +178,19 @@ def _parquet(spec: ImageDataSpec) -> Source:
         first, last = np.searchsorted(ends, [start, stop - 1], "right")
         cut: Pieces = []
         for group in range(first, last + 1):
-            *about, rows = groups[group]
+            *head, rows = groups[group]
             begin = int(ends[group]) - rows
-            cut.append([*about, max(0, start - begin), min(rows, stop - begin)])
+            cut.append([*head, max(0, start - begin), min(rows, stop - begin)])
         return cut
 
-    return Source(
-        _stamp(listing, keys),
-        np.concatenate(nbytes),
-        pieces,
-        spec.label_column in schema.names,
-        partial(_label_column, spec, files, schema),
-    )
+    labels = partial(_label_column, spec, files, schema)
+    return Source(_stamp(listing, keys), np.concatenate(nbytes), pieces, spec.label_column in schema.names, labels)
 
 
 def _rows_of_group(
     spec: ImageDataSpec, key: str, size: int, version: str, group: int, before: int, start: int, stop: int
 ) -> Iterator[Item]:
-    """Items of rows start..stop of a row group, of which `before` rows of the file come first."""
+    """Items of rows start..stop of a row group, which begins after `before` rows of the file."""
     try:
         with _parquet_file(spec, key, size, version) as file:
             shape, column = _raw_shape(spec, file.schema_arrow, key), _column_path(spec, file.schema_arrow)
@@ -217,7 +208,7 @@ def _rows_of_group(
 
 
 def _parquet_root(spec: ImageDataSpec) -> tuple[Store, str]:
-    """The store that Parquet files are in, and the name of the only one to read; empty: all."""
+    """The store of the Parquet files, and the name of the only one to read; empty: all."""
     root = str(spec.root)
     if not root.endswith(".parquet"):
         return _store(root), ""
@@ -231,11 +222,9 @@ def _common_schema(spec: ImageDataSpec, keys: list[str], footers: list[Any]) -> 
     for key, footer in zip(keys, footers, strict=True):
         other = footer.schema.to_arrow_schema()
         if _raw_shape(spec, other, key) != shape:
-            rule = f"holds images in another form in {key}"
-            raise _root_error(spec, rule, "Keep files of one form together.")
+            raise _root_error(spec, f"holds images in another form in {key}", "Keep files of one form together.")
         if other.get_field_index(spec.label_column) != schema.get_field_index(spec.label_column):
-            rule = f"has other columns in {key}"
-            raise _root_error(spec, rule, "Keep files of one schema together.")
+            raise _root_error(spec, f"has other columns in {key}", "Keep files of one schema together.")
     return schema
 
 
@@ -243,25 +232,18 @@ def _raw_shape(spec: ImageDataSpec, schema: pa.Schema, key: str) -> tuple[int, .
     """(H, W, C) of the pixels in the image column; None if it holds image files.
 
     Raises:
-        UserError: if there is no such column, or no images are in it.
+        UserError: if there is no such column, or it holds something else.
     """
-    columns = schema.names
-    if spec.image_column not in columns:
-        raise UserError(
-            "data.image_column", spec.image_column, f"is not a column of {key}", f"Columns: {', '.join(columns)}."
-        )
+    remedy = f"Columns: {', '.join(schema.names)}."
+    if spec.image_column not in schema.names:
+        raise UserError("data.image_column", spec.image_column, f"is not a column of {key}", remedy)
     field = schema.field(spec.image_column)
     kind = field.type
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
     raw = pa.types.is_fixed_size_binary(kind) and b"shape" in (field.metadata or {})
     if not (raw or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise UserError(
-            "data.image_column",
-            spec.image_column,
-            f"must hold images, and holds {field.type}",
-            f"Columns: {', '.join(columns)}.",
-        )
+        raise UserError("data.image_column", spec.image_column, f"must hold images, and holds {field.type}", remedy)
     return tuple(json.loads(field.metadata[b"shape"])) if raw else None
 
 
@@ -294,12 +276,12 @@ def _label_column(
     if (names := _class_names(spec, schema)) is not None:
         return values.to_numpy().astype(np.int64), names
     distinct = sorted(values.unique().to_pylist())
-    number = {value: i for i, value in enumerate(distinct)}
-    return np.array([number[v] for v in values.to_pylist()], np.int64), tuple(str(v) for v in distinct)
+    index = {value: i for i, value in enumerate(distinct)}
+    return np.array([index[v] for v in values.to_pylist()], np.int64), tuple(str(v) for v in distinct)
 
 
 def _class_names(spec: ImageDataSpec, schema: pa.Schema) -> tuple[str, ...] | None:
-    """Names of the numbers in the label column, where Hugging Face `datasets` noted them."""
+    """Class names of the integers in the label column, if Hugging Face `datasets` wrote them into the schema."""
     hugging_face = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     feature = hugging_face.get("info", {}).get("features", {}).get(spec.label_column, {})
     return tuple(feature["names"]) if "names" in feature else None
@@ -318,7 +300,7 @@ def _root_error(spec: ImageDataSpec, rule: str, remedy: str) -> UserError:
 
 @lru_cache(maxsize=8)
 def _store(uri: str) -> Store:
-    """One connection for all that a process reads from a store."""
+    """One connection per store and process."""
     return Store(uri)
 
 
@@ -335,10 +317,10 @@ def _stamp(listing: dict[str, tuple[int, str]], keys: list[str]) -> str:
 
 
 class _Ranges(io.RawIOBase):
-    """An object as a file, of which each read is one request for a range."""
+    """An object as a file; each read is one range request."""
 
     def __init__(self, store: Store, key: str, size: int):
-        self._store, self._key, self._size, self._at = store, key, size, 0
+        self._store, self._key, self._size, self._position = store, key, size, 0
 
     def readable(self) -> bool:
         return True
@@ -347,21 +329,20 @@ class _Ranges(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
 
     def read(self, size: int = -1) -> bytes:
-        stop = self._size if size < 0 else min(self._size, self._at + size)
-        data = self._store.read_range(self._key, self._at, stop)
-        self._at += len(data)
+        stop = self._size if size < 0 else min(self._size, self._position + size)
+        data = self._store.read_range(self._key, self._position, stop)
+        self._position += len(data)
         return data
 
 
 def _parquet_file(spec: ImageDataSpec, key: str, size: int, version: str) -> pq.ParquetFile:
-    """A Parquet file that is read in parts."""
     uri = _parquet_root(spec)[0].uri
     return _opened(uri, key, size, _footer(uri, key, size, version))
 
@@ -375,5 +356,5 @@ def _footer(uri: str, key: str, size: int, version: str) -> pq.FileMetaData:
 def _opened(uri: str, key: str, size: int, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
     store = _store(uri)
     source: Any = store.path(key) or _Ranges(store, key, size)
-    # A buffer, so that a column chunk is not read as a whole.
+    # Buffered, so that a column chunk is not read as a whole.
     return pq.ParquetFile(source, metadata=footer, buffer_size=_BUFFER)

@@ -1,7 +1,7 @@
-"""One object an image, and for each shard a table of them: what Hugging Face calls ImageFolder.
+"""One object per image, and one table of them per shard: the ImageFolder of Hugging Face.
 
-The table is written after its images and is the one file that the shard records, so that receipts
-and manifest stay small; it holds the SHA-256 of each image.
+The table is written after its images and is the one file that the shard records, so that receipts and manifest stay
+small; it holds the SHA-256 of each image.
 """
 
 import hashlib
@@ -21,40 +21,34 @@ from genai_ray.provenance import FileRecord
 from genai_ray.storage import Store
 
 _THREADS = 16
-#: The name under which `datasets` looks for it.
+#: As `datasets` expects it.
 TABLE = "metadata.parquet"
 
 
 def write_images(rows: ImageRows, store: Store) -> list[FileRecord]:
     """`part-000000/<class>/<id>.png`, and `metadata.parquet` beside the folders of classes."""
     folders = class_folders(rows.codec) if rows.labels is not None else ["all"]
-    labels = rows.labels if rows.labels is not None else np.zeros(len(rows.images), np.int64)
+    labels = np.zeros(len(rows.images), np.int64) if rows.labels is None else rows.labels
     suffix, base = SUFFIXES[rows.encoding], f"data/part-{rows.index:06d}"
     names = [f"{folders[label]}/{key}.{suffix}" for key, label in zip(rows.keys, labels, strict=True)]
     files = encode(rows)
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(lambda name, file: store.put(f"{base}/{name}", file), names, files))
     data = _table(rows, names, files)
-    path = f"{base}/{TABLE}"
-    store.put(path, data)
-    return [FileRecord.of(path, len(files), data)]
+    store.put(f"{base}/{TABLE}", data)
+    return [FileRecord.of(f"{base}/{TABLE}", len(files), data)]
 
 
 def listed(record: FileRecord, data: bytes) -> Iterator[tuple[str, str, int]]:
     """(path in the data set, SHA-256, bytes) of each image that a table names."""
     table = pq.read_table(pa.BufferReader(data), columns=["file_name", "sha256", "bytes"])
     base = record.path.removesuffix(TABLE)
-    columns = (table[name].to_pylist() for name in table.column_names)
-    for name, digest, size in zip(*columns, strict=True):
+    for name, digest, size in zip(*(column.to_pylist() for column in table.columns), strict=True):
         yield base + name, digest, size
 
 
 def read_images(record: FileRecord, data: bytes, store: Store) -> ImageRead:
-    """Ids, labels and images of a table.
-
-    Raises:
-        ValueError: if an image is missing or is not the one that was listed.
-    """
+    """Ids, labels and images of a table. Raises ValueError if an image is missing or altered."""
     table = pq.read_table(pa.BufferReader(data))
     with ThreadPoolExecutor(_THREADS) as pool:
         cells = list(pool.map(lambda image: _read(store, *image[:2]), listed(record, data)))
@@ -80,14 +74,10 @@ def _table(rows: ImageRows, names: list[str], files: list[bytes]) -> bytes:
         "bytes": pa.array([len(file) for file in files], pa.int64()),
         "sha256": pa.array([hashlib.sha256(file).hexdigest() for file in files], pa.string()),
     }
-    fields = [
-        pa.field("file_name", pa.string()),
-        *fields,
-        pa.field("bytes", pa.int64()),
-        pa.field("sha256", pa.string()),
-    ]
-    text, number = ({"dtype": kind, "_type": "Value"} for kind in ("string", "int64"))
-    features = {"file_name": text, **features, "bytes": number, "sha256": text}
+    name, size, digest = (pa.field(name, columns[name].type) for name in ("file_name", "bytes", "sha256"))
+    fields = [name, *fields, size, digest]
+    string, integer = ({"dtype": dtype, "_type": "Value"} for dtype in ("string", "int64"))
+    features = {"file_name": string, **features, "bytes": integer, "sha256": string}
     schema = pa.schema(fields, metadata=schema_metadata(features, rows.provenance))
     table = pa.Table.from_arrays(list(columns.values()), schema=with_label(schema, rows.producer, rows.part_id))
     sink = pa.BufferOutputStream()
@@ -100,6 +90,6 @@ IMAGES: Sink[ImageRows] = Sink(
     read=read_images,
     objects=listed,
     files=lambda rows: rows + 1,
-    # `datasets` takes file_names for images, too.
+    # `datasets` treats file_names as images, too.
     reserved=RESERVED | {"file_name", "file_names", "bytes", "sha256"},
 )

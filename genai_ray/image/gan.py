@@ -1,42 +1,40 @@
-"""The GAN family: every GAN preset is values of a GanSpec."""
+"""The GAN family: each GAN preset is a set of values of a GanSpec."""
 
 import torch
 from torch import Tensor, nn
 
 from genai_ray import losses, penalties
-from genai_ray.families import Batch, Draws, Moment, Phase
+from genai_ray.families import Batch, Draws, Family, Moment, Phase
 from genai_ray.image import augment, nets
 from genai_ray.image.codec import ImageCodec
 from genai_ray.image.spec import GanSpec
 
 
-class Gan:
-    """A generator and a discriminator (Goodfellow et al. 2014), moved in turn."""
+class Gan(Family):
+    """A generator and a discriminator (Goodfellow et al. 2014), trained in turn."""
 
-    given = "one"
     averaged = "generator"
-    prior_samples = 0
 
-    def __init__(self, variant: GanSpec, codec: ImageCodec, classes: int):
-        self.variant, self.classes = variant, classes
-        self.dropout = variant.dropout
-        self.latent = self.sampler_latent = variant.latent
-        self.phases = (Phase("discriminator", "discriminator"), Phase("generator", "generator", interval=variant.n_dis))
-        generator = nets.GENERATORS[variant.network](variant, codec, classes)
-        discriminator = nets.Discriminator(variant, codec, classes)
+    def __init__(self, model: GanSpec, codec: ImageCodec, classes: int):
+        self.model, self.classes = model, classes
+        self.dropout = model.dropout
+        self.latent = self.sampler_latent = model.latent
+        self.phases = (Phase("discriminator", "discriminator"), Phase("generator", "generator", interval=model.n_dis))
+        generator = nets.GENERATORS[model.network](model, codec, classes)
+        discriminator = nets.Discriminator(model, codec, classes)
         self.nets = nn.ModuleDict({"generator": generator, "discriminator": discriminator})
-        if variant.network != "mlp":
-            nets.initialise(self.nets, variant.init)
-        if variant.discriminator_norm == "spectral":
+        if model.network != "mlp":
+            nets.initialise(self.nets, model.init)
+        if model.discriminator_norm == "spectral":
             nets.spectral(discriminator)
-        if variant.generator_spectral_norm:
+        if model.generator_spectral_norm:
             nets.spectral(generator)
-        self._discriminator_loss, self._generator_loss = losses.ADVERSARIAL[variant.loss]
-        self._columns = _columns(variant, codec.channels * codec.size**2)
+        self._discriminator_loss, self._generator_loss = losses.ADVERSARIAL[model.loss]
+        self._columns = _columns(model, codec.channels * codec.size**2)
         self.uniforms = max((c.stop for c in self._columns.values()), default=0)
 
     def loss(self, phase: Phase, batch: Batch, draws: Draws, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Family.loss`. Generated samples are asked for the classes of the real ones."""
+        """See `Family.loss`. Generated samples have the classes of the real ones."""
         generator, discriminator = self.nets["generator"], self.nets["discriminator"]
         uniform = {name: draws.uniform[:, columns] for name, columns in self._columns.items()}
         labels = batch.labels
@@ -66,45 +64,40 @@ class Gan:
         if "consistency" in uniform:
             # Zhang et al. 2020, arXiv 1910.12027: a shifted image is as real as it was.
             difference = (logits[0] - logits[2]).square().mean()
-            loss = loss + self.variant.consistency * difference
+            loss = loss + self.model.consistency * difference
             logs["loss_consistency"] = difference.detach()
-        if self.variant.penalty != "none" and moment.step % self.variant.penalty_interval == 0:
+        if self.model.penalty != "none" and moment.step % self.model.penalty_interval == 0:
             penalty = self._penalty(real, fake, labels, uniform)
-            loss = loss + self.variant.penalty_weight * self.variant.penalty_interval * penalty
+            loss = loss + self.model.penalty_weight * self.model.penalty_interval * penalty
             logs["penalty"] = penalty.detach()
         return loss, logs
-
-    def fit(self, net: nn.Module, batch: Batch, seed: int) -> None:
-        """Nothing: a GAN samples from the noise it was trained with."""
 
     def sampler(self) -> nn.Module:
         return nets.ImageSampler(self.nets["generator"])
 
     def _augmented(self, images: Tensor, uniform: Tensor | None) -> Tensor:
-        if uniform is None:
-            return images
-        return augment.augment(images, uniform, self.variant.augment)
+        return images if uniform is None else augment.augment(images, uniform, self.model.augment)
 
     def _penalty(self, real: Tensor, fake: Tensor, labels: Tensor | None, uniform: dict[str, Tensor]) -> Tensor:
         # `forward` in place of a call: not the compiled one, which has no second derivative.
         discriminator = self.nets["discriminator"].forward
         with torch.autocast(real.device.type, enabled=False):
             real, fake = real.float(), fake.float()
-            if self.variant.penalty == "gradient":
+            if self.model.penalty == "gradient":
                 return penalties.gradient_penalty(discriminator, real, fake, labels, uniform["penalty"])
-            if self.variant.penalty == "r1":
+            if self.model.penalty == "r1":
                 return penalties.r1(discriminator, real, labels)
             return penalties.dragan(discriminator, real, labels, uniform["penalty"])
 
 
-def _columns(variant: GanSpec, pixels: int) -> dict[str, slice]:
-    """Which uniforms of a sample belong to what; only what the variant uses is drawn."""
+def _columns(model: GanSpec, pixels: int) -> dict[str, slice]:
+    """The columns of the uniforms by what they are used for; nothing is drawn that the model does not use."""
     widths = {
-        "mirror": 1 if variant.mirror else 0,
-        "consistency": 2 if variant.consistency else 0,
-        "augment_real": augment.UNIFORMS if variant.augment else 0,
-        "augment_fake": augment.UNIFORMS if variant.augment else 0,
-        "penalty": {"gradient": 1, "dragan": 1 + pixels}.get(variant.penalty, 0),
+        "mirror": 1 if model.mirror else 0,
+        "consistency": 2 if model.consistency else 0,
+        "augment_real": augment.UNIFORMS if model.augment else 0,
+        "augment_fake": augment.UNIFORMS if model.augment else 0,
+        "penalty": {"gradient": 1, "dragan": 1 + pixels}.get(model.penalty, 0),
     }
     columns, start = {}, 0
     for name, width in widths.items():

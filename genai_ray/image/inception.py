@@ -1,14 +1,15 @@
 """Features of the Inception network that published figures on natural images are measured with.
 
-The network of Szegedy et al. 2015 (arXiv 1512.00567) as TensorFlow released it on 2015-12-05 and
-Heusel et al. 2017 used it for FID: 1,008 outputs, and three ways of pooling that torchvision's own
-network does not share. Its weights are never downloaded here: they are given as a file, which must
-be the published `weights-inception-2015-12-05-6726825d.pth`.
+The network of Szegedy et al. 2015 (arXiv 1512.00567) as TensorFlow released it on 2015-12-05 and Heusel et al. 2017
+used it for FID: 1,008 outputs, and three ways of pooling that torchvision's own network does not share. Its weights are
+never downloaded here: they are given as a file, which must be the published
+`weights-inception-2015-12-05-6726825d.pth`.
 """
 
 import hashlib
 import io
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,11 +30,7 @@ _ORIGIN = "Get weights-inception-2015-12-05-6726825d.pth (release v0.2.0 of torc
 
 
 def read_weights(uri: str) -> bytes:
-    """The file of weights from a path or an s3:// URI, checked.
-
-    Raises:
-        UserError: if it is not there, or is another file.
-    """
+    """The file of weights from a path or an s3:// URI. Raises UserError if it is missing, or another file."""
     folder, _, name = uri.rpartition("/")
     try:
         data = Store(folder or ("/" if uri.startswith("/") else ".")).read(name)
@@ -41,14 +38,13 @@ def read_weights(uri: str) -> bytes:
         raise UserError("evaluate.inception", uri, f"must be a file ({error})", _ORIGIN) from None
     digest = hashlib.sha256(data).hexdigest()
     if not digest.startswith(DIGEST):
-        raise UserError(
-            "evaluate.inception", uri, f"must have a SHA-256 that begins with {DIGEST}, and has {digest[:8]}", _ORIGIN
-        )
+        rule = f"must have a SHA-256 that begins with {DIGEST}, and has {digest[:8]}"
+        raise UserError("evaluate.inception", uri, rule, _ORIGIN)
     return data
 
 
 class Images(Protocol):
-    """Images (n, H, W, C), in memory or read where they are asked for."""
+    """Images (n, H, W, C), in memory or read on access."""
 
     def __len__(self) -> int: ...
 
@@ -81,11 +77,8 @@ class Inception:
 
     def distances(self, train: Images, generated: Images, holdout: Images) -> tuple[float, float]:
         """FID of generated images and of held-out real ones, each against the training set."""
-        against = self.moments(train)
-        return (
-            frechet_from_moments(against, self.moments(generated)),
-            frechet_from_moments(against, self.moments(holdout)),
-        )
+        reference, fake, real = (self.moments(images) for images in (train, generated, holdout))
+        return frechet_from_moments(reference, fake), frechet_from_moments(reference, real)
 
 
 def build() -> nn.Module:
@@ -93,30 +86,22 @@ def build() -> nn.Module:
     from torchvision.models import inception_v3
 
     network: Any = inception_v3(num_classes=1008, aux_logits=False, transform_input=False, init_weights=False)
-    within = ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7b")
-    for name in within:
-        _pool_by(getattr(network, name), _mean_within)
-    _pool_by(network.Mixed_7c, _largest)
+    # Means of three by three pixels, without counting those beyond the border.
+    mean_pool = partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False)
+    for name in ("5b", "5c", "5d", "6b", "6c", "6d", "6e", "7b"):
+        _pool_by(getattr(network, f"Mixed_{name}"), mean_pool)
+    _pool_by(network.Mixed_7c, partial(F.max_pool2d, kernel_size=3, stride=1, padding=1))
     return network
 
 
 def _pool_by(block: Any, pool: Callable[[Tensor], Tensor]) -> None:
-    """Let the last branch of a block begin with another pooling."""
+    """Replace the pooling at the start of the last branch of a block."""
     branches = block._forward
     block._forward = lambda x: [*branches(x)[:-1], block.branch_pool(pool(x))]
 
 
-def _mean_within(x: Tensor) -> Tensor:
-    """Of three by three pixels, without counting those beyond the border."""
-    return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-
-
-def _largest(x: Tensor) -> Tensor:
-    return F.max_pool2d(x, 3, 1, 1)
-
-
 def resize(x: Tensor, size: int) -> Tensor:
-    """Bilinear as in the first TensorFlow: output pixel i lies at i * (H / size) of the input.
+    """Bilinear as in the first TensorFlow: output pixel i is input position i * (H / size).
 
     (n, C, H, W) -> (n, C, size, size). No other library call aligns pixels this way.
     """

@@ -25,9 +25,7 @@ METRICS: dict[str, Metric] = {
     "fid_inception": Metric(
         "lower", "FID against the training set, in features of published figures", _IN + "fid_inception", most=_ANY
     ),
-    "agreement": Metric(
-        "higher", "A classifier trained on real images sees the class that was asked", _IN + "agreement"
-    ),
+    "agreement": Metric("higher", "A classifier trained on real images sees the requested class", _IN + "agreement"),
     "duplicate_rate": Metric("lower", "Share of images that repeat an earlier one, byte for byte", _IN + "duplicates"),
     "exact_copy_rate": Metric("lower", "Share that equals a training image, pixel for pixel", _IN + "exact_copies"),
     "near_copy_rate": Metric(

@@ -1,8 +1,8 @@
-"""A Gaussian mixture as the prior of the latents: what an autoencoder is sampled from.
+"""A Gaussian mixture as the prior of the latents, from which an autoencoder is sampled.
 
-Ghosh et al. 2020, arXiv 1903.12436, section 4: the latents of a trained autoencoder do not follow
-N(0, 1), and a density that is fitted to them afterwards gives better samples than retraining does.
-Shapes: C classes (1 if unconditional), K components for each, L latents.
+Ghosh et al. 2020, arXiv 1903.12436, section 4: the latents of a trained autoencoder do not follow N(0, 1), and a
+density that is fitted to them afterwards gives better samples than retraining does. Shapes: C classes (1 if
+unconditional), K components for each, L latents.
 """
 
 import warnings
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 # Above every noise; finite, because the average of the weights takes differences of buffers.
 _ABOVE_ALL = 1e9
-# A component has L (L + 3) / 2 numbers; samples for each latent that keep their error tolerable.
+# Samples per latent that a component is fitted to at least: it has L (L + 3) / 2 parameters.
 _SAMPLES_PER_LATENT = 4
-# Of the mean variance of all latents, on the diagonal of each covariance: no direction is left flat
-# where a component has hardly more samples than latents.
+# Of the mean variance of all latents, on the diagonal of each covariance: no direction is left flat where a component
+# has hardly more samples than latents.
 _RIDGE = 1e-3
 
 
@@ -38,9 +38,9 @@ class Gaussians(NamedTuple):
 class Mixture(nn.Module):
     """(noise (N, L + 1), labels (N,)?) -> latents (N, L); the standard normal until it is set.
 
-    The last normal of a noise vector picks the component, by where it falls among the quantiles of
-    the cumulative weights; the others are scaled and shifted. So a sample remains a function of its
-    noise alone, and the graph needs neither a random operation nor an inverse error function.
+    The last normal of a noise vector picks the component, by where it falls among the quantiles of the cumulative
+    weights; the others are scaled and shifted. So a sample remains a function of its noise alone, and the graph needs
+    neither a random operation nor an inverse error function.
     """
 
     upper: Tensor
@@ -66,7 +66,6 @@ class Mixture(nn.Module):
         return self.means.flatten(0, 1)[index] + scaled[:, :, 0]
 
     def set(self, gaussians: Gaussians) -> None:
-        """Take over fitted mixtures of as many classes, components and latents."""
         upper = np.vectorize(_quantile)(np.cumsum(gaussians.weights, 1))
         for buffer, values in ((self.upper, upper), (self.means, gaussians.means), (self.factors, gaussians.factors)):
             assert buffer.shape == values.shape, (buffer.shape, values.shape)
@@ -78,15 +77,11 @@ def fit_mixture(
 ) -> Gaussians:
     """Mixtures of full covariances by expectation maximisation, one for each class.
 
-    A component needs 4 samples for each latent: a class with less than K times as many gets fewer
-    components, and one with less than that for a single one gets the mixture of all classes.
+    A component needs 4 samples per latent: a class with too few samples for K components gets fewer of them, and one
+    with too few for a single component gets the mixture of all classes.
 
-    Args:
-        latents: (N, L), finite.
-        labels: (N,) in 0..classes-1; None for an unconditional model.
-        classes: 0 means unconditional.
-        components: K, at most, for each class.
-        seed: of the k-means that it begins with.
+    latents: (N, L), finite. labels: (N,) in 0..classes-1; None if classes is 0. components: K, at most, for each class.
+    seed: of the k-means that it begins with.
     """
     latents = np.asarray(latents, np.float64)
     ridge = max(_RIDGE * float(latents.var(0).mean()), 1e-8)
@@ -111,13 +106,13 @@ def _fit_one(
     n, latent = latents.shape
     used = min(components, max(1, n // (_SAMPLES_PER_LATENT * latent)))
     model = GaussianMixture(used, reg_covar=ridge, max_iter=200, random_state=seed % 2**32)
-    # Threads add up in the order in which they end, and that shows in the last bits.
+    # With several threads the order of summation, and so the last bits, would vary.
     with threadpool_limits(1), warnings.catch_warnings():
-        # A mixture that has not quite settled after 200 steps samples as well.
+        # A mixture that has not converged after 200 steps samples as well.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(latents)
         fitted_factors = np.linalg.cholesky(np.asarray(model.covariances_))
-    # Components that are left over have no weight and stay the standard normal.
+    # Unused components have no weight and stay the standard normal.
     weights, means = np.zeros(components), np.zeros((components, latent))
     factors = np.tile(np.eye(latent), (components, 1, 1))
     weights[:used], means[:used], factors[:used] = model.weights_, model.means_, fitted_factors

@@ -1,6 +1,7 @@
 """Networks for images. The depth follows from the size: halve until the side is 4 to 7 pixels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -14,6 +15,10 @@ from genai_ray.image.spec import AdversarialSpec, AutoencoderSpec, GanSpec, Imag
 
 _WIDEST = 8  # times the width of the finest layer
 _RES_SIDE = 8  # pixels of the last feature map of a residual discriminator, at most
+_WEIGHTED = nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding
+#: Norms by `AdversarialSpec.discriminator_norm`. Spectral norm is no layer: `spectral` puts it on the finished network.
+_NORMS_2D: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "layer": partial(nn.GroupNorm, 1)}
+_NORMS_1D: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
 
 def grid(size: int) -> tuple[int, int]:
@@ -21,12 +26,8 @@ def grid(size: int) -> tuple[int, int]:
     side, halvings = size, 0
     while side >= 8:
         if side % 2:
-            raise UserError(
-                "data.size",
-                size,
-                "must be 4, 5, 6 or 7 times a power of 2 for conv networks",
-                "Use 28, 32, 64, …, or model.network=mlp.",
-            )
+            rule = "must be 4, 5, 6 or 7 times a power of 2 for conv networks"
+            raise UserError("data.size", size, rule, "Use 28, 32, 64, …, or model.network=mlp.")
         side //= 2
         halvings += 1
     return side, halvings
@@ -60,21 +61,20 @@ class ConditionalBatchNorm(nn.Module):
 class ConvGenerator(nn.Module):
     """(noise (N, latent), labels (N,)?) -> images NCHW in -1..1, by transposed convolutions.
 
-    The class joins the noise one-hot and steers every norm: either alone is learnt more slowly.
+    The class is concatenated one-hot to the noise and conditions every norm: either alone is learnt more slowly.
     """
 
-    def __init__(self, variant: ImageModelSpec, codec: ImageCodec, classes: int):
+    def __init__(self, model: ImageModelSpec, codec: ImageCodec, classes: int):
         super().__init__()
         self.classes = classes
         side, halvings = grid(codec.size)
-        channels = _channels(variant.width, halvings)[::-1]
+        channels = _channels(model.width, halvings)[::-1]
         self.shape = (channels[0], side, side)
-        self.dense = nn.Linear(variant.latent + classes, channels[0] * side * side)
+        self.dense = nn.Linear(model.latent + classes, channels[0] * side * side)
         self.norms = nn.ModuleList(ConditionalBatchNorm(c, classes) for c in channels)
-        # The norm takes the bias away again, so these have none.
-        self.ups = nn.ModuleList(
-            nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, bias=False) for a, b in pairwise(channels)
-        )
+        # Without bias, which the norm would remove again.
+        ups = (nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, bias=False) for a, b in pairwise(channels))
+        self.ups = nn.ModuleList(ups)
         self.last = nn.Conv2d(channels[-1], codec.channels, 3, padding=1)
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -87,15 +87,18 @@ class ConvGenerator(nn.Module):
 
 
 class MlpGenerator(nn.Module):
-    """(noise (N, latent), labels (N,)?) -> images NCHW in -1..1; the class joins the noise."""
+    """(noise (N, latent), labels (N,)?) -> images NCHW in -1..1; the class is concatenated one-hot to the noise."""
 
-    def __init__(self, variant: ImageModelSpec, codec: ImageCodec, classes: int):
+    def __init__(self, model: ImageModelSpec, codec: ImageCodec, classes: int):
         super().__init__()
         self.classes = classes
         self.shape = (codec.channels, codec.size, codec.size)
         pixels = codec.channels * codec.size**2
-        widths = (variant.latent + classes, *variant.generator_widths)
-        self.layers = nn.Sequential(*_dense(widths), nn.Linear(widths[-1], pixels))
+        widths = (model.latent + classes, *model.generator_widths)
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], pixels))
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         noise = _joined(noise, _one_hot(labels, self.classes, noise))
@@ -105,29 +108,27 @@ class MlpGenerator(nn.Module):
 class ResGenerator(nn.Module):
     """(noise (N, latent), labels (N,)?) -> images NCHW in -1..1, by residual blocks.
 
-    Gulrajani et al. 2017 and Miyato et al. 2018; `hierarchical` as in Brock et al. 2019: the first
-    part of the noise makes the coarsest map, and each block hears its own part and the class.
+    Gulrajani et al. 2017 and Miyato et al. 2018; `hierarchical` as in Brock et al. 2019: the first part of the noise
+    makes the coarsest map, and each block is conditioned on its own part and the class.
     """
 
     _EMBEDDING = 128
 
-    def __init__(self, variant: GanSpec, codec: ImageCodec, classes: int):
+    def __init__(self, model: GanSpec, codec: ImageCodec, classes: int):
         super().__init__()
         self.classes = classes
         side, halvings = grid(codec.size)
-        channels = [variant.width * 2 * 2 ** max(0, i - 3) for i in range(halvings, -1, -1)]
+        channels = [model.width * 2 * 2 ** max(0, i - 3) for i in range(halvings, -1, -1)]
         self.shape = (channels[0], side, side)
-        parts = halvings + 1 if variant.hierarchical else 1
-        self.parts = [variant.latent - (parts - 1) * (variant.latent // parts)]
-        self.parts += [variant.latent // parts] * (parts - 1)
-        self.embedding = nn.Linear(classes, self._EMBEDDING, bias=False) if classes and variant.hierarchical else None
-        features = classes
-        if variant.hierarchical:
-            features = self.parts[-1] + (self._EMBEDDING if classes else 0)
+        parts = halvings + 1 if model.hierarchical else 1
+        self.parts = [model.latent - (parts - 1) * (model.latent // parts)]
+        self.parts += [model.latent // parts] * (parts - 1)
+        self.embedding = nn.Linear(classes, self._EMBEDDING, bias=False) if classes and model.hierarchical else None
+        features = self.parts[-1] + (self._EMBEDDING if classes else 0) if model.hierarchical else classes
         self.dense = nn.Linear(self.parts[0], channels[0] * side * side)
         self.blocks = nn.ModuleList(UpBlock(a, b, features) for a, b in pairwise(channels))
-        self.attention_at = halvings - 1 if variant.attention else None
-        self.attention = SelfAttention(channels[halvings - 1]) if variant.attention else None
+        self.attention_at = halvings - 1 if model.attention else None
+        self.attention = SelfAttention(channels[halvings - 1]) if model.attention else None
         self.norm = nn.BatchNorm2d(channels[-1])
         self.last = nn.Conv2d(channels[-1], codec.channels, 3, padding=1)
 
@@ -137,10 +138,10 @@ class ResGenerator(nn.Module):
             condition = self.embedding(condition)
         first, *rest = noise.split(self.parts, 1)
         x = self.dense(first).unflatten(1, self.shape)
-        for number, block in enumerate(self.blocks):
-            if number == self.attention_at and self.attention is not None:
+        for index, block in enumerate(self.blocks):
+            if index == self.attention_at and self.attention is not None:
                 x = self.attention(x)
-            x = block(x, _joined(rest[number], condition) if rest else condition)
+            x = block(x, _joined(rest[index], condition) if rest else condition)
         return torch.tanh(self.last(F.relu(self.norm(x))))
 
 
@@ -168,9 +169,9 @@ class DownBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, norm: str, *, first: bool, down: bool):
         super().__init__()
         self.first, self.down = first, down
-        self.norm1 = nn.Identity() if first else _norm2d(norm, inputs)
+        self.norm1 = nn.Identity() if first else _NORMS_2D.get(norm, nn.Identity)(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm2 = _norm2d(norm, outputs)
+        self.norm2 = _NORMS_2D.get(norm, nn.Identity)(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if down or inputs != outputs else None
 
@@ -184,7 +185,7 @@ class DownBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """x NCHW -> x + gain * attention over all places; the gain begins at 0.
+    """x NCHW -> x + gain * attention over all positions; the gain begins at 0.
 
     Zhang et al. 2019, arXiv 1805.08318; keys and values at half the side, as in Brock et al. 2019.
     """
@@ -202,21 +203,21 @@ class SelfAttention(nn.Module):
         key = F.max_pool2d(self.key(x), 2).flatten(2)
         value = F.max_pool2d(self.value(x), 2).flatten(2)
         weights = torch.softmax(query.transpose(1, 2) @ key, dim=2)
-        heard = (value @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])
-        return x + self.gain * self.out(heard)
+        attended = (value @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])
+        return x + self.gain * self.out(attended)
 
 
 class ConvTrunk(nn.Module):
     """images NCHW -> features (N, F): strided convolutions down to the coarsest grid."""
 
-    def __init__(self, variant: ImageModelSpec, codec: ImageCodec, norm: str):
+    def __init__(self, model: ImageModelSpec, codec: ImageCodec, norm: str):
         super().__init__()
         side, halvings = grid(codec.size)
-        channels = _channels(variant.width, halvings)
+        channels = _channels(model.width, halvings)
         layers: list[nn.Module] = [nn.Conv2d(codec.channels, channels[0], 3, padding=1), nn.LeakyReLU(0.2)]
         for a, b in pairwise(channels):
-            layers += [nn.Conv2d(a, b, 4, stride=2, padding=1), _norm2d(norm, b)]
-            layers += [nn.LeakyReLU(0.2), nn.Dropout(variant.dropout)]
+            layers += [nn.Conv2d(a, b, 4, stride=2, padding=1), _NORMS_2D.get(norm, nn.Identity)(b)]
+            layers += [nn.LeakyReLU(0.2), nn.Dropout(model.dropout)]
         self.layers = nn.Sequential(*layers, nn.Flatten())
         self.features = channels[-1] * side**2
 
@@ -227,15 +228,15 @@ class ConvTrunk(nn.Module):
 class MlpTrunk(nn.Module):
     """images NCHW -> features (N, F) of the last hidden layer."""
 
-    def __init__(self, variant: ImageModelSpec, codec: ImageCodec, norm: str):
+    def __init__(self, model: ImageModelSpec, codec: ImageCodec, norm: str):
         super().__init__()
         pixels = codec.channels * codec.size**2
         layers: list[nn.Module] = [nn.Flatten()]
-        for inputs, outputs in pairwise((pixels, *variant.discriminator_widths)):
-            layers += [nn.Linear(inputs, outputs), _norm1d(norm, outputs)]
-            layers += [nn.LeakyReLU(0.2), nn.Dropout(variant.dropout)]
+        for inputs, outputs in pairwise((pixels, *model.discriminator_widths)):
+            layers += [nn.Linear(inputs, outputs), _NORMS_1D.get(norm, nn.Identity)(outputs)]
+            layers += [nn.LeakyReLU(0.2), nn.Dropout(model.dropout)]
         self.layers = nn.Sequential(*layers)
-        self.features = variant.discriminator_widths[-1]
+        self.features = model.discriminator_widths[-1]
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images)
@@ -247,22 +248,22 @@ class ResTrunk(nn.Module):
     Miyato et al. 2018, table 4 (32x32); each halving after the second doubles the channels.
     """
 
-    def __init__(self, variant: GanSpec, codec: ImageCodec, norm: str):
+    def __init__(self, model: GanSpec, codec: ImageCodec, norm: str):
         super().__init__()
         halvings, side = 1, codec.size // 2
         while side > _RES_SIDE:
             halvings, side = halvings + 1, side // 2
-        channels = [codec.channels, *(variant.width * 2 ** max(0, i - 2) for i in range(1, halvings + 1))]
+        channels = [codec.channels, *(model.width * 2 ** max(0, i - 2) for i in range(1, halvings + 1))]
         blocks: list[nn.Module] = []
-        for number, (a, b) in enumerate(pairwise(channels)):
-            blocks.append(DownBlock(a, b, norm, first=number == 0, down=True))
-            if number == 0 and variant.attention:
+        for index, (a, b) in enumerate(pairwise(channels)):
+            blocks.append(DownBlock(a, b, norm, first=index == 0, down=True))
+            if index == 0 and model.attention:
                 blocks.append(SelfAttention(b))
         last = channels[-1]
         blocks += [DownBlock(last, last, norm, first=False, down=False) for _ in range(2)]
         self.blocks = nn.Sequential(*blocks)
-        self.drop = nn.Dropout(variant.dropout)
-        self.mean = variant.pooling == "mean"
+        self.drop = nn.Dropout(model.dropout)
+        self.mean = model.pooling == "mean"
         self.features = last
 
     def forward(self, images: Tensor) -> Tensor:
@@ -276,10 +277,9 @@ class Discriminator(nn.Module):
     Miyato and Koyama 2018, arXiv 1802.05637.
     """
 
-    def __init__(self, variant: AdversarialSpec, codec: ImageCodec, classes: int):
+    def __init__(self, model: AdversarialSpec, codec: ImageCodec, classes: int):
         super().__init__()
-        # Spectral norm is put on the finished network (`spectral`): it is no layer of its own.
-        self.trunk = TRUNKS[variant.network](variant, codec, variant.discriminator_norm)
+        self.trunk = TRUNKS[model.network](model, codec, model.discriminator_norm)
         self.logit = nn.Linear(self.trunk.features, 1)
         self.classes = nn.Embedding(classes, self.trunk.features) if classes else None
 
@@ -294,21 +294,20 @@ class Discriminator(nn.Module):
 class Encoder(nn.Module):
     """(images NCHW, labels (N,)?) -> mean and log variance of the latents, each (N, latent)."""
 
-    def __init__(self, variant: AutoencoderSpec, codec: ImageCodec, classes: int):
+    def __init__(self, model: AutoencoderSpec, codec: ImageCodec, classes: int):
         super().__init__()
         self.classes = classes
-        self.trunk = TRUNKS[variant.network](variant, codec, "batch")
-        self.head = nn.Linear(self.trunk.features + classes, 2 * variant.latent)
+        self.trunk = TRUNKS[model.network](model, codec, "batch")
+        self.head = nn.Linear(self.trunk.features + classes, 2 * model.latent)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         features = self.trunk(images)
-        features = _joined(features, _one_hot(labels, self.classes, features))
-        mean, log_variance = self.head(features).chunk(2, 1)
+        mean, log_variance = self.head(_joined(features, _one_hot(labels, self.classes, features))).chunk(2, 1)
         return mean, log_variance
 
 
 class ImageSampler(nn.Module):
-    """A generator that ends in what is shipped: (noise, labels?) -> images NHWC, uint8, 0..255."""
+    """A generator whose output is rounded: (noise, labels?) -> images NHWC, uint8, 0..255."""
 
     def __init__(self, generator: nn.Module):
         super().__init__()
@@ -320,23 +319,20 @@ class ImageSampler(nn.Module):
 
 
 GENERATORS: dict[str, Callable[..., nn.Module]] = {"mlp": MlpGenerator, "conv": ConvGenerator, "resnet": ResGenerator}
-TRUNKS: dict[str, Callable[..., ConvTrunk | MlpTrunk | ResTrunk]] = {
-    "mlp": MlpTrunk,
-    "conv": ConvTrunk,
-    "resnet": ResTrunk,
-}
+Trunk = ConvTrunk | MlpTrunk | ResTrunk
+TRUNKS: dict[str, Callable[..., Trunk]] = {"mlp": MlpTrunk, "conv": ConvTrunk, "resnet": ResTrunk}
 
 
 def initialise(module: nn.Module, kind: str) -> None:
-    """Draw the weights of all convolutions and dense layers anew; biases become 0.
+    """Draw the weights of all convolutions and dense layers again; biases become 0.
 
-    normal: N(0, 0.02) (Radford et al. 2015, section 3). xavier: uniform, with gain sqrt 2 within
-    residual blocks (Gulrajani et al. 2017). orthogonal: Saxe et al. 2013, as in Brock et al. 2019.
-    Gains and biases of conditional norms begin at 0 more than those of plain ones.
+    normal: N(0, 0.02) (Radford et al. 2015, section 3). xavier: uniform, with gain sqrt 2 within residual blocks
+    (Gulrajani et al. 2017). orthogonal: Saxe et al. 2013, as in Brock et al. 2019.
+    Conditional norms begin as plain ones.
     """
     inner = {id(c) for b in module.modules() if isinstance(b, UpBlock | DownBlock) for c in (b.conv1, b.conv2)}
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
+        if isinstance(layer, _WEIGHTED):
             if kind == "normal":
                 nn.init.normal_(layer.weight, 0.0, 0.02)
             elif kind == "xavier":
@@ -345,37 +341,24 @@ def initialise(module: nn.Module, kind: str) -> None:
                 nn.init.orthogonal_(layer.weight)
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and layer.bias is not None:
             nn.init.zeros_(layer.bias)
-    for layer in module.modules():
-        if isinstance(layer, ConditionalBatchNorm):
-            for linear in (layer.gain, layer.bias):
-                if linear is not None:
-                    nn.init.zeros_(linear.weight)
+    for linear in _conditional(module):
+        nn.init.zeros_(linear.weight)
 
 
 def spectral(module: nn.Module) -> None:
-    """Divide the weight of every layer by its largest singular value, by one power iteration a
-    step (Miyato et al. 2018). Gains of conditional norms are left as they are: they begin at 0.
+    """Divide the weight of every layer by its largest singular value, by one power iteration a step (Miyato et al.
+    2018). Gains of conditional norms are left as they are: they begin at 0.
     """
-    skipped = {
-        id(linear) for m in module.modules() if isinstance(m, ConditionalBatchNorm) for linear in (m.gain, m.bias)
-    }
+    skipped = {id(linear) for linear in _conditional(module)}
     for layer in list(module.modules()):
-        weighted = isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding)
-        if weighted and id(layer) not in skipped:
+        if isinstance(layer, _WEIGHTED) and id(layer) not in skipped:
             spectral_norm(layer)
 
 
-def _norm2d(kind: str, channels: int) -> nn.Module:
-    """kind as in AdversarialSpec.discriminator_norm."""
-    if kind == "batch":
-        return nn.BatchNorm2d(channels)
-    return nn.GroupNorm(1, channels) if kind == "layer" else nn.Identity()
-
-
-def _norm1d(kind: str, features: int) -> nn.Module:
-    if kind == "batch":
-        return nn.BatchNorm1d(features)
-    return nn.LayerNorm(features) if kind == "layer" else nn.Identity()
+def _conditional(module: nn.Module) -> list[nn.Linear]:
+    """The layers that give gain and bias of conditional norms."""
+    norms = [norm for norm in module.modules() if isinstance(norm, ConditionalBatchNorm)]
+    return [linear for norm in norms for linear in (norm.gain, norm.bias) if linear is not None]
 
 
 def _one_hot(labels: Tensor | None, classes: int, like: Tensor) -> Tensor | None:
@@ -388,10 +371,3 @@ def _joined(x: Tensor, condition: Tensor | None) -> Tensor:
 
 def _doubled(x_NCHW: Tensor) -> Tensor:
     return F.interpolate(x_NCHW, scale_factor=2.0, mode="nearest")
-
-
-def _dense(widths: Sequence[int]) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(0.2)]
-    return layers

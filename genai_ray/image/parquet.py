@@ -1,6 +1,7 @@
-"""One Parquet file a shard: columns id, label, those of the conditions, image."""
+"""One Parquet file per shard: columns id, label, those of the conditions, image."""
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -20,25 +21,25 @@ _ROW_GROUP_BYTES = 32 << 20
 
 
 def write_parquet(rows: ImageRows, store: Store) -> list[FileRecord]:
-    """One file; opened as images by Hugging Face `datasets`."""
+    """One file, which Hugging Face `datasets` opens as images."""
     columns = plain_columns(rows)
     names = [name for name in columns if name != "id"]
-    columns["image"] = _raw_column(rows) if rows.encoding == "raw" else _file_column(rows)
+    raw = rows.encoding == "raw"
+    columns["image"] = _raw_column(rows) if raw else _file_column(rows)
+    compression = {"image": "zstd"} if raw else {"image.bytes": "none", "image.path": "zstd"}
     extra = None if rows.extra is None else rows.extra.schema
     schema = parquet_schema(rows.codec, rows.encoding, rows.labels is not None, rows.provenance, extra)
     table = pa.Table.from_arrays(list(columns.values()), schema=with_label(schema, rows.producer, rows.part_id))
     options: Any = {
-        # Pixels in a file format do not get smaller; statistics and dictionaries of blobs only
-        # cost space.
-        "compression": dict.fromkeys(["id", *names], "zstd")
-        | ({"image": "zstd"} if rows.encoding == "raw" else {"image.bytes": "none", "image.path": "zstd"}),
+        # Image files do not compress further; statistics and dictionaries of blobs only cost space.
+        "compression": dict.fromkeys(["id", *names], "zstd") | compression,
         "use_dictionary": names,
         "write_statistics": ["id", *names],
     }
     count = len(rows.images)
-    groups = max(1, _ROW_GROUP_BYTES * count // max(1, table.nbytes))
+    group_rows = max(1, _ROW_GROUP_BYTES * count // max(1, table.nbytes))
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=groups, **options)
+    pq.write_table(table, sink, row_group_size=group_rows, **options)
     data = sink.getvalue().to_pybytes()
     path = f"data/part-{rows.index:06d}.parquet"
     store.put(path, data)
@@ -46,29 +47,26 @@ def write_parquet(rows: ImageRows, store: Store) -> list[FileRecord]:
 
 
 def read_parquet(record: FileRecord, data: bytes, store: Store) -> ImageRead:
-    """Ids, labels and encoded images of a file."""
     table = pq.read_table(pa.BufferReader(data))
     column = table["image"].combine_chunks()
-    cells = column.field("bytes") if pa.types.is_struct(column.type) else column
     raw = not pa.types.is_struct(column.type)
+    cells = column if raw else column.field("bytes")
     return ImageRead(table["id"].to_numpy(), labels_of(table), cells.to_pylist(), raw)
 
 
 def labels_of(table: pa.Table) -> NDArray[np.int64] | None:
-    """The labels; None for a data set without classes."""
     return table["label"].to_numpy() if "label" in table.column_names else None
 
 
 def parquet_schema(
     codec: ImageCodec, encoding: str, labelled: bool, provenance: dict[str, Any], extra: pa.Schema | None = None
 ) -> pa.Schema:
-    """The columns of a data set, with what `datasets` and our own reader need to know of them."""
+    """The columns of a data set, with the metadata that `datasets` and our own reader need."""
     fields, features = plain_fields(codec, labelled, extra)
     if encoding == "raw":
         shape = (codec.size, codec.size, codec.channels)
-        about = {"shape": json.dumps(shape), "dtype": "uint8"}
-        width = codec.size * codec.size * codec.channels
-        fields.append(pa.field("image", pa.binary(width), metadata=about))
+        metadata = {"shape": json.dumps(shape), "dtype": "uint8"}
+        fields.append(pa.field("image", pa.binary(math.prod(shape)), metadata=metadata))
         features["image"] = {"dtype": "binary", "_type": "Value"}
     else:
         parts = [pa.field("bytes", pa.binary()), pa.field("path", pa.string())]
@@ -88,64 +86,49 @@ def plain_columns(rows: ImageRows) -> dict[str, pa.Array | pa.ChunkedArray]:
 
 
 def plain_fields(codec: ImageCodec, labelled: bool, extra: pa.Schema | None) -> tuple[list[pa.Field], dict[str, Any]]:
-    """Fields of all columns but the image, and what each is to Hugging Face `datasets`."""
-    # Nullable all: `datasets` believes the metadata below only if fields equal its own.
+    """Fields of all columns but the image, and their features for Hugging Face `datasets`."""
+    # All nullable: `datasets` uses the metadata below only if fields equal its own.
     fields = [pa.field("id", pa.int64())]
     features: dict[str, Any] = {"id": {"dtype": "int64", "_type": "Value"}}
     if labelled:
         fields.append(pa.field("label", pa.int64()))
         features["label"] = {"names": list(codec.classes or ()), "_type": "ClassLabel"}
     for field in extra or ():
-        # Without the metadata of the file it came from, such as field numbers.
+        # Without the metadata of the source file, such as field numbers.
         fields.append(pa.field(field.name, field.type))
         features[field.name] = _feature(field.type)
     return fields, features
 
 
 def schema_metadata(features: dict[str, Any], provenance: dict[str, Any]) -> dict[str, str]:
-    """Key-value metadata of a Parquet file; without features if one of them is not known."""
+    """Key-value metadata of a Parquet file; without features if `datasets` has no name for one of them."""
     metadata = {"genai_ray": json.dumps(provenance, sort_keys=True), "DigitalSourceType": DIGITAL_SOURCE_TYPE}
     if all(features.values()):
         # First, as in files of earlier versions.
-        about = json.dumps({"info": {"features": features}})
-        metadata = {"huggingface": about} | metadata
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})} | metadata
     return metadata
 
 
 def _feature(kind: pa.DataType) -> dict[str, str] | None:
-    """A type as `datasets` writes it; None for those that are no plain values."""
-    short = {
-        pa.float16(): "float16",
-        pa.float32(): "float32",
-        pa.float64(): "float64",
-        pa.date32(): "date32",
-        pa.date64(): "date64",
-    }
-    same = (
-        pa.types.is_integer,
-        pa.types.is_boolean,
-        pa.types.is_string,
-        pa.types.is_large_string,
-        pa.types.is_timestamp,
-        pa.types.is_time,
-    )
-    if kind in short:
-        return {"dtype": short[kind], "_type": "Value"}
-    return {"dtype": str(kind), "_type": "Value"} if any(f(kind) for f in same) else None
+    """A type as `datasets` writes it; None for nested and other types."""
+    names = {pa.float16(): "float16", pa.float32(): "float32", pa.float64(): "float64"}
+    names |= {pa.date32(): "date32", pa.date64(): "date64"}
+    t = pa.types
+    same = (t.is_integer, t.is_boolean, t.is_string, t.is_large_string, t.is_timestamp, t.is_time)
+    if kind not in names and not any(f(kind) for f in same):
+        return None
+    return {"dtype": names.get(kind, str(kind)), "_type": "Value"}
 
 
 def _file_column(rows: ImageRows) -> pa.Array:
     suffix = SUFFIXES[rows.encoding]
-    paths = [f"{key}.{suffix}" for key in rows.keys]
-    return pa.StructArray.from_arrays(
-        [pa.array(encode(rows), pa.binary()), pa.array(paths, pa.string())], ["bytes", "path"]
-    )
+    paths = pa.array([f"{key}.{suffix}" for key in rows.keys], pa.string())
+    return pa.StructArray.from_arrays([pa.array(encode(rows), pa.binary()), paths], ["bytes", "path"])
 
 
 def _raw_column(rows: ImageRows) -> pa.Array:
     flat = np.ascontiguousarray(rows.images).reshape(len(rows.images), -1)
-    buffers = [None, pa.py_buffer(flat)]
-    return pa.Array.from_buffers(pa.binary(flat.shape[1]), len(flat), buffers)
+    return pa.Array.from_buffers(pa.binary(flat.shape[1]), len(flat), [None, pa.py_buffer(flat)])
 
 
 PARQUET: Sink[ImageRows] = Sink(write=write_parquet, read=read_parquet, columns=True, reserved=RESERVED)

@@ -1,4 +1,4 @@
-"""What a shard holds, before it becomes files."""
+"""The samples of a shard, before they are written and after they are read."""
 
 import re
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from genai_ray.image.codec import ImageCodec
 from genai_ray.labels import ID_DIGITS, produce_id
 
-#: encoding -> suffix of its files; `raw` is no file format.
+#: Encoding -> suffix of its files; `raw` is no file format.
 SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
-#: Names of columns that are ours in the files of every sink: no further column may have them.
+#: Names of columns in the files of every sink: no further column may have them.
 RESERVED = frozenset({"id", "label", "image"})
 
 
@@ -25,8 +25,8 @@ class ImageRows:
     images: (N, H, W, C) uint8. labels: (N,) int64, or None without classes.
     provenance: goes into every Parquet file as it is.
     quality: of jpeg and webp, 1..100.
-    producer: name or code of the provider; given, each file carries the label of GB 45438-2025.
-    extra: N rows of further columns, none of them named as one of ours.
+    producer: name or code of the provider; given, each file carries the label of GB 45438-2025. extra: N rows of
+    further columns, none of them named as one of ours.
     """
 
     index: int
@@ -51,12 +51,12 @@ class ImageRows:
 
     @property
     def keys(self) -> list[str]:
-        """The ids as they stand in names of files and in labels."""
+        """The ids as written in names of files and in labels."""
         return [f"{i:0{ID_DIGITS}d}" for i in self.ids]
 
     @property
     def part_id(self) -> str:
-        """The unique number of a file that holds the whole shard."""
+        """The unique id of a file that holds the whole shard."""
         return produce_id(self.provenance, f"part-{self.index:06d}")
 
 

@@ -1,4 +1,4 @@
-"""Images by index: noise, class, pixels."""
+"""The images of a data set by index: noise, class, pixels."""
 
 from functools import cached_property
 
@@ -11,30 +11,26 @@ from genai_ray.image.conditions import Conditions, class_counts
 from genai_ray.image.parquet import parquet_schema
 from genai_ray.image.rows import ImageRows
 from genai_ray.image.spec import BATCH, ImageGenerateSpec
-from genai_ray.modality import ShardOf
+from genai_ray.modality import Samples, ShardOf
 from genai_ray.onnx_session import Sampler
 from genai_ray.provenance import ModelCard
 from genai_ray.quotas import Quotas
 from genai_ray.spec import GenerateSpec
 
 
-class ImageSamples:
-    """See `Samples`.
-
-    Raises:
-        UserError: for classes that the model does not know, or counts that do not add up.
-    """
+class ImageSamples(Samples[ImageRows]):
+    """See `Samples`. Raises UserError for classes that the model does not know, or counts that do not add up."""
 
     def __init__(self, model: bytes, card: ModelCard, spec: GenerateSpec, seed: int, conditions: bytes | None):
         assert isinstance(spec, ImageGenerateSpec)
         self.card, self.spec = card, spec
         self.codec = ImageCodec.from_json(card.codec)
         self._model, self._seed = model, seed
-        self._labels: Quotas | Conditions | None = None
+        self._classes: Quotas | Conditions | None = None
         if conditions is not None:
-            self._labels = Conditions(conditions)
+            self._classes = Conditions(conditions)
         elif (counts := class_counts(spec, card)) is not None:
-            self._labels = Quotas(counts, seed)
+            self._classes = Quotas(counts, seed)
 
     @cached_property
     def sampler(self) -> Sampler:
@@ -42,28 +38,23 @@ class ImageSamples:
 
     @property
     def schema(self) -> pa.Schema:
-        beside = self._labels.schema if isinstance(self._labels, Conditions) else None
-        return parquet_schema(self.codec, self.spec.encoding, self.card.conditional, {}, beside)
+        extra = self._classes.schema if isinstance(self._classes, Conditions) else None
+        return parquet_schema(self.codec, self.spec.encoding, self.card.conditional, {}, extra)
 
     def counts(self) -> dict[str, int]:
-        if not isinstance(self._labels, Quotas):
+        if not isinstance(self._classes, Quotas):
             return {}
-        return dict(zip(self.codec.classes or (), self._labels.counts, strict=True))
+        return dict(zip(self.codec.classes or (), self._classes.counts, strict=True))
 
-    def probe(self) -> None:
-        """Every image of a class that the model knows can be made."""
-
-    def samples(self, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
+    def images(self, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
         """Images (N, H, W, C) and labels (N,) or None of samples start..stop."""
-        labels = None if self._labels is None else self._labels.classes(start, stop)
+        labels = None if self._classes is None else self._classes.classes(start, stop)
         (images,) = self.sampler.outputs(start, stop, labels)
         return images, labels
 
     def rows(self, shard: ShardOf) -> ImageRows:
-        images, labels = self.samples(shard.start, shard.stop)
-        extra = None
-        if isinstance(self._labels, Conditions):
-            extra = self._labels.beside(shard.start, shard.stop)
+        images, labels = self.images(shard.start, shard.stop)
+        conditions = self._classes if isinstance(self._classes, Conditions) else None
         return ImageRows(
             index=shard.index,
             start=shard.start,
@@ -73,6 +64,6 @@ class ImageSamples:
             encoding=self.spec.encoding,
             quality=self.spec.quality,
             producer=shard.producer,
-            extra=extra,
+            extra=conditions and conditions.further_columns(shard.start, shard.stop),
             provenance=shard.provenance,
         )

@@ -1,5 +1,4 @@
-"""Real images: arrays of one shape, in memory or in the spool of a run, split into what trains and what is
-kept from it.
+"""Real images: arrays of one shape, in memory or in the spool of a run, split into training samples and a holdout.
 
 Shapes: N images, H = W = size pixels, C = 1 or 3 channels; arrays are NHWC, uint8, 0..255.
 """
@@ -27,8 +26,8 @@ from genai_ray.order import Blocks, rows_at, split
 from genai_ray.spec import Spec
 from genai_ray.storage import Store
 
-_IN_MEMORY = 4_000_000_000  # bytes of images that evaluation looks at; of more it takes a choice
-_CHOICE = 10_000  # images that train, and as many of the holdout
+_IN_MEMORY = 4_000_000_000  # bytes of images that evaluation reads; beyond, it reads a random choice
+_CHOICE = 10_000  # training images, and as many of the holdout
 _CHOICE_BYTES = 2_000_000_000
 _LEAST_CHOICE = 1_000
 
@@ -37,10 +36,8 @@ Images = TypeVar("Images", NDArray[np.uint8], Rows, covariant=True)
 
 @dataclass(frozen=True)
 class ImageData(Generic[Images]):
-    """Real images, split once and for all into what trains and the holdout.
-
-    The split depends on the data alone, so runs with different seeds are evaluated alike. blocks: the
-    order of a spool that is larger than the cache of a node. known_digest: of a spool.
+    """Real images, split into training samples and a holdout by the data alone, so that runs with different seeds are
+    evaluated alike. blocks: the order of a spool that is larger than the cache of a node. known_digest: of a spool.
     """
 
     codec: ImageCodec
@@ -54,7 +51,6 @@ class ImageData(Generic[Images]):
 
     @property
     def n(self) -> int:
-        """Training samples of an epoch."""
         return len(self.train_images)
 
     @property
@@ -74,14 +70,14 @@ class ImageData(Generic[Images]):
         return digest.hexdigest()
 
     def at(self, seed: int, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
-        """Images (N, H, W, C) and labels (N,) at indices of the endless line; see `Data.at`."""
+        """Images (N, H, W, C) and labels (N,); see `Data.at`."""
         if self.blocks is None:
             rows = rows_at(seed, start, stop, self.n)
         else:
             rows = self.blocks.rows_at(seed, start, stop)
             assert isinstance(self.train_images, Rows)
             self.train_images.shards.fetch_ahead(self.blocks.next_window(seed, stop - 1))
-        # Indexing copies, so the batch is writable though what it is from is not.
+        # Indexing copies, so the batch is writable though its source is not.
         labels = None if self.train_labels is None else self.train_labels[rows]
         return self.train_images[rows], labels
 
@@ -91,7 +87,6 @@ Spooled = ImageData[Rows]
 
 
 def load(spec: Spec) -> Arrays | Spooled:
-    """Read the source that a spec names; see `load_images`."""
     assert isinstance(spec, ImageRun)
     data = load_images(spec.data, Store(spec.run_uri), conditional=spec.model.conditional)
     _check_variety(spec, data)
@@ -122,31 +117,22 @@ def _check_variety(spec: ImageRun, data: Arrays | Spooled) -> None:
 
 
 def load_images(spec: ImageDataSpec, run: Store, *, conditional: bool = False) -> Arrays | Spooled:
-    """Read the source that the spec names, or open the spool of it that the run has.
-
-    Args:
-        spec: the `data` section.
-        run: where the spool of a folder or Parquet lies.
-        conditional: whether the model will ask for classes.
+    """Read a small source into memory, or open the spool that the run `run` has of a folder or Parquet.
 
     Raises:
-        UserError: for a source that is missing, empty, corrupt, or without the classes asked for.
+        UserError: for a source that is missing, empty, corrupt, or without the classes of a conditional model.
     """
     if spec.source in _SOURCES:
         return _SOURCES[spec.source](spec)  # all of which have labels
     source = list_source(spec)
     if conditional and not source.labelled:
-        raise UserError(
-            "model.conditional",
-            True,
-            f"needs labels, but {spec.root} has none",
-            "Put each class in a sub-folder (or a label column), or set model.conditional=false.",
-        )
+        remedy = "Put each class in a sub-folder (or a label column), or set model.conditional=false."
+        raise UserError("model.conditional", True, f"needs labels, but {spec.root} has none", remedy)
     return _spooled(spec, open_spool(spec, source, run))
 
 
 def in_memory(data: Arrays | Spooled) -> Arrays:
-    """What evaluation looks at, as arrays: all images, or a fixed random choice of very many."""
+    """The images that evaluation reads, as arrays: all, or a fixed random choice if they are too many."""
     train, holdout = data.train_images, data.holdout_images
     if isinstance(train, np.ndarray) or isinstance(holdout, np.ndarray):
         return cast(Arrays, data)
@@ -192,10 +178,9 @@ def _digits(spec: ImageDataSpec) -> Arrays:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    # The bundled digits count 0..16 in each pixel.
+    # Pixels of the bundled digits are 0..16.
     grey = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    names = tuple(str(i) for i in range(10))
-    return _split(spec, _reshape(spec, grey), np.asarray(labels, np.int64), names)
+    return _split(spec, _reshape(spec, grey), np.asarray(labels, np.int64), tuple("0123456789"))
 
 
 def _torchvision(dataset: str, archives: str) -> Callable[[ImageDataSpec], Arrays]:
@@ -204,7 +189,7 @@ def _torchvision(dataset: str, archives: str) -> Callable[[ImageDataSpec], Array
         (images, labels), (test_images, test_labels) = (
             (_reshape(spec, np.asarray(p.data)), np.asarray(p.targets, np.int64)) for p in parts
         )
-        # MNIST's are "0 - zero", ...; the number alone is what people type.
+        # MNIST's are "0 - zero", ...; users type the number alone.
         classes = tuple(name.split(" - ")[0] for name in parts[0].classes)
         if spec.holdout is not None:
             return _split(spec, images, labels, classes)
@@ -218,11 +203,11 @@ def _torchvision_part(spec: ImageDataSpec, dataset: str, archives: str, train: b
     """A torchvision data set from `data.root` (unpacked or as archives), else downloaded."""
     from torchvision import datasets
 
-    make = getattr(datasets, dataset)
+    open_dataset = getattr(datasets, dataset)
     cache = Path.home() / ".cache" / "genai_ray"
     root = Path(spec.root).expanduser() if spec.root else cache
     try:
-        return make(root, train=train, download=False)
+        return open_dataset(root, train=train, download=False)
     except RuntimeError:
         packed = sorted(root.glob(archives))
     try:
@@ -232,19 +217,15 @@ def _torchvision_part(spec: ImageDataSpec, dataset: str, archives: str, train: b
                     copy = Path(staged) / archive.relative_to(root)
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(archive, copy)
-                # With the archives in place this checks their MD5 and unpacks; nothing is fetched.
-                return make(staged, train=train, download=True)
+                # Checks the MD5 of the archives and unpacks them; nothing is downloaded.
+                return open_dataset(staged, train=train, download=True)
         if spec.download:
-            return make(root, train=train, download=True)
+            return open_dataset(root, train=train, download=True)
         reason = "it is not there and data.download is false"
     except (RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
-    raise UserError(
-        "data.root",
-        spec.root,
-        f"must hold {dataset} ({archives}): {reason}",
-        "Put the publisher's archives there, or allow the download.",
-    )
+    rule = f"must hold {dataset} ({archives}): {reason}"
+    raise UserError("data.root", spec.root, rule, "Put the publisher's archives there, or allow the download.")
 
 
 #: Sources that are small enough to stay in memory.
@@ -257,7 +238,7 @@ _SOURCES: dict[str, Callable[[ImageDataSpec], Arrays]] = {
 
 
 def _reshape(spec: ImageDataSpec, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Arrays of one size, (N, H, W) or NHWC, brought to the size and channels of the spec."""
+    """Arrays of one size, (N, H, W) or NHWC, converted to the size and channels of the spec."""
     images = images.reshape(*images.shape[:3], -1)
     size, channels = spec.size or images.shape[1], spec.channels or images.shape[3]
     if (size, channels) == (images.shape[1], images.shape[3]):
@@ -267,13 +248,8 @@ def _reshape(spec: ImageDataSpec, images: NDArray[np.uint8]) -> NDArray[np.uint8
 
 
 def _split(
-    spec: ImageDataSpec, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, classes: tuple[str, ...] | None
+    spec: ImageDataSpec, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: tuple[str, ...]
 ) -> Arrays:
     train, holdout = split(spec.holdout, len(images), "image")
-    return ImageData(
-        ImageCodec(images.shape[1], images.shape[3], classes),
-        images[train],
-        None if labels is None else labels[train],
-        images[holdout],
-        None if labels is None else labels[holdout],
-    )
+    codec = ImageCodec(images.shape[1], images.shape[3], classes)
+    return ImageData(codec, images[train], labels[train], images[holdout], labels[holdout])

@@ -1,4 +1,4 @@
-"""What a spec of images holds beside what every spec has: its data, its three families, its presets."""
+"""The sections of an image spec: data, three families of models, export, generation, evaluation; and the presets."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
@@ -6,26 +6,15 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, field_validator, model_validator
 
 from genai_ray.errors import UserError
-from genai_ray.spec import read_presets
-from genai_ray.spec.sections import (
-    DataSpec,
-    EvaluateSpec,
-    ExportSpec,
-    GenerateSpec,
-    ModelSpec,
-    Spec,
-    absolute,
-    key,
-    later,
-    outside,
-)
+from genai_ray.spec import DataSpec, EvaluateSpec, ExportSpec, GenerateSpec, ModelSpec, Spec, read_presets
+from genai_ray.spec.sections import absolute, key, later, outside
 
 SOURCES = ("digits", "mnist", "fashion_mnist", "cifar10", "folder", "parquet")
-#: Samples in one call of a model, unless the spec says otherwise: what the caches of a processor take.
+#: Samples in one call of a model, unless the spec says otherwise: they fit into the caches of a CPU.
 BATCH = 64
 _FILES = ("folder", "parquet")
-#: Sinks that hold pixels as they are; those of image files cannot.
-_OF_COLUMNS = ("parquet", "iceberg", "discard")
+#: Sinks that can hold raw pixels.
+_RAW_SINKS = ("parquet", "iceberg", "discard")
 _TORCHVISION = ("mnist", "fashion_mnist", "cifar10")
 _CONV = {"network": ("conv", "resnet")}
 _MLP = {"network": ("mlp",)}
@@ -34,7 +23,7 @@ _PENALISED = {"penalty": ("gradient", "r1", "dragan")}
 
 
 class ImageDataSpec(DataSpec):
-    """Where the real images are and how they are brought to one shape."""
+    """Where the real images are, and the shape that they are converted to."""
 
     source: Literal["digits", "mnist", "fashion_mnist", "cifar10", "folder", "parquet"] = "digits"
     root: str | None = outside(
@@ -64,23 +53,16 @@ class ImageDataSpec(DataSpec):
     def _images_are_decoded_once(cls, values: Any) -> Any:
         for name in ("ingest", "resident_gb"):
             if isinstance(values, Mapping) and name in values:
-                raise UserError(
-                    f"data.{name}",
-                    cast(Any, values[name]),
-                    "is of an earlier version: images are decoded once now, into the run",
-                    "Drop the key; data.cache_gb bounds what a node keeps of them.",
-                )
+                rule = "is of an earlier version: images are decoded once now, into the run"
+                remedy = "Drop the key; data.cache_gb bounds what a node keeps of them."
+                raise UserError(f"data.{name}", cast(Any, values[name]), rule, remedy)
         return values
 
     @model_validator(mode="after")
     def _root_where_needed(self) -> "ImageDataSpec":
         if self.source in _FILES and not self.root:
-            raise UserError(
-                "data.root",
-                self.root,
-                f"must say where the {self.source} lies",
-                "Give data.root=… a folder or an s3:// URI.",
-            )
+            rule = f"must say where the {self.source} lies"
+            raise UserError("data.root", self.root, rule, "Give data.root=… a folder or an s3:// URI.")
         return self
 
 
@@ -88,7 +70,7 @@ class ImageDataSpec(DataSpec):
 
 
 class ImageModelSpec(ModelSpec):
-    """What all families of images have. Sizes, channels and classes come from the data."""
+    """What all image families have. Sizes, channels and classes come from the data."""
 
     network: Literal["mlp", "conv", "resnet"] = "conv"
     latent: int = Field(default=100, ge=1, description="numbers in one noise vector")
@@ -108,12 +90,9 @@ class ImageModelSpec(ModelSpec):
     @model_validator(mode="after")
     def _mlp_has_layers(self) -> "ImageModelSpec":
         if self.network == "mlp" and not self.discriminator_widths:
-            raise UserError(
-                "model.discriminator_widths",
-                self.discriminator_widths,
-                "must name hidden layers for model.network=mlp (an encoder has them too)",
-                "The preset mlp_gan shows some.",
-            )
+            rule = "must name hidden layers for model.network=mlp (an encoder has them too)"
+            field, remedy = "model.discriminator_widths", "The preset mlp_gan shows some."
+            raise UserError(field, self.discriminator_widths, rule, remedy)
         return self
 
 
@@ -160,12 +139,9 @@ class GanSpec(AdversarialSpec):
     @model_validator(mode="after")
     def _a_penalty_needs_samples_apart(self) -> "GanSpec":
         if self.penalty != "none" and self.discriminator_norm == "batch":
-            raise UserError(
-                "model.discriminator_norm",
-                "batch",
-                f"mixes the samples of a batch, and model.penalty={self.penalty} needs the gradient of each alone",
-                "Use model.discriminator_norm=layer, spectral or none.",
-            )
+            rule = f"mixes the samples of a batch, and model.penalty={self.penalty} needs the gradient of each alone"
+            remedy = "Use model.discriminator_norm=layer, spectral or none."
+            raise UserError("model.discriminator_norm", "batch", rule, remedy)
         return self
 
 
@@ -205,12 +181,8 @@ class VaeSpec(AutoencoderSpec):
     @model_validator(mode="after")
     def _points_need_a_fitted_prior(self) -> "VaeSpec":
         if self.posterior == "point" and self.prior == "normal":
-            raise UserError(
-                "model.prior",
-                "normal",
-                "does not fit model.posterior=point, whose latents follow no known distribution",
-                "Set model.prior=mixture.",
-            )
+            rule = "does not fit model.posterior=point, whose latents follow no known distribution"
+            raise UserError("model.prior", "normal", rule, "Set model.prior=mixture.")
         return self
 
 
@@ -246,7 +218,7 @@ class ImageExportSpec(ExportSpec):
 
 
 class ImageGenerateSpec(GenerateSpec):
-    """What to generate and how it is cut into files."""
+    """What to generate, and how it is stored."""
 
     truncation: float | None = Field(
         default=None, gt=0, description="largest number in the noise: less variety, cleaner samples; null: not cut"
@@ -268,32 +240,22 @@ class ImageGenerateSpec(GenerateSpec):
     @classmethod
     def _class_names_are_strings(cls, classes: Any) -> Any:
         # YAML reads the class 3 as a number.
-        if not isinstance(classes, Mapping):
-            return classes
         named = cast(Mapping[Any, Any], classes)
-        return {str(name): value for name, value in named.items()}
+        return {str(name): value for name, value in named.items()} if isinstance(classes, Mapping) else classes
 
     @field_validator("conditions")
     @classmethod
-    def _conditions_are_seen_by_workers(cls, conditions: str | None) -> str | None:
+    def _workers_find_the_conditions(cls, conditions: str | None) -> str | None:
         return conditions and absolute(conditions)
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "ImageGenerateSpec":
-        if self.encoding == "raw" and self.sink not in _OF_COLUMNS:
-            raise UserError(
-                "generate.encoding",
-                "raw",
-                f"is no file format for sink={self.sink}",
-                "Use png, jpeg or webp, or generate.sink=parquet.",
-            )
+        if self.encoding == "raw" and self.sink not in _RAW_SINKS:
+            rule = f"is no file format for sink={self.sink}"
+            raise UserError("generate.encoding", "raw", rule, "Use png, jpeg or webp, or generate.sink=parquet.")
         if self.conditions is not None and self.classes is not None:
-            raise UserError(
-                "generate.conditions",
-                self.conditions,
-                "says what each sample is, and so does generate.classes",
-                "Drop one of the two.",
-            )
+            rule = "says what each sample is, and so does generate.classes"
+            raise UserError("generate.conditions", self.conditions, rule, "Drop one of the two.")
         return self
 
 
@@ -326,27 +288,18 @@ class ImageRun(Spec):
         for name in ("classes", "conditions"):
             requested = getattr(self.generate, name)
             if requested is not None and not self.model.conditional:
-                raise UserError(
-                    f"generate.{name}",
-                    requested,
-                    "asks for labels, but the model has no classes",
-                    f"Set model.conditional=true, or drop generate.{name}.",
-                )
-        if self.generate.truncation is not None and getattr(self.model, "prior", "normal") == "mixture":
-            raise UserError(
-                "generate.truncation",
-                self.generate.truncation,
-                "would change how often model.prior=mixture picks each component",
-                "Drop generate.truncation, or set model.prior=normal.",
-            )
+                rule = "asks for labels, but the model has no classes"
+                remedy = f"Set model.conditional=true, or drop generate.{name}."
+                raise UserError(f"generate.{name}", requested, rule, remedy)
+        truncation = self.generate.truncation
+        if truncation is not None and getattr(self.model, "prior", "normal") == "mixture":
+            rule = "would change how often model.prior=mixture picks each component"
+            remedy = "Drop generate.truncation, or set model.prior=normal."
+            raise UserError("generate.truncation", truncation, rule, remedy)
         for gate, limit in self.evaluate.gates.items():
             if gate.startswith("agreement_") and not self.model.conditional:
-                raise UserError(
-                    f"evaluate.gates.{gate}",
-                    limit,
-                    "needs a model with classes",
-                    "Set model.conditional=true, or drop the gate.",
-                )
+                remedy = "Set model.conditional=true, or drop the gate."
+                raise UserError(f"evaluate.gates.{gate}", limit, "needs a model with classes", remedy)
         return self
 
     @model_validator(mode="after")
@@ -354,21 +307,12 @@ class ImageRun(Spec):
         evaluate = self.evaluate
         for gate, limit in evaluate.gates.items():
             if gate.startswith("fid_inception_") and evaluate.inception is None:
-                raise UserError(
-                    f"evaluate.gates.{gate}",
-                    limit,
-                    "needs the reference weights",
-                    "Set evaluate.inception, or drop the gate.",
-                )
-        if evaluate.inception is None:
-            return self
-        if self.generate.samples < evaluate.inception_samples:
-            raise UserError(
-                "evaluate.inception_samples",
-                evaluate.inception_samples,
-                f"is more than generate.samples={self.generate.samples}",
-                f"Set generate.samples={evaluate.inception_samples}, or take fewer and say so.",
-            )
+                remedy = "Set evaluate.inception, or drop the gate."
+                raise UserError(f"evaluate.gates.{gate}", limit, "needs the reference weights", remedy)
+        count, samples = evaluate.inception_samples, self.generate.samples
+        if evaluate.inception is not None and samples < count:
+            remedy = f"Set generate.samples={count}, or take fewer and say so."
+            raise UserError("evaluate.inception_samples", count, f"is more than generate.samples={samples}", remedy)
         return self
 
 

@@ -1,7 +1,7 @@
-"""One tar file a shard, as readers of WebDataset want it: the files of a sample side by side.
+"""One tar file per shard, in the WebDataset layout: the files of a sample are adjacent.
 
-Written by hand in the ustar format, since Python's tarfile takes longer for a header than an image
-takes to encode. The bytes are those that tarfile would write, without times and owners.
+Written by hand in the ustar format, since Python's tarfile takes longer for a header than an image takes to encode. The
+bytes are those that tarfile would write, without times and owners.
 """
 
 import base64
@@ -21,7 +21,7 @@ from genai_ray.modality import Sink
 from genai_ray.provenance import FileRecord
 from genai_ray.storage import Store
 
-#: A header around its name and its size: mode, owner and group; then time, checksum and the rest.
+#: The constant parts of a header: mode, owner and group; then time; then the rest.
 _OWNER = b"0000644\0" + b"0000000\0" * 2
 _TIME = b"00000000000\0"
 _REST = b"0" + bytes(100) + b"ustar\00000" + bytes(64 + 16 + 155 + 12)
@@ -34,12 +34,12 @@ def write_webdataset(rows: ImageRows, store: Store) -> list[FileRecord]:
     suffix = SUFFIXES[rows.encoding]
     labels = None if rows.labels is None else rows.labels.tolist()
     members: list[bytes] = []
-    files = zip(rows.keys, encode(rows), _about(rows), strict=True)
-    for at, (key, file, about) in enumerate(files):
+    files = zip(rows.keys, encode(rows), _sample_jsons(rows), strict=True)
+    for i, (key, file, sample_json) in enumerate(files):
         members += _member(f"{key}.{suffix}", file)
         if labels is not None:
-            members += _member(f"{key}.cls", str(labels[at]).encode())
-        members += _member(f"{key}.json", about)
+            members += _member(f"{key}.cls", str(labels[i]).encode())
+        members += _member(f"{key}.json", sample_json)
     size = 1024 + sum(map(len, members))
     data = b"".join([*members, bytes(1024 + -size % _END)])
     path = f"data/part-{rows.index:06d}.tar"
@@ -48,7 +48,6 @@ def write_webdataset(rows: ImageRows, store: Store) -> list[FileRecord]:
 
 
 def read_webdataset(record: FileRecord, data: bytes, store: Store) -> ImageRead:
-    """Ids, labels and images of a tar file."""
     ids, labels, cells = [], [], []
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         for member in tar:
@@ -72,27 +71,26 @@ def _member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
     return header, data, bytes(-len(data) % 512)
 
 
-def _about(rows: ImageRows) -> list[bytes]:
-    """The JSON of each sample."""
-    made_by = {k: rows.provenance[k] for k in ("model", "seed", "fingerprint") if k in rows.provenance}
-    made_by["DigitalSourceType"] = DIGITAL_SOURCE_TYPE
+def _sample_jsons(rows: ImageRows) -> list[bytes]:
+    provenance = {k: rows.provenance[k] for k in ("model", "seed", "fingerprint") if k in rows.provenance}
+    provenance["DigitalSourceType"] = DIGITAL_SOURCE_TYPE
     extra = [{}] * len(rows.images) if rows.extra is None else rows.extra.to_pylist()
     names = rows.codec.classes
-    texts = []
-    for at, (key, columns) in enumerate(zip(rows.keys, extra, strict=True)):
-        about: dict[str, Any] = {"id": rows.start + at}
+    jsons = []
+    for i, (key, columns) in enumerate(zip(rows.keys, extra, strict=True)):
+        sample: dict[str, Any] = {"id": rows.start + i}
         if rows.labels is not None and names:
-            about["label"] = names[rows.labels[at]]
-        about |= {name: _plain(value) for name, value in columns.items()}
-        about["provenance"] = dict(made_by)
+            sample["label"] = names[rows.labels[i]]
+        sample |= {name: _json_value(value) for name, value in columns.items()}
+        sample["provenance"] = dict(provenance)
         if rows.producer is not None:
-            about["provenance"]["ProduceID"] = produce_id(rows.provenance, key)
-        texts.append(json.dumps(about, separators=(",", ":")).encode())
-    return texts
+            sample["provenance"]["ProduceID"] = produce_id(rows.provenance, key)
+        jsons.append(json.dumps(sample, separators=(",", ":")).encode())
+    return jsons
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it: null for what is not a number, text for dates, base64 for bytes."""
+def _json_value(value: Any) -> Any:
+    """A value as JSON has it: null for NaN and infinity, a string for dates, base64 for bytes."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -100,9 +98,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, dict):
-        return {name: _plain(v) for name, v in value.items()}
+        return {name: _json_value(v) for name, v in value.items()}
     if isinstance(value, list):
-        return [_plain(v) for v in value]
+        return [_json_value(v) for v in value]
     return value.isoformat() if isinstance(value, (datetime.date, datetime.time)) else str(value)
 
 
