@@ -78,7 +78,7 @@ def generate(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = Fals
 def evaluate(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Measure the data set, write the report, publish if the gates pass."""
     from genai_ray.evaluate import evaluate as verb
-    from genai_ray.evaluate import score_table
+    from genai_ray.pipeline import score_table
 
     result = verb(_load(spec, overrides))
     _show(result, as_json, score_table(result))

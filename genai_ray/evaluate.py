@@ -13,7 +13,7 @@ import yaml
 from genai_ray import modalities
 from genai_ray.dataset.manifest import read_files, read_manifest
 from genai_ray.errors import GateError, IncompleteError, UserError
-from genai_ray.modality import Data, Measured, Metric, Shipped
+from genai_ray.modality import Data, Measured, Metric, Shipped, gate_parts
 from genai_ray.report.page import Report, Score, render_html
 from genai_ray.runs import loss_curves
 from genai_ray.spec import Spec, dump
@@ -99,12 +99,6 @@ def evaluate(spec: Spec, data: Data | None = None) -> EvaluateResult:
     return result
 
 
-def _gate_parts(gate: str) -> tuple[str, bool, bool]:
-    """A gate `<metric>[_ratio]_(min|max)` as (metric, whether it limits the ratio to real, whether from below)."""
-    name, _, bound = gate.rpartition("_")
-    return name.removesuffix("_ratio"), name.endswith("_ratio"), bound == "min"
-
-
 def gate_outcomes(gates: dict[str, float], fake: dict[str, float], real: dict[str, float]) -> list[GateOutcome]:
     """Compare measured values with the gates that are set: `<metric>[_ratio]_(min|max)`.
 
@@ -113,7 +107,7 @@ def gate_outcomes(gates: dict[str, float], fake: dict[str, float], real: dict[st
     """
     outcomes = []
     for gate, limit in gates.items():
-        metric, is_ratio, is_minimum = _gate_parts(gate)
+        metric, is_ratio, is_minimum = gate_parts(gate)
         if metric not in fake:
             raise UserError(
                 f"evaluate.gates.{gate}",
@@ -147,16 +141,16 @@ def _report(spec: Spec, dataset: Shipped, measured: Measured, result: EvaluateRe
 
 
 def _scores(result: EvaluateResult, metrics: Mapping[str, Metric]) -> list[Score]:
-    gates = {_gate_parts(g.name)[0]: g for g in result.gates}
+    gates = {gate_parts(g.name)[0]: g for g in result.gates}
     scores = []
     for name, value in result.fake.items():
         gate, rule = gates.get(name), None
         if gate is not None:
-            _, is_ratio, is_minimum = _gate_parts(gate.name)
+            _, is_ratio, is_minimum = gate_parts(gate.name)
             rule = f"{'at least' if is_minimum else 'at most'} {gate.limit:g}{' times real' if is_ratio else ''}"
         scores.append(
             Score(
-                name=f"{name}@{result.extractor}" if name in ("fid", "kid") else name,
+                name=f"{name}@{result.extractor}" if metrics[name].of_features else name,
                 fake=value,
                 real=result.real[name],
                 better=metrics[name].better,
@@ -166,16 +160,3 @@ def _scores(result: EvaluateResult, metrics: Mapping[str, Metric]) -> list[Score
             )
         )
     return scores
-
-
-def score_table(result: EvaluateResult) -> str:
-    """Scores of generated data beside those of real data, with the gates."""
-    head = f"  {'':<21} {'generated':>10} {'real':>10}   {result.samples:,} of each, features of {result.extractor}"
-    lines, gates = [head], {_gate_parts(g.name)[0]: g for g in result.gates}
-    for name, value in result.fake.items():
-        gate = gates.get(name)
-        note = "" if gate is None else f"   {'pass' if gate.passed else 'FAIL'} {gate.name} {gate.limit:g}"
-        arrow = "↓" if result.better[name] == "lower" else "↑"
-        lines.append(f"  {name:<19} {arrow} {value:>10.4f} {result.real[name]:>10.4f}{note}")
-    lines.append(f"  published: {'yes' if result.published else 'no'}")
-    return "\n".join(lines)

@@ -6,11 +6,9 @@ with torch before it is stored; a difference fails the export.
 
 import io
 import json
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from genai_ray.errors import IncompleteError, ParityError, UserError
 from genai_ray.families import Family
 from genai_ray.modality import Codec, Outputs
 from genai_ray.onnx_session import read_model
+from genai_ray.precision import to_fp16, to_int8
 from genai_ray.provenance import BLANK, CARD_KEY, DIGEST_KEY, MODEL_KEY, ModelCard, seal
 from genai_ray.runs import versions
 from genai_ray.spec import Spec, fingerprint
@@ -110,7 +109,13 @@ def _lowered(model: bytes, card: ModelCard, limit: float) -> tuple[bytes, float]
     """
     if card.precision == "fp32":
         return model, 0.0
-    lowered = _LOWERED[card.precision](model, card)
+    if card.precision == "fp16":
+        proto = to_fp16(model)
+    else:
+        samples = (_inputs(card, start=i * _COMPARED, count=_COMPARED) for i in range(_CALIBRATION_BATCHES))
+        names = (zip(_INPUTS, arguments, strict=False) for arguments in samples)
+        proto = to_int8(model, ({name: tensor.numpy() for name, tensor in pairs} for pairs in names))
+    lowered = _with_card(proto, card)
     codec = modalities.codec_from_json(card.codec)
     kind = modalities.modality(codec.modality)
     arguments = _inputs(card, start=0, count=_COMPARED)
@@ -192,55 +197,6 @@ def _strip(model: onnx.ModelProto) -> None:
     for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         part.doc_string = ""
         del part.metadata_props[:]
-
-
-def to_fp16(model: bytes, card: ModelCard) -> bytes:
-    """The graph with half-precision weights and arithmetic; noise and pixels stay as they are."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
-
-    proto = onnx.load_from_string(model)
-    constants = {c.name: c for c in proto.graph.initializer}
-    for node in proto.graph.node:
-        if node.op_type == "Resize" and node.input[2] in constants:
-            # Scales stay float32; the converter cannot do that for two nodes that share them.
-            copied = proto.graph.initializer.add()
-            copied.CopyFrom(constants[node.input[2]])
-            copied.name = node.input[2] = f"{node.name}_scales"
-    proto = convert_float_to_float16(proto, keep_io_types=True)
-    OnnxModel(proto).topological_sort()  # the converter appends the casts of the inputs
-    return _with_card(proto, card)
-
-
-def to_int8(model: bytes, card: ModelCard) -> bytes:
-    """The graph with 8-bit weights and activations, whose ranges are measured on a few samples."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    batches = (_inputs(card, start=i * _COMPARED, count=_COMPARED) for i in range(_CALIBRATION_BATCHES))
-
-    class Reader(CalibrationDataReader):
-        def get_next(self) -> dict[str, np.ndarray] | None:  # pyright: ignore
-            arguments = next(batches, None)
-            return None if arguments is None else {n: a.numpy() for n, a in zip(_INPUTS, arguments, strict=False)}
-
-    with tempfile.TemporaryDirectory(prefix="genai_ray-") as folder:
-        path, prepared = Path(folder) / "model.onnx", Path(folder) / "prepared.onnx"
-        path.write_bytes(model)
-        quant_pre_process(path, prepared, skip_optimization=True, skip_symbolic_shape=True)
-        quantize_static(
-            prepared,
-            path,
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
-        )
-        proto = onnx.load(path)
-    return _with_card(proto, card)
-
-
-_LOWERED = {"fp16": to_fp16, "int8": to_int8}
 
 
 def check_parity(sampler: nn.Module, model: bytes, card: ModelCard) -> float:

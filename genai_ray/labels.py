@@ -5,8 +5,9 @@ the implicit label of GB 45438-2025. A Parquet file carries both as metadata of 
 this module, so that what is written is what is read back.
 """
 
+import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -194,3 +195,29 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         size = int.from_bytes(data[at + 2 : at + 4], "big")
         yield data[at + 1 : at + 2], data[at + 4 : at + 2 + size]
         at += 2 + size
+
+
+def label_fault(read: Callable[[], Label], producer: str | None, produced: str) -> str:
+    """What is wrong with a label that is read; empty if nothing is."""
+    try:
+        return read().difference(expected_label(producer, produced))
+    except ValueError as error:
+        return str(error)
+
+
+def first_fault(
+    contents: Sequence[bytes], start: int, producer: str | None, provenance: Mapping[str, Any], parsed: set[int]
+) -> tuple[int, str] | None:
+    """The first of the contents of samples start.. whose label is missing or wrong, and what is wrong with it.
+
+    A content with the exact XMP packet of its id is right; those in `parsed`, and those without it, are parsed whole.
+    """
+    hole = "{produced}"
+    template = xmp_packet(producer, hole)
+    for i, content in enumerate(contents):
+        produced = produce_id(provenance, f"{start + i:0{ID_DIGITS}d}")
+        if i not in parsed and template.replace(hole.encode(), produced.encode()) in content:
+            continue
+        if fault := label_fault(functools.partial(read_label, content), producer, produced):
+            return i, fault
+    return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from genai_ray import spec as specs
 from genai_ray.errors import UserError, nearest
-from genai_ray.modality import Codec, Json, Metric, Modality, Rows
+from genai_ray.modality import Codec, Json, Metric, Modality, Rows, gate_parts
 from genai_ray.spec import Preset, Spec
 
 #: name -> the wing whose MODALITY it is
@@ -125,10 +125,8 @@ def check_gate(gate: str, limit: float, metrics: Mapping[str, Metric]) -> None:
         pass.
     """
     field = f"evaluate.gates.{gate}"
-    name, _, bound = gate.rpartition("_")
-    ratio = name.endswith("_ratio")
-    name = name.removesuffix("_ratio")
-    if name not in metrics or bound not in ("min", "max"):
+    name, ratio, _ = gate_parts(gate)
+    if name not in metrics or not gate.endswith(("_min", "_max")):
         bounds = {m: "max" if about.better == "lower" else "min" for m, about in metrics.items()}
         known = [f"{m}{kind}_{bound}" for m, bound in bounds.items() for kind in ("", "_ratio")]
         raise UserError(field, limit, "must be <metric>_min, _max, _ratio_min or _ratio_max", nearest(gate, known))

@@ -222,7 +222,8 @@ class Metric:
     """A measure of the quality of samples.
 
     better: whether lower or higher values are. about: one line. function: "module:name"; it takes what the wing
-    compares, and returns None where the metric cannot be measured. least, most: the range of its values.
+    compares, and returns None where the metric cannot be measured. least, most: the range of its values. of_features:
+    whether it is a distance of features, whose name is then shown with it.
     """
 
     better: Literal["lower", "higher"]
@@ -230,6 +231,13 @@ class Metric:
     function: str
     least: float = 0.0
     most: float = 1.0
+    of_features: bool = False
+
+
+def gate_parts(gate: str) -> tuple[str, bool, bool]:
+    """A gate `<metric>[_ratio]_(min|max)` as (metric, whether it limits the ratio to real, whether from below)."""
+    name, _, bound = gate.rpartition("_")
+    return name.removesuffix("_ratio"), name.endswith("_ratio"), bound == "min"
 
 
 def values_of(metrics: Mapping[str, Metric], compared: object) -> dict[str, float]:

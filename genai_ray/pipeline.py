@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from genai_ray import cluster, modalities
 from genai_ray.dataset.generate import GenerateResult, generate
-from genai_ray.evaluate import EvaluateResult, evaluate, score_table
+from genai_ray.evaluate import EvaluateResult, evaluate
 from genai_ray.export import ExportResult, export
+from genai_ray.modality import gate_parts
 from genai_ray.progress import duration
 from genai_ray.spec import Spec
 from genai_ray.training.train import TrainResult, train
@@ -55,3 +56,16 @@ def run(spec: Spec) -> PipelineResult:
     data.codec.check(spec.generate)
     results = train(spec, data), export(spec), generate(spec), evaluate(spec, data)
     return PipelineResult(spec.run_uri, time.monotonic() - started, *results)
+
+
+def score_table(result: EvaluateResult) -> str:
+    """Scores of generated data beside those of real data, with the gates."""
+    head = f"  {'':<21} {'generated':>10} {'real':>10}   {result.samples:,} of each, features of {result.extractor}"
+    lines, gates = [head], {gate_parts(g.name)[0]: g for g in result.gates}
+    for name, value in result.fake.items():
+        gate = gates.get(name)
+        note = "" if gate is None else f"   {'pass' if gate.passed else 'FAIL'} {gate.name} {gate.limit:g}"
+        arrow = "↓" if result.better[name] == "lower" else "↑"
+        lines.append(f"  {name:<19} {arrow} {value:>10.4f} {result.real[name]:>10.4f}{note}")
+    lines.append(f"  published: {'yes' if result.published else 'no'}")
+    return "\n".join(lines)

@@ -20,7 +20,17 @@ PACKAGE = Path(__file__).resolve().parents[1] / "genai_ray"
 ROWS = {
     "ground": {"errors", "progress", "rng", "labels", "storage"},
     "values": {"provenance", "spec", "metrics", "report"},
-    "contract": {"modality", "families", "losses", "penalties", "order", "quotas", "onnx_session", "sinks"},
+    "contract": {
+        "modality",
+        "families",
+        "losses",
+        "penalties",
+        "order",
+        "quotas",
+        "onnx_session",
+        "precision",
+        "sinks",
+    },
     "wings": {"image", "table"},
     "registry": {"modalities"},
     "engines": {"runs", "cluster", "training", "export", "dataset", "evaluate", "local"},
@@ -135,7 +145,7 @@ def lines_of(*rooms: str) -> int:
     ("rooms", "limit"),
     [
         (("training", "dataset", "export", "evaluate"), 2_500),
-        (("image",), 3_600),
+        (("image",), 4_100),
         (("table",), 5_800),
         (("spec", "cli", "plan", "inspect"), 1_200),
     ],

@@ -172,8 +172,8 @@ def test_an_image_without_its_label_is_found(run_store: Path, sink: str) -> None
     foreign = edit_image(store, sink, 2, 300, lambda png: relabelled(png, xmp_packet(PRODUCER, "another")))
     result = verify(store.uri, repair=True)
     assert set(result.faults) == {1, 2}
-    assert f"{unlabelled}: image 130 has 0 XMP packets" in result.faults[1]
-    assert f"{foreign}: image 300 has ProduceID 'another', not '" in result.faults[2]
+    assert f"{unlabelled}: sample 130 has 0 XMP packets" in result.faults[1]
+    assert f"{foreign}: sample 300 has ProduceID 'another', not '" in result.faults[2]
     # The way out that the finding names.
     assert "Delete manifest.json and _receipts/000001.json and run `genai-ray generate`" in result.faults[1]
     for key in ("manifest.json", "_receipts/000001.json", "_receipts/000002.json"):

@@ -11,7 +11,6 @@ image without that exact packet, are parsed by the rules of the standards.
 import json
 import random
 import secrets
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,7 +22,7 @@ from genai_ray.dataset import manifest as manifests
 from genai_ray.dataset.plan import Shard, read_fields, reopen
 from genai_ray.dataset.shards import ForgetfulStore, ShardMaker
 from genai_ray.errors import IncompleteError, UserError
-from genai_ray.labels import ID_DIGITS, expected_label, produce_id, read_label, read_metadata_label, xmp_packet
+from genai_ray.labels import first_fault, label_fault, produce_id, read_metadata_label
 from genai_ray.provenance import FileRecord, Manifest, ShardReceipt
 from genai_ray.storage import Store
 
@@ -172,49 +171,31 @@ def _check(store: Store, manifest: Manifest, seed: int, record: FileRecord, shar
         return f"{record.path} does not hold samples {shard.start}..{shard.stop - 1}", paths
     if manifest.columns and {f.name: str(f.type) for f in _schema(data)} != manifest.columns:
         return f"{record.path} has other columns than the manifest", paths
-    fault = _schema_label_fault(manifest, shard, data) if record.path.endswith(".parquet") else ""
+    fault = _label_fault(manifest, shard, data) if record.path.endswith(".parquet") else ""
     fault = fault and f"{record.path} {fault}"
     if not fault:
-        names = listed or [record.path] * len(file.labelled)
-        fault = _sample_label_fault(manifest, shard, seed, names, file.labelled)
+        chosen = random.Random(f"{seed} {shard.index}").sample(range(file.count), min(_PARSED, file.count))
+        about = {"fingerprint": manifest.fingerprint}
+        unlabelled = first_fault(file.labelled, shard.start, _producer(manifest), about, set(chosen))
+        if unlabelled is not None:
+            at, difference = unlabelled
+            name = listed[at] if listed else record.path
+            fault = f"{name}: sample {shard.start + at} {difference}"
     if fault:
         fault += f". Delete manifest.json and {ShardReceipt.key(shard.index)} and run `genai-ray generate`"
     return fault, paths
 
 
-def _schema_label_fault(manifest: Manifest, shard: Shard, data: bytes) -> str:
+def _label_fault(manifest: Manifest, shard: Shard, data: bytes) -> str:
     """What is wrong with the label in the metadata of a Parquet file, or with the origin it names."""
     metadata = _schema(data).metadata or {}
     produced = produce_id({"fingerprint": manifest.fingerprint}, f"part-{shard.index:06d}")
-    try:
-        label = read_metadata_label(metadata)
-    except ValueError as error:
-        return str(error)
-    if difference := label.difference(expected_label(_producer(manifest), produced)):
-        return difference
+    fault = label_fault(lambda: read_metadata_label(metadata), _producer(manifest), produced)
     origin = json.loads(metadata.get(b"genai_ray", b"{}"))
-    expected = {"model": manifest.model, "fingerprint": manifest.fingerprint}
-    expected |= {"start": shard.start, "stop": shard.stop}
+    expected = {"model": manifest.model, "fingerprint": manifest.fingerprint, **vars(shard)}
+    del expected["index"]
     wrong = (f"has {k} {origin.get(k)!r}, not {v!r}" for k, v in expected.items() if origin.get(k) != v)
-    return next(wrong, "")
-
-
-def _sample_label_fault(manifest: Manifest, shard: Shard, seed: int, names: list[str], cells: Sequence[bytes]) -> str:
-    """The first image of a shard whose label is missing or wrong, with its file and id."""
-    chosen = random.Random(f"{seed} {shard.index}").sample(range(len(cells)), min(_PARSED, len(cells)))
-    parsed, producer, hole = set(chosen), _producer(manifest), "{produced}"
-    template = xmp_packet(producer, hole)
-    for i, (name, cell) in enumerate(zip(names, cells, strict=True)):
-        produced = produce_id({"fingerprint": manifest.fingerprint}, f"{shard.start + i:0{ID_DIGITS}d}")
-        if i not in parsed and template.replace(hole.encode(), produced.encode()) in cell:
-            continue
-        try:
-            difference = read_label(cell).difference(expected_label(producer, produced))
-        except ValueError as error:
-            difference = str(error)
-        if difference:
-            return f"{name}: image {shard.start + i} {difference}"
-    return ""
+    return fault or next(wrong, "")
 
 
 def _producer(manifest: Manifest) -> str | None:

@@ -7,7 +7,11 @@ _ANY = float("inf")
 
 METRICS: dict[str, Metric] = {
     "fid": Metric(
-        "lower", "Fréchet distance of the feature distributions (Heusel et al. 2017)", _IN + "fid", most=_ANY
+        "lower",
+        "Fréchet distance of the feature distributions (Heusel et al. 2017)",
+        _IN + "fid",
+        most=_ANY,
+        of_features=True,
     ),
     "kid": Metric(
         "lower",
@@ -15,6 +19,7 @@ METRICS: dict[str, Metric] = {
         _IN + "kid",
         least=-_ANY,
         most=_ANY,
+        of_features=True,
     ),
     "precision": Metric("higher", "Share of generated images that lie where real ones do", _IN + "precision"),
     "recall": Metric("higher", "Share of real images that lie where generated ones do", _IN + "recall"),

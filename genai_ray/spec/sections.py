@@ -159,7 +159,9 @@ class ModelSpec(Section):
     conditional: bool = Field(default=False, description="generate a requested class, or rows of a requested category")
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: float = Field(default=2e-4, gt=0, allow_inf_nan=False)
-    learning_rate_decay: Literal["none", "linear"] = Field("none", description="linear: to 0 at the end of training")
+    learning_rate_decay: Literal["none", "linear"] = Field(
+        default="none", description="linear: to 0 at the end of training"
+    )
     betas: tuple[float, float] = key((0.5, 0.999), needs={"optimizer": ("adam",)}, description="of Adam")
     weight_decay: float = later(0.0, ge=0, description="half the weight of |w|^2")
     ema_half_life: int = Field(default=10_000, ge=0, description="of the generator average, in samples; 0 is off")
