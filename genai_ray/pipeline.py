@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from genai_ray import cluster, modalities
+from genai_ray import modalities
 from genai_ray.dataset.generate import GenerateResult, generate
 from genai_ray.evaluate import EvaluateResult, evaluate
 from genai_ray.export import ExportResult, export
@@ -50,8 +50,6 @@ def run(spec: Spec) -> PipelineResult:
     started = time.monotonic()
     kind = modalities.of_spec(spec)
     kind.check(spec)
-    if spec.train.workers:  # before the data are loaded: images are decoded on the cluster
-        cluster.connect()
     data = kind.load(spec)
     data.codec.check(spec.generate)
     results = train(spec, data), export(spec), generate(spec), evaluate(spec, data)

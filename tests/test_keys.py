@@ -216,7 +216,8 @@ def idx_files(folder: Path, name: str) -> Path:
     raw = folder / name / "raw"
     raw.mkdir(parents=True)
     for part in ("train", "t10k"):
-        images, labels = np.zeros((60, 28, 28), np.uint8), np.arange(60, dtype=np.uint8) % 10
+        labels = np.arange(60, dtype=np.uint8) % 10
+        images = np.broadcast_to(labels[:, None, None], (60, 28, 28))
         for name, array in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", labels)):
             head = np.array([0x0800 + array.ndim, *array.shape], ">i4")
             (raw / name).write_bytes(head.tobytes() + array.tobytes())

@@ -33,7 +33,7 @@ ROWS = {
     },
     "wings": {"image", "table"},
     "registry": {"modalities"},
-    "engines": {"runs", "cluster", "training", "export", "dataset", "evaluate", "local"},
+    "engines": {"runs", "training", "export", "dataset", "evaluate", "local"},
     "verbs": {"pipeline", "plan", "inspect"},
     "command": {"cli"},
 }

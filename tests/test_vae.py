@@ -385,7 +385,7 @@ def test_a_fit_is_to_draws_of_the_posterior_and_for_points_to_the_points():
     images = torch.zeros(n, 1, 8, 8)
     spread = torch.tensor([1.0, 4.0, 0.25, 0.0])
     for posterior, expected in (("gaussian", spread + 0.25), ("point", spread)):
-        family = Vae(variant("rae", posterior=posterior, mixture_components=1), ImageCodec(8, 1, None), 0)
+        family = Vae(variant("rae", NARROW, posterior=posterior, mixture_components=1), ImageCodec(8, 1, None), 0)
         net: Any = family.nets["autoencoder"]
         net["encoder"] = Encoded(mean, log_variance)
         family.fit(net, Batch(images, None), seed=0)
@@ -509,7 +509,7 @@ class Brightness(nn.Module):
 
 def test_the_losses_of_the_vae_gan_by_hand():
     values = {"beta": 0.5, "kl_warm_up": 100, "adversarial": 3.0, "prior": "normal"}
-    family = VaeGan(variant("vae_gan", **values), ImageCodec(8, 1, None), 0)
+    family = VaeGan(variant("vae_gan", NARROW, **values), ImageCodec(8, 1, None), 0)
     assert (family.latent, family.sampler_latent) == (8, 4)
     family.nets["autoencoder"] = nn.ModuleDict({"encoder": Encoded(MEAN, torch.zeros(2, 4)), "decoder": Decoded()})
     family.nets["discriminator"] = Brightness()

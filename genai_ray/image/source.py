@@ -88,7 +88,9 @@ Spooled = ImageData[Rows]
 
 def load(spec: Spec) -> Arrays | Spooled:
     assert isinstance(spec, ImageRun)
-    data = load_images(spec.data, Store(spec.run_uri), conditional=spec.model.conditional)
+    data = load_images(
+        spec.data, Store(spec.run_uri), conditional=spec.model.conditional, on_cluster=spec.train.workers != 0
+    )
     _check_variety(spec, data)
     return data
 
@@ -116,7 +118,9 @@ def _check_variety(spec: ImageRun, data: Arrays | Spooled) -> None:
         )
 
 
-def load_images(spec: ImageDataSpec, run: Store, *, conditional: bool = False) -> Arrays | Spooled:
+def load_images(
+    spec: ImageDataSpec, run: Store, *, conditional: bool = False, on_cluster: bool = False
+) -> Arrays | Spooled:
     """Read a small source into memory, or open the spool that the run `run` has of a folder or Parquet.
 
     Raises:
@@ -128,7 +132,7 @@ def load_images(spec: ImageDataSpec, run: Store, *, conditional: bool = False) -
     if conditional and not source.labelled:
         remedy = "Put each class in a sub-folder (or a label column), or set model.conditional=false."
         raise UserError("model.conditional", True, f"needs labels, but {spec.root} has none", remedy)
-    return _spooled(spec, open_spool(spec, source, run))
+    return _spooled(spec, open_spool(spec, source, run, on_cluster=on_cluster))
 
 
 def in_memory(data: Arrays | Spooled) -> Arrays:

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from genai_ray import cluster
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.image.cache import fetched
 from genai_ray.image.codec import GREY_MODES, SIZES, ImageCodec, common_codec
@@ -65,8 +66,9 @@ class Spool:
     digest: str
 
 
-def open_spool(spec: ImageDataSpec, source: Source, run: Store) -> Spool:
-    """The spool of a source; what is missing of it is made first.
+def open_spool(spec: ImageDataSpec, source: Source, run: Store, *, on_cluster: bool) -> Spool:
+    """The spool of a source; what is missing of it is made first, by the cluster if that is wanted, else by Ray where
+    it runs already, else by threads.
 
     Raises:
         UserError: for a source that is corrupt, or without one shape.
@@ -76,6 +78,8 @@ def open_spool(spec: ImageDataSpec, source: Source, run: Store) -> Spool:
     try:
         header = json.loads(store.read("spool.json"))
     except FileNotFoundError:
+        if on_cluster:
+            cluster.connect()
         header = _prepare(spec, source, store)
     shards, labels = _shards(spec, store, header), None
     if shards.codec.classes is not None:

@@ -33,7 +33,8 @@ def train(spec: Spec, data: Data | None = None) -> TrainResult:
     store.check()
     if spec.train.mlflow:
         require_mlflow(spec.train.mlflow)
-    if spec.train.workers:  # before the data are loaded: images are decoded on the cluster
+    data = data or modalities.of_spec(spec).load(spec)
+    if spec.train.workers:
         cluster.connect()
         cluster.require(
             "train.workers",
@@ -43,7 +44,6 @@ def train(spec: Spec, data: Data | None = None) -> TrainResult:
             remedy="Lower train.workers or train.cpus_per_worker, or use a larger cluster; "
             "train.start_timeout_s says how long to wait.",
         )
-    data = data or modalities.of_spec(spec).load(spec)
     claim(store, spec)
     if (samples := finished(store, spec)) is not None:
         return TrainResult(samples=samples, seconds=0.0, rate=0.0)
