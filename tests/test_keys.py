@@ -228,7 +228,9 @@ def idx_files(folder: Path, name: str) -> Path:
 def test_every_key_of_a_source_is_read(source: str, tmp_path: Path):
     kind = next(m for m in modalities.every() if source in m.sources)
     data = data_spec(source, tmp_path)
-    values = {"name": "keys", "train": {"global_batch": 20}, "model": {"preset": tuple(kind.presets)[-1]}}
+    train = {"global_batch": 20, "workers": 0}
+    preset = tuple(kind.presets)[-1]
+    values = {"name": "keys", "store": str(tmp_path), "train": train, "model": {"preset": preset}}
     spec = modalities.parse({**values, "data": data})
     with recorded() as seen:
         if "download" in data:

@@ -29,6 +29,7 @@ ROWS = {
         "quotas",
         "onnx_session",
         "precision",
+        "cluster",
         "sinks",
     },
     "wings": {"image", "table"},
