@@ -116,7 +116,7 @@ def load_resident(spec: ImageDataSpec, *, conditional: bool = False) -> Arrays:
 
 @pytest.fixture(scope="session")
 def trained_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small run, trained and exported, with the feature extractor that judges it."""
+    """The small run, trained and exported, with the feature extractor that evaluates it."""
     from genai_ray.export import export
     from genai_ray.image.evaluate import feature_extractor
     from genai_ray.training.train import train

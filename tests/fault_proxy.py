@@ -14,14 +14,14 @@ HOST = "127.0.0.1"
 _DEADLINE_S = 30.0
 _ERROR = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{}</Code><Message>{}</Message></Error>'
 
-#: Every fault, with a probability at which work still goes on.
+#: Every fault, with a probability at which work still advances.
 HEAVY = {
     "error": 0.04,  # 500 InternalError
     "slow_down": 0.04,  # 503 SlowDown
     "delay": 0.04,  # an answer that comes late
     "reset": 0.04,  # the connection is reset before the server hears of the request
     "cut_request": 0.04,  # the server gets half of the request
-    "lost_answer": 0.04,  # the server does it, and nobody is told
+    "lost_answer": 0.04,  # the server does it, and the answer is lost
     "cut_answer": 0.04,  # the answer ends in the middle of its body
     "damaged_request": 0.02,  # a bit of its body is another one
     "damaged_answer": 0.02,  # the same, where the answer carries a checksum

@@ -1,6 +1,6 @@
 """Everything that can fail, fails, in a seeded random order; the data set comes out the same.
 
-`GENAI_RAY_CHAOS_SECONDS=1800 pytest tests/test_chaos.py` goes on for so long, and
+`GENAI_RAY_CHAOS_SECONDS=1800 pytest tests/test_chaos.py` runs for that long, and
 `GENAI_RAY_CHAOS_SEED` gives another order. Each kind of fault strikes at least once in any case.
 """
 

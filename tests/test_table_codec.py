@@ -57,7 +57,7 @@ CATEGORIES: dict[str, tuple[Any, list[Any]]] = {
 def test_categories_come_back_exactly(name: str, order: list[int]):
     type_, cells = CATEGORIES[name]
     cells = [*cells, None]
-    # Each at least as often as it must be to be kept, whichever row judges.
+    # Each at least as often as it must be to be kept, whichever row is held out.
     drawn = [cells[i % len(cells)] for i in order] + cells * 7
     same(column(pa.array(drawn, type_), columns={"x": "categorical"}))
 

@@ -261,7 +261,7 @@ def test_a_worker_that_never_comes_up(undisturbed: dict, tmp_path: Path) -> None
         with pytest.raises(IncompleteError, match="no worker came up for 40 s"):
             train(struck)
         striking.result().kill()
-    # What was given up goes on in this process, with the worker that Ray now starts instead.
+    # What was given up continues in this process, with the worker that Ray now starts instead.
     deadline = time.monotonic() + 120
     while 6400 not in checkpoint.saved(Store(struck.run_uri)):
         assert time.monotonic() < deadline
