@@ -114,6 +114,7 @@ def test_a_metric(copy: Copy, small: Path):
     assert "between 0 and 1" in copy.refusal(DIGITS, "evaluate.gates={brightness_gap_max: 2}")
 
 
+@pytest.mark.slow
 @example("A family")
 def test_a_family(copy: Copy, small: Path):
     assert (len(copy.added), len(set(copy.edited))) == (1, 1)
@@ -125,6 +126,7 @@ def test_a_family(copy: Copy, small: Path):
     assert "steps" in copy.refusal(DIGITS, "model.preset=flow", "model.step=3")
 
 
+@pytest.mark.slow
 @example("A modality")
 def test_a_modality(copy: Copy):
     assert {Path(file).parent for file in copy.added} == {Path("signal")}

@@ -330,6 +330,7 @@ def test_every_key_of_a_run_is_read(run: tuple[Spec, set[Read]]):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("run", ["table"], indirect=True)
 def test_every_key_of_a_ray_job_is_read(run: tuple[Spec, set[Read]], tmp_path: Path):

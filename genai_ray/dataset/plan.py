@@ -84,7 +84,7 @@ def open_plan(spec: Spec) -> Plan:
     model, card, digest = _model_of(store)
     kind = modalities.of_spec(spec)
     sink = kind.sinks[spec.generate.sink]()
-    fields = fingerprint.fields(spec, "generate") | {"model": digest}
+    fields = fingerprint.fields(spec, "generate") | {"seed": spec.generation_seed, "model": digest}
     if spec.generate.device == "cuda":
         # On a GPU, another shape may be computed by another algorithm.
         fields["generate.batch"] = spec.generate.batch or kind.batch
