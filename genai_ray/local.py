@@ -226,7 +226,8 @@ def run_command(stack: Stack, command: Sequence[str]) -> int:
         log = Path(stack.folder) / "ray.log"
         raise IncompleteError(f"the jobs API of the stack failed ({error}); see {log}") from error
     code = details.driver_exit_code
-    if code is None or code < 0:
+    # Of a command killed by a signal it is -signal, or 128 + signal where a shell started it.
+    if code is None or not 0 <= code < 128:
         sys.stderr.write(f"job {job}: {details.message}\n")
         return IncompleteError.exit_code
     return code
