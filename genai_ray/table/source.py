@@ -209,7 +209,7 @@ def _column_summary(column: Column, cells: pa.ChunkedArray, rare: int) -> dict[s
         return out | {"pattern": column.pattern}
     if column.is_number:
         numbers = values.numbers(cells, column.unit)
-        ends = (np.nanmin(numbers), np.nanmax(numbers))
+        ends = (float(np.nanmin(numbers)), float(np.nanmax(numbers)))
         return out | {"range": [*map(column.shown, ends)], "decimals": column.decimals}
     order = np.argsort(-counts, kind="stable")[:5]
     kept = [i for i in order if counts[i] >= rare]
