@@ -34,8 +34,7 @@ sys.path.insert(0, "tests")
 import ray
 from ray.cluster_utils import Cluster
 from conftest import small_spec
-from genai_ray.training import checkpoint
-from genai_ray.training.train import train as training
+from genai_ray.training import checkpoint, group, train as training
 from genai_ray.storage import Store
 from genai_ray.runs import read_metrics
 
@@ -46,7 +45,7 @@ head = {"num_cpus": 1, "include_dashboard": True, "dashboard_port": port}
 cluster = Cluster(initialize_head=True, head_node_args=head)
 other = cluster.add_node(num_cpus=1)
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-training._RESIZE_POLL_S = 2.0
+group._RESIZE_POLL_S = 2.0
 spec = small_spec(sys.argv[1], *json.loads(sys.argv[2]))
 store = Store(spec.run_uri)
 
