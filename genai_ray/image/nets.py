@@ -11,12 +11,12 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from genai_ray.errors import UserError
 from genai_ray.image.codec import ImageCodec
-from genai_ray.image.spec import AdversarialSpec, AutoencoderSpec, GanSpec, ImageModelSpec
+from genai_ray.image.spec import AutoencoderSpec, GanSpec, ImageAdversarialSpec, ImageModelSpec
 
 _WIDEST = 8  # times the width of the finest layer
 _RES_SIDE = 8  # pixels of the last feature map of a residual discriminator, at most
 _WEIGHTED = nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding
-#: Norms by `AdversarialSpec.discriminator_norm`. Spectral norm is no layer: `spectral` puts it on the finished network.
+#: Norms by `ImageAdversarialSpec.discriminator_norm`. Spectral norm is no layer: `spectral` puts it on the finished net.
 _NORMS_2D: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "layer": partial(nn.GroupNorm, 1)}
 _NORMS_1D: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
@@ -277,7 +277,7 @@ class Discriminator(nn.Module):
     Miyato and Koyama 2018, arXiv 1802.05637.
     """
 
-    def __init__(self, model: AdversarialSpec, codec: ImageCodec, classes: int):
+    def __init__(self, model: ImageAdversarialSpec, codec: ImageCodec, classes: int):
         super().__init__()
         self.trunk = TRUNKS[model.network](model, codec, model.discriminator_norm)
         self.logit = nn.Linear(self.trunk.features, 1)

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from genai_ray.errors import UserError
 from genai_ray.spec import DataSpec, EvaluateSpec, ExportSpec, GenerateSpec, ModelSpec, Spec, read_presets
-from genai_ray.spec.sections import absolute, key, later, outside
+from genai_ray.spec.sections import AdversarialSpec, absolute, key, later, outside
 
 SOURCES = ("digits", "mnist", "fashion_mnist", "cifar10", "folder", "parquet")
 #: Samples in one call of a model, unless the spec says otherwise: they fit into the caches of a CPU.
@@ -96,23 +96,14 @@ class ImageModelSpec(ModelSpec):
         return self
 
 
-class AdversarialSpec(ImageModelSpec):
-    """What families with a discriminator have."""
+class ImageAdversarialSpec(ImageModelSpec, AdversarialSpec):
+    """What families of images with a discriminator have."""
 
     init: Literal["normal", "xavier", "orthogonal"] = key("normal", needs=_CONV, description="of the weights")
     discriminator_norm: Literal["none", "spectral", "batch", "layer"] = "none"
-    loss: Literal["nonsaturating", "hinge", "least_squares", "wasserstein"] = "nonsaturating"
-    n_dis: int = Field(default=1, ge=1, description="discriminator steps for one generator step")
-    discriminator_learning_rate: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False, description="null: learning_rate"
-    )
-
-    def rate_of(self, net: str) -> float:
-        own = self.discriminator_learning_rate if net == "discriminator" else None
-        return self.learning_rate if own is None else own
 
 
-class GanSpec(AdversarialSpec):
+class GanSpec(ImageAdversarialSpec):
     """A generator and a discriminator."""
 
     implementation = "genai_ray.image.gan:Gan"
@@ -186,7 +177,7 @@ class VaeSpec(AutoencoderSpec):
         return self
 
 
-class VaeGanSpec(AutoencoderSpec, AdversarialSpec):
+class VaeGanSpec(AutoencoderSpec, ImageAdversarialSpec):
     """A VAE with a discriminator in place of the pixel error."""
 
     implementation = "genai_ray.image.vae_gan:VaeGan"

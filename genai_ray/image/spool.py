@@ -40,7 +40,7 @@ from genai_ray.progress import Progress
 from genai_ray.storage import Store
 
 _FORMAT = 1
-# A shard holds at most so many items, bytes of pixels, and bytes of the source.
+# The most that a shard holds: items, bytes of pixels, bytes of the source.
 _SHARD_ITEMS = 2048
 _SHARD_BYTES = 32 << 20
 _SOURCE_BYTES = 256 << 20

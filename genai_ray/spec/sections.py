@@ -186,6 +186,20 @@ class ModelSpec(Section):
         return betas
 
 
+class AdversarialSpec(ModelSpec):
+    """What families with a discriminator have."""
+
+    loss: Literal["nonsaturating", "hinge", "least_squares", "wasserstein"] = "nonsaturating"
+    n_dis: int = Field(default=1, ge=1, description="discriminator steps for one generator step")
+    discriminator_learning_rate: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="null: learning_rate"
+    )
+
+    def rate_of(self, net: str) -> float:
+        own = self.discriminator_learning_rate if net == "discriminator" else None
+        return self.learning_rate if own is None else own
+
+
 class TrainSpec(Section):
     """How long and with what resources to train. `samples` and `global_batch` count real samples."""
 

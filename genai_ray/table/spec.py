@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from genai_ray.errors import UserError
 from genai_ray.spec import read_presets
 from genai_ray.spec.sections import (
+    AdversarialSpec,
     DataSpec,
     EvaluateSpec,
     ExportSpec,
@@ -203,7 +204,7 @@ class TableModelSpec(ModelSpec):
     generator_widths: tuple[int, ...] = Field(default=(), description="hidden layers, also of a decoder")
 
 
-class TableGanSpec(TableModelSpec):
+class TableGanSpec(TableModelSpec, AdversarialSpec):
     """CTGAN: a generator and a discriminator."""
 
     implementation = "genai_ray.table.families:TableGan"
@@ -213,7 +214,6 @@ class TableGanSpec(TableModelSpec):
     latent: int = Field(default=100, ge=1, description="numbers in one noise vector")
     discriminator_widths: tuple[int, ...] = Field(default=(), min_length=1, description="hidden layers")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="in the discriminator")
-    loss: Literal["nonsaturating", "hinge", "least_squares", "wasserstein"] = "nonsaturating"
     penalty: Literal["none", "gradient", "r1"] = Field(
         default="none", description="on the gradient of the discriminator by its input"
     )
@@ -224,16 +224,8 @@ class TableGanSpec(TableModelSpec):
         ge=1,
         description="discriminator steps between penalties, weighted up as much",
     )
-    n_dis: int = Field(default=1, ge=1, description="discriminator steps for one generator step")
-    discriminator_learning_rate: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False, description="null: learning_rate"
-    )
     pack: int = later(1, ge=1, description="rows that the discriminator sees as one sample")
     temperature: float = later(0.2, gt=0, description="of the softmax by which categories pass")
-
-    def rate_of(self, net: str) -> float:
-        own = self.discriminator_learning_rate if net == "discriminator" else None
-        return self.learning_rate if own is None else own
 
 
 class TableVaeSpec(TableModelSpec):

@@ -58,7 +58,7 @@ class Reduction:
 class LossCheck:
     """Ends training at the first loss that is not finite.
 
-    On a GPU every check is a sync, so many losses are checked together, and always before something is stored.
+    On a GPU every check is a sync, losses are checked in batches, and always before something is stored.
     """
 
     def __init__(self) -> None:
