@@ -16,7 +16,7 @@ from genai_ray.image.spec import AutoencoderSpec, GanSpec, ImageAdversarialSpec,
 _WIDEST = 8  # times the width of the finest layer
 _RES_SIDE = 8  # pixels of the last feature map of a residual discriminator, at most
 _WEIGHTED = nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding
-#: Norms by `ImageAdversarialSpec.discriminator_norm`. Spectral norm is no layer: `spectral` puts it on the finished net.
+#: Norms by `ImageAdversarialSpec.discriminator_norm`. Spectral norm is no layer: `spectral` puts it on the whole net.
 _NORMS_2D: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "layer": partial(nn.GroupNorm, 1)}
 _NORMS_1D: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
