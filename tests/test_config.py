@@ -9,11 +9,11 @@ import yaml
 from variants import presets_of
 
 from genai_ray import modalities
-from genai_ray import spec as specs
 from genai_ray.errors import UserError
 from genai_ray.image.spec import ImageRun
 from genai_ray.modalities import parse
 from genai_ray.spec import Spec, dump, fingerprint
+from genai_ray.spec.sections import TrainSpec
 
 SPECS = sorted((Path(__file__).resolve().parents[1] / "jobs" / "specs").glob("*.yaml"))
 
@@ -147,7 +147,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path, key: str, near: str):
 
 def test_an_unknown_key_far_from_all_lists_them(tmp_path: Path):
     remedy = refusal(tmp_path, "train.zzzzzz=1").remedy
-    assert all(name in remedy for name in specs.TrainSpec.effective({}))
+    assert all(name in remedy for name in TrainSpec.effective({}))
 
 
 @pytest.mark.parametrize(

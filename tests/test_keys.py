@@ -33,7 +33,8 @@ from genai_ray.modality import Data
 from genai_ray.onnx_session import provider_options
 from genai_ray.plan import estimate
 from genai_ray.sinks.iceberg import check_iceberg
-from genai_ray.spec import GenerateSpec, Section, Spec, TrainSpec, fingerprint
+from genai_ray.spec import GenerateSpec, Section, Spec, fingerprint
+from genai_ray.spec.sections import TrainSpec
 from genai_ray.storage import Store
 from genai_ray.training.batches import micro_batches, real_batches
 from genai_ray.training.loop import steps

@@ -14,19 +14,7 @@ import yaml
 from pydantic import BaseModel
 
 from genai_ray.errors import UserError, nearest
-from genai_ray.spec.sections import (
-    DataSpec,
-    EvaluateSpec,
-    ExportSpec,
-    GenerateSpec,
-    ModelSpec,
-    Preset,
-    Prices,
-    ProvenanceSpec,
-    Section,
-    Spec,
-    TrainSpec,
-)
+from genai_ray.spec.sections import DataSpec, EvaluateSpec, ExportSpec, GenerateSpec, ModelSpec, Preset, Section, Spec
 
 __all__ = [
     "DataSpec",
@@ -35,11 +23,8 @@ __all__ = [
     "GenerateSpec",
     "ModelSpec",
     "Preset",
-    "Prices",
-    "ProvenanceSpec",
     "Section",
     "Spec",
-    "TrainSpec",
     "dump",
     "override",
     "read_presets",
