@@ -149,6 +149,7 @@ def test_verbs_one_by_one_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "agreement_min" in err
 
 
+@pytest.mark.slow
 def test_sigterm_exits_3(tmp_path: Path) -> None:
     command = [
         sys.executable,

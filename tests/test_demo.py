@@ -116,11 +116,10 @@ def test_torchvision_sets_go_the_whole_way(source: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize(
-    "preset", ["table_ar", pytest.param("tvae", marks=pytest.mark.slow), pytest.param("ctgan", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("preset", ["table_ar", "tvae", "ctgan"])
 def test_a_table_goes_the_whole_way(preset: str, tmp_path: Path) -> None:
     """The wines of jobs/specs/table.yaml, with less training: two workers, then one job."""
     from genai_ray.dataset.verify import verify

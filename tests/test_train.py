@@ -48,7 +48,9 @@ def assert_bit_equal(a: dict, b: dict) -> None:
                 assert torch.equal(tensor, b["optimizers"][phase]["state"][index][name])
 
 
-@pytest.mark.parametrize("preset", ["dcgan", "mlp_gan", "vae"])
+@pytest.mark.parametrize(
+    "preset", ["mlp_gan", pytest.param("dcgan", marks=pytest.mark.slow), pytest.param("vae", marks=pytest.mark.slow)]
+)
 def test_killed_training_goes_on_to_the_same_weights(preset: str, tmp_path: Path) -> None:
     options = [f"model.preset={preset}", "train.samples=12800"]
     if preset == "mlp_gan":
