@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from genai_ray.errors import GateError, IncompleteError, ParityError, UserError
+from genai_ray.progress import SHOWN, outline
 
 app = typer.Typer(
     help="From real data to published synthetic data: train, export, generate, evaluate.",
@@ -90,7 +91,7 @@ def plan(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -
     from genai_ray.plan import estimate as verb
 
     estimate = verb(_load(spec, overrides))
-    _show(estimate, as_json, _lines(estimate))
+    _show(estimate, as_json, outline(estimate, most=SHOWN))
 
 
 @app.command()
@@ -113,13 +114,11 @@ def verify(
 
 @app.command()
 def inspect(uri: str, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """What a run, a data set's manifest or a model file holds, or the types of a table's columns, read as data.table.…
-    says.
-    """
+    """What a run, a data set or a model file holds, or what is read of a source with data.…=VALUE: a table or images."""
     from genai_ray.inspect import inspect as verb
 
     contents = verb(uri, overrides or [])
-    _show(contents, as_json, _lines(contents))
+    _show(contents, as_json, outline(contents))
 
 
 @app.command()
@@ -250,17 +249,6 @@ def _load(path: str, overrides: list[str] | None) -> Any:
 def _show(result: Any, as_json: bool, summary: str) -> None:
     values = asdict(result) if hasattr(result, "__dataclass_fields__") else result
     typer.echo(json.dumps(values, indent=2) if as_json else summary)
-
-
-def _lines(values: dict[str, Any], indent: str = "") -> str:
-    lines = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{key}", _lines(value, indent + "  ")]
-        else:
-            shown = f"{value:,}" if isinstance(value, int | float) else value
-            lines.append(f"{indent}{key:<14} {shown}")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

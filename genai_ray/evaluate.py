@@ -85,11 +85,12 @@ def evaluate(spec: Spec, data: Data | None = None) -> EvaluateResult:
         "dataset": manifest.fingerprint,
         "model": manifest.model,
         "skipped_source_images": list(data.skipped),
+        "data": data.summary,
     }
     store.put(f"{spec.report}/quality.json", json.dumps(record, indent=2).encode())
     for name, content in measured.files.items():
         store.put(f"{spec.report}/{name}", content)
-    report = _report(spec, dataset, measured, result, _scores(result, kind.metrics))
+    report = _report(spec, dataset, data, measured, result)
     store.put(f"{spec.report}/report.html", render_html(report).encode())
     if not result.published:
         dataset_store.delete("_SUCCESS")
@@ -122,7 +123,7 @@ def gate_outcomes(gates: dict[str, float], fake: dict[str, float], real: dict[st
     return outcomes
 
 
-def _report(spec: Spec, dataset: Shipped, measured: Measured, result: EvaluateResult, scores: list[Score]) -> Report:
+def _report(spec: Spec, dataset: Shipped, data: Data, measured: Measured, result: EvaluateResult) -> Report:
     return Report(
         title=f"{spec.name}: {measured.title}",
         notice=measured.notice,
@@ -131,7 +132,8 @@ def _report(spec: Spec, dataset: Shipped, measured: Measured, result: EvaluateRe
             "Model": f"{spec.model.preset}, {dataset.manifest.model[:16]}",
             "Published": "yes" if result.published else "no",
         },
-        scores=scores,
+        data=data.summary,
+        scores=_scores(result, modalities.of_spec(spec).metrics),
         scores_note=measured.scores_note,
         blocks=measured.blocks,
         losses=dataset.losses,

@@ -1,7 +1,8 @@
-"""What a run, a data set, a model file or a table holds: `inspect(uri)`."""
+"""What a run, a data set, a model file or a source of real data holds: `inspect(uri)`."""
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from genai_ray import modalities
@@ -15,17 +16,15 @@ from genai_ray.storage import Store
 
 
 def inspect(uri: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The card of an ONNX file, the types of a table's columns, the manifest of a data set, or the stages of a run.
+    """The card of an ONNX file, what is read of a table or of images, the manifest of a data set, or the stages of a
+    run.
 
-    overrides: `data.table.…=value`, how to read a table.
+    overrides: `data.…=value`, how to read a source.
 
     Raises:
         UserError: if the URI is none of these.
     """
     folder, _, name = uri.rstrip("/").rpartition("/")
-    described = modalities.describe(uri, overrides)
-    if described is not None:
-        return described
     if name.endswith(".onnx"):
         try:
             model = Store(folder or ".").read(name)
@@ -33,17 +32,18 @@ def inspect(uri: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
             raise UserError("uri", uri, "must be a file that exists", "Check the path.") from None
         card, digest = read_model(model, where=uri)
         return {"digest": digest, "bytes": len(model), **json.loads(card.to_json())}
-    store = Store(uri)
-    store.check(write=False)
-    manifest = read_manifest(store) or read_manifest(store.at("dataset"))
-    spec = saved_spec(store)
+    store, spec, manifest = Store(uri), None, None
+    if not Path(uri).is_file():
+        store.check(write=False)
+        manifest = read_manifest(store) or read_manifest(store.at("dataset"))
+        spec = saved_spec(store)
     if spec is None and manifest is None:
-        raise UserError(
-            "uri",
-            uri,
-            "must be a run, a data set, an ONNX file of ours or a table",
-            "Give <store>/<name>, <store>/<name>/dataset, a .onnx, a .csv or a .parquet file.",
-        )
+        source = modalities.describe(uri, overrides)
+        if source is not None:
+            return source
+        rule = "must be a run, a data set, an ONNX file of ours, a table or images"
+        remedy = "Give <store>/<name>, <store>/<name>/dataset, a .onnx file, or a source as data.root takes it."
+        raise UserError("uri", uri, rule, remedy)
     contents: dict[str, Any] = {"uri": store.uri}
     if spec is not None:
         contents |= _stages(store, spec)

@@ -1,6 +1,5 @@
 """The registry of modalities, and the modality that a spec, a source or a codec belongs to."""
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
@@ -40,14 +39,11 @@ def presets() -> dict[str, Preset]:
 
 
 def describe(uri: str, overrides: Sequence[str]) -> Json | None:
-    """What is inferred of a source of real data, read with overrides such as `data.…=value`; None if no modality can
-    describe it.
-    """
-    is_file = Path(uri).is_file() and not uri.endswith(".onnx")
+    """What is read of a source of real data with overrides such as `data.…=value`; None for what is no source."""
     for kind in every():
-        if kind.describe is not None and (overrides or is_file or uri.endswith(kind.suffixes)):
-            values: Json = {"name": "inspect", **copy.deepcopy(dict(kind.described))}
-            values["data"]["root"] = uri
+        values = kind.recognises(uri)
+        if values is not None and kind.describe is not None:
+            values = {"name": "inspect", **values, "data": {**values["data"], "root": uri}}
             return kind.describe(parse(specs.override(values, overrides)).data)
     return None
 

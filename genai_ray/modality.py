@@ -8,7 +8,7 @@ that generation does not need it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar
 
@@ -75,7 +75,8 @@ class Data(Protocol):
     """Real data of a run, split into training samples and a holdout by the data alone, not the seed.
 
     n: training samples of an epoch. holdout_n: held-out samples. digest: SHA-256 of the training samples. skipped:
-    names of samples that could not be read.
+    names of samples that could not be read. summary: what was read of the source and what was left out, for a person;
+    see `Modality.describe`.
     """
 
     @property
@@ -92,6 +93,9 @@ class Data(Protocol):
 
     @property
     def skipped(self) -> tuple[str, ...]: ...
+
+    @property
+    def summary(self) -> Json: ...
 
     def at(self, seed: int, start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
         """Training samples start..stop of the endless order that the seed gives, and their labels; the caller may write
@@ -328,8 +332,9 @@ class Modality(Generic[R]):
     difference: between a graph's outputs in two runs with the same inputs, for each value, in `unit`. It is 0 for
     differences by rounding; one value in a thousand may differ by more, but none by more than `parity`.
     evaluator: created on use. check: raises UserError for names in a spec that only this modality can look up, before
-    the real data are read. describe: what is inferred of a source, for a person to correct; described: the values of a
-    spec of such a source; suffixes: of its files.
+    the real data are read. describe: what is read of a source and what is inferred of it, for a person to correct:
+    strings and numbers by name, and mappings of these. recognises: the values of a spec whose source a URI is, without
+    its root; None for what is no source of the modality.
     """
 
     name: str
@@ -352,5 +357,4 @@ class Modality(Generic[R]):
     to_tensor: Callable[[Tensor], Tensor] = lambda values: values
     check: Callable[[Spec], None] = lambda spec: None
     describe: Callable[[DataSpec], Json] | None = None
-    described: Mapping[str, Any] = field(default_factory=dict)
-    suffixes: tuple[str, ...] = ()
+    recognises: Callable[[str], Json | None] = lambda uri: None

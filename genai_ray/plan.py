@@ -4,6 +4,7 @@ import math
 import time
 from typing import Any
 
+from genai_ray import modalities
 from genai_ray.dataset.plan import Plan, Shard, open_plan
 from genai_ray.dataset.shards import ForgetfulStore, ShardMaker, with_settled_rows
 from genai_ray.progress import duration
@@ -22,6 +23,8 @@ def estimate(spec: Spec) -> dict[str, Any]:
         IncompleteError: if the run has no model yet.
     """
     Store(spec.run_uri).check(write=False)
+    describe = modalities.of_spec(spec).describe
+    data = {} if describe is None else {"data": describe(spec.data)}
     plan = with_settled_rows(open_plan(spec))
     shards, rows, shard_rows = plan.shard_count, spec.generate.samples, plan.spec.shard_rows
     done = len(plan.store.list("_receipts/"))
@@ -32,6 +35,7 @@ def estimate(spec: Spec) -> dict[str, Any]:
     puts, prices = files + shards + 3, spec.prices  # the files, their receipts, and the manifest
     nodes = math.ceil(spec.generate.workers / prices.workers_per_node)
     return {
+        **data,
         "uri": plan.store.uri,
         "model": plan.digest,
         "rows": rows,

@@ -1,8 +1,15 @@
-"""One progress line with rate and ETA: rewritten in place on a terminal, plain lines in a log."""
+"""What a person reads of the work: one line with rate and ETA, rewritten in place on a terminal, plain lines in a log;
+and outlines of nested values.
+"""
 
 import sys
 import time
-from typing import TextIO
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any, TextIO
+
+#: Values of a mapping, such as classes or columns, that a run shows before its first step.
+SHOWN = 12
 
 
 class Progress:
@@ -57,3 +64,29 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60}m{seconds % 60:02d}s"
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+
+
+def outline(values: Mapping[str, Any], *, most: int | None = None, indent: str = "") -> str:
+    """Nested values, a line for each; a mapping of plain values inside another one is one line.
+
+    most: values of a mapping that are shown, of those inside another one; None: all.
+    """
+    lines = []
+    for key, value in islice(values.items(), None if not indent else most):
+        if isinstance(value, Mapping) and any(isinstance(inside, Mapping) for inside in value.values()):
+            lines += [f"{indent}{key}", outline(value, most=most, indent=indent + "  ")]
+        else:
+            lines.append(f"{indent}{key:<14} {_shown(value, most)}".rstrip())
+    if indent and most is not None and len(values) > most:
+        lines.append(f"{indent}and {len(values) - most:,} more")
+    return "\n".join(lines)
+
+
+def _shown(value: Any, most: int | None = None) -> str:
+    if isinstance(value, Mapping):
+        each = [f"{k} {_shown(v)}" for k, v in islice(value.items(), most)]
+        more = 0 if most is None else len(value) - most
+        return ", ".join(each + [f"and {more:,} more"] * (more > 0))
+    if isinstance(value, list | tuple):
+        return " .. ".join(map(_shown, value)) if len(value) == 2 else ", ".join(map(_shown, value))
+    return f"{value:,}" if isinstance(value, int | float) else str(value)

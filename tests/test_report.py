@@ -57,7 +57,7 @@ def assert_safe(page: str) -> None:
 
 
 def minimal_report(**changes) -> Report:
-    parts: dict[str, Any] = {"summary": {}, "scores": [], "blocks": [], "losses": {}, "provenance": {}}
+    parts: dict[str, Any] = {"summary": {}, "data": {}, "scores": [], "blocks": [], "losses": {}, "provenance": {}}
     parts |= {"title": "t", "notice": "All images are synthetic", "scores_note": "", "spec_yaml": ""}
     return Report(**(parts | changes))
 
@@ -68,6 +68,7 @@ def full_report(text: str = "text") -> Report:
     return minimal_report(
         title=text,
         summary={text: text, "images": 1000},
+        data={text: {text: 2}},
         scores=[
             Score(name=text, fake=1.23456, real=0.5, better="lower", explanation=text, gate=text, passed=True),
             Score(name="density", fake=0.9, real=1, better="higher", explanation=text),

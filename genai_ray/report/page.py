@@ -87,12 +87,14 @@ class Report:
     """Everything the page shows; what is empty is left out.
 
     notice: that the data are synthetic; at the top of the page. Strings are escaped, `Markup` is not.
-    losses: name -> (samples seen, value) points. provenance may nest mappings and lists.
+    losses: name -> (samples seen, value) points. data: what was read of the source. data and provenance may nest
+    mappings and lists.
     """
 
     title: str
     notice: str
     summary: Mapping[str, Any]
+    data: Mapping[str, Any]
     scores: Sequence[Score]
     scores_note: str
     blocks: Sequence[Block]
