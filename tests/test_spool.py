@@ -498,6 +498,7 @@ def test_a_shard_that_a_node_does_not_see(tmp_path: Path):
 @pytest.mark.s3
 @pytest.mark.usefixtures("s3_stack")
 def test_a_parquet_file_of_s3_is_read_in_parts(tmp_path: Path, s3_uri: str, monkeypatch: pytest.MonkeyPatch):
+    from genai_ray.image import cells as columns
     from genai_ray.image import files as sources
 
     pixels = np.random.default_rng(0).integers(0, 256, (12_000, 64), np.uint8)
@@ -507,7 +508,7 @@ def test_a_parquet_file_of_s3_is_read_in_parts(tmp_path: Path, s3_uri: str, monk
     pq.write_table(pa.table([cells], pa.schema([field])), buffer, row_group_size=700)
     Store(s3_uri).put("a.parquet", buffer.getvalue())
     read_bytes = 0
-    real = sources._Ranges.read
+    real = columns._Ranges.read
 
     def counted(self: Any, size: int = -1) -> bytes:
         nonlocal read_bytes
@@ -515,7 +516,7 @@ def test_a_parquet_file_of_s3_is_read_in_parts(tmp_path: Path, s3_uri: str, monk
         read_bytes += len(data)
         return data
 
-    monkeypatch.setattr(sources._Ranges, "read", counted)
+    monkeypatch.setattr(columns._Ranges, "read", counted)
     spec = ImageDataSpec(source="parquet", root=f"{s3_uri}/a.parquet")
     source = sources.list_source(spec)
     assert read_bytes < len(buffer.getvalue()) / 4
