@@ -2,6 +2,8 @@
 
 import json
 import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from conftest import load_resident
 from numpy.typing import NDArray
 from PIL import Image
-from test_image_data import everything, folder, gradient, labels, parquet, png, saved
+from test_image_data import everything, folder, gradient, labels, parquet, png, same_images, saved
 
 from genai_ray import modalities
 from genai_ray.errors import UserError
@@ -406,6 +408,29 @@ def test_a_transparent_value_of_16_bits(tmp_path: Path):
     assert np.unique(found[:, 4:]).tolist() == [round(2000 * 255 / 4095)]
 
 
+def colour_of_16_bits(path: Path, pixels: NDArray[np.uint16]) -> None:
+    """A PNG (H, W, 3) of 16 bits a channel, which Pillow reads and does not write."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = (struct.pack(">I", len(b)) + tag + b + struct.pack(">I", zlib.crc32(tag + b)) for tag, b in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def test_16_bit_colour_is_taken_where_it_fills_its_bits_and_else_refused(tmp_path: Path):
+    pixels = np.random.default_rng(0).integers(0, 4096, (5, 8, 8, 3)).astype(np.uint16)
+    for i, image in enumerate(pixels):
+        colour_of_16_bits(tmp_path / "dark" / f"{i}.png", image)
+        colour_of_16_bits(tmp_path / "full" / f"{i}.png", image * 16)
+    assert same_images(everything(folder(tmp_path / "full")), (pixels * 16 >> 8).astype(np.uint8))
+    with pytest.raises(UserError, match="uses 12 of the 16") as caught:
+        folder(tmp_path / "dark")
+    assert caught.value.field == "data.depth"
+    assert same_images(everything(folder(tmp_path / "dark", depth="full")), (pixels >> 8).astype(np.uint8))
+
+
 # --- labels of Parquet ---------------------------------------------------------------------------
 
 ARRAYS = np.stack([np.full((8, 8, 1), i, np.uint8) for i in range(6)])
@@ -523,6 +548,20 @@ def test_a_test_split_whose_labels_are_kept_secret(tmp_path: Path):
     data = parquet(tmp_path)
     assert data.n + data.holdout_n == 6
     assert data.summary["splits"]["test"] == "left out, as it has no labels"
+
+
+def test_a_test_split_without_the_column_of_labels(tmp_path: Path):
+    table(tmp_path / "train.parquet", label=[0, 1] * 3)
+    table(tmp_path / "test.parquet")
+    assert parquet(tmp_path).summary["splits"]["test"] == "left out, as it has no labels"
+
+
+@pytest.mark.parametrize("name", ["photos.parquet", "photos"])
+def test_a_folder_that_spark_wrote(tmp_path: Path, name: str):
+    table(tmp_path / name / "part-00000-abc.snappy.parquet")
+    (tmp_path / name / "_SUCCESS").write_bytes(b"")
+    assert levels(everything(parquet(tmp_path / name))) == [*range(6)]
+    assert recognised(f"{tmp_path}/{name}")["source"] == "parquet"
 
 
 def test_files_that_no_reader_takes_for_data(tmp_path: Path):

@@ -200,6 +200,38 @@ def test_pixels_are_those_of_the_codec_whatever_stands_beside(tmp_path: Path):
         np.testing.assert_array_equal(row, data.codec.encode(Image.open(path)), err_msg=path.name)
 
 
+def test_deep_images_of_all_shards_share_a_scale(tmp_path: Path):
+    """The largest value is in one shard, and what it makes of the others does not depend on the way there."""
+    values = np.full((25, 8, 8), 200, np.uint16)
+    values[:, 0, 0] = np.arange(25)
+    values[12, 1, 1] = 4000
+    for i, image in enumerate(values):
+        saved(tmp_path / "source" / f"{i:02d}.png", image if i % 5 else image.astype(np.uint8) % 250)
+    spec = ImageDataSpec(source="folder", root=str(tmp_path / "source"))
+    data = opened(spec, tmp_path / "run")
+    pixels = data.train_images.shards.read(np.arange(25))[..., 0]
+    for i in range(25):
+        assert pixels[i, 4, 4] == (round(200 * 255 / 4095) if i % 5 else 200)
+    before = files(tmp_path / "run")
+    (header,) = (tmp_path / "run").rglob("spool.json")
+    header.unlink()
+    for name in ("shard-000001.json", "shard-000003.json"):
+        header.with_name(name).unlink()
+    opened(spec, tmp_path / "run")
+    assert files(tmp_path / "run") == before
+
+
+def test_splits_are_read_in_blocks_of_what_trains(tmp_path: Path):
+    for i, image in enumerate(numbered(60)):
+        saved(tmp_path / "source" / ("test" if i < 25 else "train") / "ab"[i % 2] / f"{i:02d}.png", image)
+    spec = ImageDataSpec(source="folder", root=str(tmp_path / "source"), cache_gb=1e-6)
+    data = opened(spec, tmp_path / "run")
+    assert data.blocks is not None
+    assert sorted(numbers(data.at(3, 0, data.n)[0])) == [*range(25, 60)]
+    assert sorted(numbers(in_memory(data).holdout_images)) == [*range(25)]
+    assert len(data.blocks.ends) == 5
+
+
 def test_a_spool_is_used_again_and_no_partial_one_ever(tmp_path: Path):
     spec = folder(tmp_path / "source")
     opened(spec, tmp_path / "run")

@@ -45,9 +45,8 @@ def parquet_source(spec: ImageDataSpec) -> Source:
         raise _unreadable(spec, FileNotFoundError(f"there is no {spec.root}"))
 
     def labelled(keys: Sequence[str]) -> bool:
-        chosen = [(key, *objects[key]) for key in keys]
-        column = _LabelColumn(spec, chosen, _footers(spec, store, chosen))
-        return not column.there or column.any_label()
+        some = [(key, *objects[key]) for key in keys]
+        return _LabelColumn(spec, some, _footers(spec, store, some)).any_label()
 
     chosen = choose_parquet(spec, objects, lost, labelled)
     files = [(key, *objects[key]) for key in chosen.keys]
@@ -179,11 +178,17 @@ def _begins_with_an_image(file: pq.ParquetFile, column: str) -> bool:
 
 def _root(spec: ImageDataSpec) -> tuple[Store, str]:
     """The store of the Parquet files, and the name of the only one to read; empty: all."""
-    root = str(spec.root)
-    if not root.endswith(".parquet"):
-        return store_of(root), ""
-    root, _, name = root.rpartition("/")
-    return store_of(root or "."), name
+    uri, name = _place(str(spec.root))
+    return store_of(uri), name
+
+
+@lru_cache(maxsize=8)
+def _place(root: str) -> tuple[str, str]:
+    folder, _, name = root.rstrip("/").rpartition("/")
+    store = store_of(folder or ("/" if root.startswith("/") else "."))
+    # Spark gives folders such names, too.
+    is_file = name.endswith(".parquet") and (store.exists(name) or not store.listing(f"{name}/"))
+    return (store.uri, name) if is_file else (root, "")
 
 
 def _common_schema(spec: ImageDataSpec, files: Sequence[File], footers: Sequence[pq.FileMetaData]) -> pa.Schema:
@@ -255,7 +260,7 @@ class _LabelColumn:
         self.spec, self.files = spec, files
         self.rows = [footer.num_rows for footer in footers]
         schemas = [footer.schema.to_arrow_schema() for footer in footers]
-        self.in_files = spec.label_column in schemas[0].names
+        self.in_files = all(spec.label_column in schema.names for schema in schemas)
         self.folders = [_in_path(spec.label_column, key) for key, *_ in files]
         self.there = self.in_files or any(label is not None for label in self.folders)
         self.names: tuple[str, ...] | None = None
@@ -292,7 +297,7 @@ class _LabelColumn:
         return root if root.endswith(".parquet") else f"{root}/{self.files[0][0]}"
 
     def any_label(self) -> bool:
-        return any(self._missing(column).sum() < len(column) for column in self._read())
+        return any(not self._missing(column).all() for column in self._read())
 
     def labels(self, kept: NDArray[np.bool_]) -> Labels:
         """See `Source.labels`.
@@ -331,6 +336,8 @@ class _LabelColumn:
             common = _COMMON[_label_kind(kind) or "nothing"]
             return column.cast(kind).cast(common).combine_chunks()
 
+        if not self.there:
+            return []
         if not self.in_files:
             labels = _numbers_if_all(self.folders)
             kind = pa.array(labels).type

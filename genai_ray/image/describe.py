@@ -53,9 +53,8 @@ def describe(spec: DataSpec) -> Json:
 def recognised(uri: str) -> Json:
     """The `data` section that reads a folder of images, or Parquet with an image column; empty for all else."""
     folder, _, name = uri.rstrip("/").rpartition("/")
-    if uri.endswith(".parquet"):
-        found = _described(store_of(folder or "."), name)
-        return found and {"source": "parquet", "root": uri, **found}
+    if name.endswith(".parquet") and (found := _described(store_of(folder or "."), name)):
+        return {"source": "parquet", "root": uri, **found}
     if "://" in uri and not uri.startswith(("s3://", "file://")):
         return {}
     store = store_of(uri.rstrip("/") or "/")

@@ -87,11 +87,10 @@ def choose_images(spec: ImageDataSpec, objects: Objects, lost: Sequence[str]) ->
     if not splits:
         _check_depths(spec, keys, 0)
         return Chosen(keys, None, left_out, {})
-    train = _training(spec, splits)
-    classes = _check_depths(spec, train, class_depth)
+    _check_depths(spec, _training(spec, splits), class_depth)
 
-    def labelled(held: Sequence[str]) -> bool:
-        return not classes or all(len(folders[key]) > class_depth for key in held)
+    def labelled(some: Sequence[str]) -> bool:
+        return all(class_of(key, class_depth) is not None for key in some)
 
     return _chosen(spec, splits, left_out, labelled, class_depth)
 
@@ -101,8 +100,7 @@ def choose_parquet(
 ) -> Chosen:
     """The Parquet files of a folder.
 
-    labelled: whether any row of some files has a label.
-
+    labelled: whether some files have any label.
     Raises:
         UserError: if there is no file, or it is not clear which of them train.
     """
@@ -181,18 +179,15 @@ def _holds_none(spec: ImageDataSpec, what: str, left_out: Mapping[str, int]) -> 
     return UserError("data.root", spec.root, rule, remedy)
 
 
-def _check_depths(spec: ImageDataSpec, keys: Sequence[str], class_depth: int) -> bool:
-    """Whether images are in folders of classes.
-
-    Raises:
-        UserError: if some are and some are not.
+def _check_depths(spec: ImageDataSpec, keys: Sequence[str], class_depth: int) -> None:
+    """Raises:
+    UserError: if some images are in folders of classes and some are not.
     """
     nested = [key for key in keys if class_of(key, class_depth) is not None]
     if nested and len(nested) < len(keys):
         loose = next(key for key in keys if class_of(key, class_depth) is None)
         rule = f"has images both beside ({loose}) and in ({nested[0]}) sub-folders"
         raise UserError("data.root", spec.root, rule, "Put every image in the sub-folder of its class, or none.")
-    return bool(nested)
 
 
 # --- splits --------------------------------------------------------------------------------------
@@ -215,7 +210,7 @@ def _split_of_file(key: str) -> str | None:
     """`train-00000-of-00001.parquet`, `data/test.parquet`, `default/validation/0000.parquet`, `split=dev/…`."""
     *folders, name = key.split("/")
     words = re.findall("[A-Za-z]+", name.rpartition(".")[0])
-    names = [folder.lower().removeprefix("split=") for folder in folders]
+    names = [folder.lower().removeprefix("split=").removeprefix("partial-") for folder in folders]
     names += [word.lower() for word in (*words[:1], *words[-1:])]
     return next((ROLES[name] for name in names if name in ROLES), None)
 
@@ -273,12 +268,13 @@ def _chosen(
     others = [name for name in ("test", "validation") if name in splits and splits[name] is not train]
     uses = {str(name): "trains" for name, keys in splits.items() if keys is train}
     holdout, out = None, dict(left_out)
+    classes = bool(others) and spec.holdout is None and labelled(train)
     for name in others:
         if spec.holdout is not None:
             uses[name] = "left out, as data.holdout is given"
         elif holdout is not None:
             uses[name] = "left out"
-        elif not labelled(splits[name]):
+        elif classes and not labelled(splits[name]):
             uses[name] = "left out, as it has no labels"
         else:
             uses[name], holdout = "holdout", splits[name]

@@ -128,14 +128,14 @@ def scales_of(spec: ImageDataSpec, found: Mapping[str, Scale]) -> dict[str, Scal
 
 
 def _scale(depth: str | int, kind: str, low: float, high: float) -> Scale:
-    if isinstance(depth, int):
-        return 0, 2**depth - 1
     if depth == "full":
         return FULL[kind]
-    if depth == "range" or low < 0 or high >= 2 ** _BITS[-1]:
+    if depth == "range" or (depth == "auto" and (low < 0 or high >= 2 ** _BITS[-1])):
         return low, high
     if kind == "floats" and high <= 1:
         return FULL[kind]
+    if isinstance(depth, int):
+        return 0, 2**depth - 1
     return 0, 2 ** next(bits for bits in _BITS if high < 2**bits) - 1
 
 
