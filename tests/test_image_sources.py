@@ -684,13 +684,39 @@ def test_a_look_at_parquet(tmp_path: Path):
     table(tmp_path / "a.parquet", [*PNGS[:5], b"x"], [0, 1] * 3, names=["cat", "dog"])
     found = described("parquet", tmp_path)
     assert found == {
-        "samples": 6,
-        "classes": {"cat": 3, "dog": 3},
+        "samples": 5,
+        "classes": {"cat": 3, "dog": 2},
         "holdout": "1, a share of 0.2",
         "sizes": {"8x8": 5},
         "modes": {"L": 5},
         "left out": {"no image": 1},
     }
+
+
+def test_a_look_leaves_out_what_is_no_image(tmp_path: Path):
+    for name in ("cat", "dog"):
+        pictures(tmp_path / name)
+    (tmp_path / "fox").mkdir()
+    (tmp_path / "fox" / "0.jpg").write_bytes(b"<html>")
+    frames = [Image.fromarray(np.full((8, 8), level, np.uint8)) for level in (0, 255)]
+    frames[0].save(tmp_path / "cat" / "two.gif", save_all=True, append_images=frames[1:])
+    found = described("folder", tmp_path)
+    assert found["classes"] == {"cat": 7, "dog": 6}
+    assert found["left out"] == {"no image": 1}
+    assert found == folder(tmp_path, on_corrupt="skip").summary
+    assert found["frames"].startswith("1 files hold several images")
+
+
+def test_a_look_at_very_many_images_is_at_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from genai_ray.image import describe as looks
+
+    pictures(tmp_path, 40)
+    monkeypatch.setattr(looks, "_LOOKED_AT", 12)
+    monkeypatch.setattr(looks, "_RUN", 3)
+    found = described("folder", tmp_path)
+    assert found["samples"] == 40
+    assert found["sizes"] == {"8x8": 12}
+    assert found["looked at"] == "12 of 40, for sizes, modes and depth"
 
 
 def test_the_digits_say_what_they_are():

@@ -31,6 +31,9 @@ from genai_ray.errors import UserError
 from genai_ray.image import source as images
 from genai_ray.image import spool as spools
 from genai_ray.image.codec import ImageCodec
+from genai_ray.image.decode import make_shard
+from genai_ray.image.files import list_source
+from genai_ray.image.pixels import FULL
 from genai_ray.image.source import Spooled, in_memory, load_images
 from genai_ray.image.spec import ImageDataSpec
 from genai_ray.image.spool import Rows
@@ -219,6 +222,22 @@ def test_deep_images_of_all_shards_share_a_scale(tmp_path: Path):
         header.with_name(name).unlink()
     opened(spec, tmp_path / "run")
     assert files(tmp_path / "run") == before
+
+
+def test_what_was_scaled_too_early_is_made_again_after_a_kill(tmp_path: Path):
+    for i in range(15):
+        saved(tmp_path / "source" / f"{i:02d}.png", np.full((8, 8), 100 * i, np.uint16))
+    spec = ImageDataSpec(source="folder", root=str(tmp_path / "source"))
+    opened(spec, tmp_path / "run")
+    after = files(tmp_path / "run")
+    run = Store(str(tmp_path / "run" / next((tmp_path / "run" / "spool").iterdir()).relative_to(tmp_path / "run")))
+    run.delete("spool.json")
+    source = list_source(spec)
+    for index in range(3):  # as the first reading leaves them
+        make_shard(spec, run, index, source.pieces(7 * index, min(15, 7 * index + 7)), FULL)
+    assert files(tmp_path / "run") != after
+    opened(spec, tmp_path / "run")
+    assert files(tmp_path / "run") == after
 
 
 def test_splits_are_read_in_blocks_of_what_trains(tmp_path: Path):

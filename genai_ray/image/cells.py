@@ -310,7 +310,8 @@ class _LabelColumn:
         columns = self._read()
         missing = [self._missing(column) for column in columns]
         if self.spec.unlabelled == "fail":
-            self._refuse(columns, missing)
+            parts = np.split(kept, np.cumsum(self.rows)[:-1])
+            self._refuse(columns, [m & part for m, part in zip(missing, parts, strict=True)])
         present = [column.filter(pa.array(~m)) for column, m in zip(columns, missing, strict=True)]
         values: Any = pa.concat_arrays(present)
         out = np.full(len(kept), -1, np.int64)

@@ -18,7 +18,7 @@ from genai_ray.errors import IncompleteError, UserError
 from genai_ray.image.codec import SIZES, ImageCodec
 from genai_ray.image.files import CORRUPT, items, open_image
 from genai_ray.image.items import Item, NoImageError, Pieces
-from genai_ray.image.pixels import COARSE, Scale, depth_of, extremes, is_grey, joined, mode_of
+from genai_ray.image.pixels import COARSE, Scale, depth_of, extremes, has_frames, is_grey, joined, mode_of
 from genai_ray.image.spec import ImageDataSpec
 from genai_ray.storage import Store
 
@@ -169,7 +169,7 @@ def _decode(spec: ImageDataSpec, room: _Room, scales: Scales, item: Item) -> _De
 
 def _of_shape(spec: ImageDataSpec, scales: Scales, image: Image.Image) -> _Decoded:
     """Decode an image that is open; raises one of CORRUPT."""
-    depth, frames = depth_of(image), bool(getattr(image, "is_animated", False))
+    depth, frames = depth_of(image), has_frames(image)
     image.load()
     size, mode = image.size, mode_of(image)
     depths = {} if depth is None else {depth: extremes(image)}

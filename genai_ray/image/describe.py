@@ -5,15 +5,27 @@ from collections import Counter
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.image.cells import described
 from genai_ray.image.files import CORRUPT, items, list_source, open_image
 from genai_ray.image.items import Item, Source, store_of
 from genai_ray.image.listing import few, image_suffixes, is_hidden, is_hidden_file
-from genai_ray.image.pixels import Scale, depth_of, depth_summary, extremes, joined, mode_of, scales_of
+from genai_ray.image.pixels import (
+    Scale,
+    depth_of,
+    depth_summary,
+    extremes,
+    frames_line,
+    has_frames,
+    joined,
+    mode_of,
+    scales_of,
+)
 from genai_ray.image.source import in_memory_source, share_of, summary_of
 from genai_ray.image.spec import ImageDataSpec
+from genai_ray.image.spool import of_training
 from genai_ray.modality import Json
 from genai_ray.order import DEFAULT_HOLDOUT
 from genai_ray.spec import DataSpec
@@ -36,17 +48,19 @@ def describe(spec: DataSpec) -> Json:
     if (small := in_memory_source(spec)) is not None:
         return small.summary
     source = list_source(spec)
-    n = len(source.nbytes)
-    labels, classes = source.labels(np.ones(n, bool))
-    without = 0 if labels is None else int((labels < 0).sum())
+    found, kept = _looked_at(spec, source)
+    labels, classes = source.labels(kept)
+    n, without = int(kept.sum()), 0
+    if labels is not None and classes is not None:
+        without = int((labels < 0).sum())
+        labels, classes = of_training(labels, classes, np.flatnonzero(labels >= 0))
     share = spec.holdout or DEFAULT_HOLDOUT
     held = f"{round((n - without) * share):,}, {share_of(spec)}"
     if source.trained is not None:
         name = next(name for name, use in source.chosen.splits.items() if use == "holdout")
-        held = f"{n - source.trained:,}, the split {name}"
-    found = _looked_at(spec, source)
-    found["left out"] = few({**source.chosen.left_out, "no label": without, "no image": found.pop("no image")})
-    found["splits"] = dict(source.chosen.splits)
+        held = f"{int(kept[source.trained :].sum()):,}, the split {name}"
+    left_out = {**source.chosen.left_out, "no label": without, "no image": len(kept) - n}
+    found |= {"left out": few(left_out), "splits": dict(source.chosen.splits)}
     return summary_of(classes, labels, n - without, held, found)
 
 
@@ -77,42 +91,47 @@ def _described(store: Store, key: str) -> Json:
         return {}
 
 
-def _looked_at(spec: ImageDataSpec, source: Source) -> Json:
-    """Sizes, modes and depth of images that are spread over the source; of each only the header is read."""
+def _looked_at(spec: ImageDataSpec, source: Source) -> tuple[Json, NDArray[np.bool_]]:
+    """Sizes, modes and depth of images that are spread over the source, of which the headers are read; and a mask (N,)
+    that is false for what is no image.
+    """
     n = len(source.nbytes)
-    starts = range(0, n, _RUN)
+    starts = list(range(0, n, _RUN))
     if n > _LOOKED_AT:
         starts = np.linspace(0, n - _RUN, _LOOKED_AT // _RUN).astype(int).tolist()
-    sizes, modes, wrong = Counter[str](), Counter[str](), 0
+    sizes, modes, several, looked_at = Counter[str](), Counter[str](), 0, 0
     depths: list[dict[str, Scale]] = []
-    looked_at = 0
+    kept = np.ones(n, bool)
     for start in starts:
-        for item in items(spec, source.pieces(start, min(n, start + _RUN))):
+        for index, item in enumerate(items(spec, source.pieces(start, min(n, start + _RUN))), start):
             looked_at += 1
-            header = _header(item)
-            if header is None:
-                wrong += 1
+            image = _opened(item)
+            if image is None:
+                kept[index] = False
                 continue
-            size, mode, depth = header
+            size, mode, depth, frames = image
             sizes[size] += 1
             modes[mode] += 1
             depths.append(depth)
+            several += frames
     extent = joined(depths)
-    return {
+    found: Json = {
         "sizes": few(sizes),
         "modes": few(modes),
         "depth": depth_summary(extent, scales_of(spec, extent)),
+        "frames": frames_line(several),
         "looked at": "" if looked_at == n else f"{looked_at:,} of {n:,}, for sizes, modes and depth",
-        "no image": wrong,
     }
+    return found, kept
 
 
-def _header(item: Item) -> tuple[str, str, dict[str, Scale]] | None:
-    """Size, mode and depth of an image; None if it is none."""
+def _opened(item: Item) -> tuple[str, str, dict[str, Scale], bool] | None:
+    """Size, mode and depth of an image, and whether its file holds more; None if it is none."""
     try:
         image = open_image(item.read(), item.shape)
-        depth = depth_of(image)
-        return f"{image.width}x{image.height}", mode_of(image), {} if depth is None else {depth: extremes(image)}
+        depth, frames = depth_of(image), has_frames(image)
+        depths = {} if depth is None else {depth: extremes(image)}
+        return f"{image.width}x{image.height}", mode_of(image), depths, frames
     except (UserError, IncompleteError):
         raise
     except CORRUPT:

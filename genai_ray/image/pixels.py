@@ -63,6 +63,11 @@ def extremes(image: Image.Image) -> Scale:
     return low, high
 
 
+def has_frames(image: Image.Image) -> bool:
+    """Whether a file holds several images."""
+    return bool(getattr(image, "is_animated", False))
+
+
 def rgb(background: str) -> tuple[int, int, int]:
     red, green, blue, *_ = ImageColor.getrgb(background)
     return red, green, blue
@@ -159,3 +164,8 @@ def depth_summary(found: Mapping[str, Scale], scales: Mapping[str, Scale]) -> di
             black, white = scales[kind]
             out[kind] = f"{low:g} to {high:g}; {black:g} is black, {white:g} white"
     return out
+
+
+def frames_line(count: int) -> str:
+    """What became of files that hold several images, for people."""
+    return f"{count:,} files hold several images; the first of each is read" if count else ""

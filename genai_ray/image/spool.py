@@ -36,7 +36,7 @@ from genai_ray.image.decode import Record, Scales, make_shard, shard_name, stack
 from genai_ray.image.files import list_source
 from genai_ray.image.items import Pieces, Source
 from genai_ray.image.listing import few
-from genai_ray.image.pixels import Scale, depth_summary, joined, scales_of
+from genai_ray.image.pixels import Scale, depth_summary, frames_line, joined, scales_of
 from genai_ray.image.spec import ImageDataSpec
 from genai_ray.order import split
 from genai_ray.progress import Progress
@@ -166,7 +166,7 @@ def _make_shards(
     bounds = list(pairwise(cuts))
     scales = scales_of(spec, {})
     wanted = [i for i in range(len(bounds)) if i not in records]
-    while wanted:
+    while True:
         work = ((i, source.pieces(*bounds[i])) for i in wanted)
         progress = Progress("decode", sum(b - a for a, b in (bounds[i] for i in wanted)))
         for index, record in make(spec, store, work, scales):
@@ -175,6 +175,8 @@ def _make_shards(
             progress.update(progress.done + record.items)
         scales = scales_of(spec, joined(record.depths for record in records.values()))
         wanted = [i for i, record in records.items() if not record.follows(scales)]
+        if not wanted:
+            break
     if not sizes:
         raise UserError("data.root", spec.root, "holds no image that decodes", "Check the files.")
     return [records[i] for i in range(len(bounds))], scales, common_codec(spec, sizes, modes)
@@ -193,7 +195,7 @@ def _found(
         "sizes": few(sizes),
         "modes": few(modes),
         "depth": depth_summary(joined(record.depths for record in records), scales),
-        "frames": f"{several:,} files hold several images; the first of each is read" if several else "",
+        "frames": frames_line(several),
         "left out": few(left_out),
         "splits": dict(splits),
     }
