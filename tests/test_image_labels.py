@@ -56,5 +56,6 @@ def test_an_unknown_label_is_an_error_and_never_a_picture(preset: str):
         expected = sampler(noise, torch.tensor([0, 1, 1, 0])).numpy()
     assert abs(given.astype(int) - expected).max() <= 1
     assert (given != images([1, 1, 1, 0])).any()
+    session.run(None, {"noise": noise[:0].numpy(), "label": np.zeros(0, np.int64)})
     with pytest.raises((IndexError, RuntimeError)):
         sampler(noise, torch.tensor([0, 1, -1, 0]))

@@ -149,6 +149,14 @@ def test_names_of_classes_that_no_row_has_are_none(tmp_path: Path):
     assert parquet(tmp_path).codec.classes == ("cat", "fox")
 
 
+def test_class_folders_may_be_written_as_hive_does(tmp_path: Path):
+    for name in ("label=cat", "label=hot%20dog"):
+        pictures(tmp_path / name)
+    assert folder(tmp_path).codec.classes == ("cat", "hot dog")
+    pictures(tmp_path / "x=y")
+    assert folder(tmp_path).codec.classes == ("label=cat", "label=hot%20dog", "x=y")
+
+
 # --- splits --------------------------------------------------------------------------------------
 
 
@@ -217,7 +225,10 @@ def test_splits_within_classes(tmp_path: Path):
     assert seen(data) == {"cat": 8, "dog": 8}
 
 
-@pytest.mark.parametrize("names", [("train/a", "test/a", "extra/a"), ("val/a", "test/a"), ("train/a", "more")])
+@pytest.mark.parametrize(
+    "names",
+    [("train/a", "test/a", "extra/a"), ("val/a", "test/a"), ("train/a", "more"), ("d/train/a", "d/test/a", "d/x/a")],
+)
 def test_a_layout_that_does_not_say_what_trains_is_refused(tmp_path: Path, names: tuple[str, ...]):
     for i, name in enumerate(names):
         pictures(tmp_path / name, 6, start=10 * i)
@@ -225,7 +236,7 @@ def test_a_layout_that_does_not_say_what_trains_is_refused(tmp_path: Path, names
         folder(tmp_path)
     assert caught.value.field == "data.root"
     named = Path(caught.value.remedy.rpartition("data.root=")[2].rstrip("."))
-    assert named.name == ("train" if "train/a" in names else "test")
+    assert named.name == ("train" if any("train/a" in name for name in names) else "test")
     assert len(everything(folder(named))) == 6
     assert "data.splits=none" in caught.value.remedy
     assert len(everything(folder(tmp_path, splits="none"))) == 6 * len(names)
@@ -290,6 +301,18 @@ def test_half_transparent_pixels_are_mixed(tmp_path: Path):
         Image.new("RGBA", (8, 8), (200, 0, 100, 51)).save(tmp_path / f"{i}.png")
     expected = [round(c * 0.2 + 255 * 0.8) for c in (200, 0, 100)]
     assert np.unique(everything(folder(tmp_path)).reshape(-1, 3), axis=0).tolist() == [expected]
+
+
+@pytest.mark.parametrize("clear", [0, 1])
+def test_a_transparent_value_of_one_bit(tmp_path: Path, clear: int):
+    """A PNG of one bit a pixel, black and white, of which one is transparent."""
+    pixels = np.zeros((8, 8), bool)
+    pixels[:4] = True
+    for i in range(5):
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png", transparency=clear)
+    found = everything(folder(tmp_path, background="#808080"))
+    assert np.unique(found[:, :4]).tolist() == [128 if clear else 255]
+    assert np.unique(found[:, 4:]).tolist() == [0 if clear else 128]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "La", "RGBa"])
@@ -520,6 +543,17 @@ def test_a_label_column_that_is_misspelt(tmp_path: Path):
     table(tmp_path / "a.parquet", label=[0, 1] * 3)
     with pytest.raises(UserError, match=r"is not a column of a\.parquet"):
         parquet(tmp_path, label_column="lable")
+
+
+def test_where_labels_could_be_is_said(tmp_path: Path):
+    table(tmp_path / "kind=cat" / "a.parquet")
+    table(tmp_path / "kind=dog" / "a.parquet")
+    spec = ImageDataSpec(source="parquet", root=str(tmp_path))
+    with pytest.raises(UserError, match="needs labels") as caught:
+        load_resident(spec, conditional=True)
+    assert "data.label_column to one of image, kind;" in caught.value.remedy
+    data = load_resident(spec.model_copy(update={"label_column": "kind"}), conditional=True)
+    assert data.codec.classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize("values", [("cat", "dog%20food"), ("10", "2")])

@@ -16,7 +16,18 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from genai_ray.errors import UserError
-from genai_ray.image.items import Item, Labels, NoImageError, Pieces, Source, listed, root_error, stamp, store_of
+from genai_ray.image.items import (
+    Item,
+    Labels,
+    NoImageError,
+    Pieces,
+    Source,
+    errors_of_source,
+    listed,
+    root_error,
+    stamp,
+    store_of,
+)
 from genai_ray.image.listing import choose_parquet, setting
 from genai_ray.image.spec import ImageDataSpec
 from genai_ray.modality import Json
@@ -82,6 +93,7 @@ def parquet_source(spec: ImageDataSpec) -> Source:
         pieces=pieces,
         labelled=column.there,
         labels=column.labels,
+        columns=column.candidates,
         trained=None if chosen.holdout is None else trained,
         chosen=chosen,
     )
@@ -91,7 +103,7 @@ def parquet_items(spec: ImageDataSpec, piece: Sequence[Any]) -> Iterator[Item]:
     """The items of a piece: file, row group, rows of the file before it, and which of its rows."""
     key, size, version, group, before, start, stop = piece
     try:
-        with _parquet_file(spec, key, size, version) as file:
+        with errors_of_source(spec), _parquet_file(spec, key, size, version) as file:
             schema = file.schema_arrow
             shape, columns = _raw_shape(spec, schema, key), _image_columns(spec, schema)
             first = 0
@@ -122,7 +134,8 @@ def _content(spec: ImageDataSpec, key: str, cell: Any) -> bytes:
     beside = PurePosixPath(key).parent / path
     if not beside.is_absolute() and ".." not in beside.parts:
         try:
-            return store.read(str(beside))
+            with errors_of_source(spec):
+                return store.read(str(beside))
         except FileNotFoundError:
             pass
     raise NoImageError(
@@ -250,7 +263,7 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
 class _LabelColumn:
     """The labels of some files: a column, or folders such as `label=cat`.
 
-    there: whether there are any. names: of classes, if `datasets` wrote them.
+    there: whether there are any. names: of classes, if `datasets` wrote them. candidates: columns that could be meant.
 
     Raises:
         UserError: for a column that the spec names and no file has, or whose types or names differ between files.
@@ -261,13 +274,14 @@ class _LabelColumn:
         self.rows = [footer.num_rows for footer in footers]
         schemas = [footer.schema.to_arrow_schema() for footer in footers]
         self.in_files = all(spec.label_column in schema.names for schema in schemas)
-        self.folders = [_in_path(spec.label_column, key) for key, *_ in files]
+        self.folders = [_columns_in_path(key).get(spec.label_column) for key, *_ in files]
+        self.candidates = tuple(dict.fromkeys((*schemas[0].names, *_columns_in_path(files[0][0]))))
         self.there = self.in_files or any(label is not None for label in self.folders)
         self.names: tuple[str, ...] | None = None
         if self.in_files:
             self._check(schemas)
         elif not self.there and spec.label_column != type(spec).model_fields["label_column"].default:
-            remedy = f"Columns: {', '.join(schemas[0].names)}."
+            remedy = f"Columns: {', '.join(self.candidates)}."
             raise UserError("data.label_column", spec.label_column, f"is not a column of {files[0][0]}", remedy)
 
     def _check(self, schemas: Sequence[pa.Schema]) -> None:
@@ -406,13 +420,10 @@ def _label_kind(kind: pa.DataType) -> str | None:
     return "nothing" if pa.types.is_null(kind) else None
 
 
-def _in_path(column: str, key: str) -> str | None:
-    """The value of a column that a folder of the key names, as Hive does: `label=cat/part-0.parquet`."""
-    for folder in key.split("/")[:-1]:
-        name, equals, value = folder.partition("=")
-        if equals and unquote(name) == column:
-            return None if value == _NULL else unquote(value)
-    return None
+def _columns_in_path(key: str) -> dict[str, str | None]:
+    """The columns that folders of a key name, as Hive does: `label=cat/part-0.parquet`."""
+    parts = (folder.partition("=") for folder in key.split("/")[:-1])
+    return {unquote(name): None if value == _NULL else unquote(value) for name, equals, value in parts if equals}
 
 
 def _numbers_if_all(labels: Sequence[str | None]) -> list[Any]:

@@ -25,7 +25,7 @@ from genai_ray.image.items import (
     stamp,
     store_of,
 )
-from genai_ray.image.listing import choose_images, class_of
+from genai_ray.image.listing import choose_images, class_of, plain_names
 from genai_ray.image.spec import ImageDataSpec
 
 #: What Pillow raises for content that is not a whole image.
@@ -77,7 +77,7 @@ def _folder(spec: ImageDataSpec) -> Source:
     objects, lost = listed(spec, store_of(str(spec.root)))
     chosen = choose_images(spec, objects, lost)
     keys, trained = chosen.keys, len(chosen.train)
-    folders = [class_of(key, chosen.class_depth) for key in keys]
+    folders = plain_names([class_of(key, chosen.class_depth) for key in keys])
     labelled = folders[0] is not None
 
     def labels(kept: NDArray[np.bool_]) -> Labels:
@@ -95,6 +95,7 @@ def _folder(spec: ImageDataSpec) -> Source:
         pieces=lambda start, stop: pieces[start:stop],
         labelled=labelled,
         labels=labels,
+        columns=(),
         trained=None if chosen.holdout is None else trained,
         chosen=chosen,
     )
@@ -102,7 +103,8 @@ def _folder(spec: ImageDataSpec) -> Source:
 
 def _read_file(spec: ImageDataSpec, key: str) -> bytes:
     try:
-        return store_of(str(spec.root)).read(key)
+        with errors_of_source(spec):
+            return store_of(str(spec.root)).read(key)
     except (FileNotFoundError, PermissionError) as error:
         rule = f"must stay as it was, and be readable on every node ({error})"
         remedy = "Restore the file or its rights; on several nodes use an s3:// URI or a shared folder."

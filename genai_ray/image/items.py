@@ -21,7 +21,9 @@ from genai_ray.storage import Store
 Labels = tuple[NDArray[np.int64] | None, tuple[str, ...] | None]
 Pieces = list[list[Any]]
 
-_ARCHIVES = {".zip": "zipfile", ".tar": "tarfile", ".tar.gz": "tarfile", ".tgz": "tarfile"}
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+#: Suffixes of archives, and the module of Python that unpacks them.
+_ARCHIVES = {".zip": "zipfile", **dict.fromkeys(_TARS, "tarfile"), ".7z": "", ".rar": ""}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,8 @@ class Source:
 
     stamp: digest of object names, sizes and versions. nbytes: (N,) of each item, as stored. pieces: items start..stop
     as JSON values that `items` reads on any node. labelled: whether there are classes. labels: of the items of a mask
-    (N,). trained: how many items train, which are the first; None: a share of all is held out. chosen: its objects.
+    (N,). columns: of Parquet. trained: how many items train, which are the first; None: a share of all is held out.
+    chosen: its objects.
     """
 
     stamp: str
@@ -38,6 +41,7 @@ class Source:
     pieces: Callable[[int, int], Pieces]
     labelled: bool
     labels: Callable[[NDArray[np.bool_]], Labels]
+    columns: tuple[str, ...]
     trained: int | None
     chosen: Chosen
 
@@ -110,11 +114,13 @@ def check_root(spec: ImageDataSpec) -> None:
         folder = root[: -len(suffix)].rpartition("://")[2]
         command = f"python3 -m {_ARCHIVES[suffix]} -e {shlex.quote(root)} {shlex.quote(folder)}"
         remedy = f"Unpack it: `{command}`; then {setting('data.root', folder)}."
-        if scheme == "s3" and separator:
+        if separator or not _ARCHIVES[suffix]:
             remedy = "Unpack it, and name the folder or the prefix of the files."
         raise root_error(spec, "is an archive, and must be a folder", remedy)
-    if not separator and spec.source == "folder" and Path(root).is_file():
-        if name.lower().endswith(".parquet"):
+    if not separator and Path(root).is_file() and not (spec.source == "parquet" and name.endswith(".parquet")):
+        if spec.source == "parquet":
+            remedy = "Give it a name that ends in .parquet."
+        elif name.lower().endswith(".parquet"):
             remedy = "Set data.source=parquet to read the images in it."
         else:
             remedy = f"Name its folder: {setting('data.root', Path(root).parent)}."

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
+from urllib.parse import unquote
 
 from genai_ray.errors import UserError
 from genai_ray.image.spec import ImageDataSpec
@@ -117,6 +118,14 @@ def class_of(key: str, class_depth: int) -> str | None:
     return folders[class_depth] if len(folders) > class_depth else None
 
 
+def plain_names(names: Sequence[str | None]) -> list[str | None]:
+    """Names of classes; of folders such as `label=cat`, if all are so, the values."""
+    parts = [(name or "").partition("=") for name in names]
+    if {key for key, _, _ in parts} != {parts[0][0]} or not all(value for _, _, value in parts):
+        return list(names)
+    return [unquote(value) for _, _, value in parts]
+
+
 def is_hidden(key: str) -> bool:
     return any(part.startswith(".") or part.lower() in _SYSTEM for part in key.split("/"))
 
@@ -168,7 +177,7 @@ def _of_suffixes(
 
 def _holds_none(spec: ImageDataSpec, what: str, left_out: Mapping[str, int]) -> UserError:
     rule = f"must hold {what}, and holds none" + (f" ({shown(left_out)})" if left_out else "")
-    remedy = "Check the path; classes are sub-folders."
+    remedy = "Check the path, or convert the files to PNG or JPEG; classes are sub-folders."
     if spec.source == "folder" and "suffix .parquet" in left_out:
         remedy = "Set data.source=parquet to read the images in the Parquet files."
     elif spec.source == "folder" and {"suffix .zip", "suffix .tar", "suffix .gz", "suffix .tgz"} & left_out.keys():
@@ -253,7 +262,8 @@ def _example(spec: ImageDataSpec, splits: Mapping[str | None, list[str]]) -> str
     if spec.source == "parquet":
         return f"{root}/{key}"
     folders = key.split("/")[:-1]
-    return "/".join([root, *folders[:1]])
+    depth = next((i for i, name in enumerate(folders) if name.lower() in ROLES), 0)
+    return "/".join([root, *folders[: depth + 1]])
 
 
 def _chosen(

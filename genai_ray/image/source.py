@@ -136,7 +136,8 @@ def load_images(
     if conditional and not source.labelled:
         remedy = "Put each class in a sub-folder, or set model.conditional=false."
         if spec.source == "parquet":
-            remedy = "Name a column of labels with data.label_column, or set model.conditional=false."
+            columns = ", ".join(source.columns)
+            remedy = f"Set data.label_column to one of {columns}; or set model.conditional=false."
         raise UserError("model.conditional", True, f"needs labels, but {spec.root} has none", remedy)
     return _spooled(spec, open_spool(spec, source, run, on_cluster=on_cluster))
 
