@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from genai_ray import rng
 from genai_ray.errors import UserError
 
-_DEFAULT_HOLDOUT = 0.2
+DEFAULT_HOLDOUT = 0.2
 
 
 def rows_at(seed: int, start: int, stop: int, n: int) -> NDArray[np.int64]:
@@ -85,7 +85,7 @@ def split(share: float | None, n: int, noun: str) -> tuple[NDArray[np.int64], ND
     Raises:
         UserError: if one part would be empty.
     """
-    held = round(n * (share or _DEFAULT_HOLDOUT))
+    held = round(n * (share or DEFAULT_HOLDOUT))
     if not 1 <= held < n:
         raise UserError(
             "data.holdout",

@@ -31,6 +31,9 @@ from genai_ray.errors import UserError
 from genai_ray.image import source as images
 from genai_ray.image import spool as spools
 from genai_ray.image.codec import ImageCodec
+from genai_ray.image.decode import make_shard
+from genai_ray.image.files import list_source
+from genai_ray.image.pixels import FULL
 from genai_ray.image.source import Spooled, in_memory, load_images
 from genai_ray.image.spec import ImageDataSpec
 from genai_ray.image.spool import Rows
@@ -198,6 +201,54 @@ def test_pixels_are_those_of_the_codec_whatever_stands_beside(tmp_path: Path):
     stored = shards.read(np.arange(len(shards)))
     for row, path in zip(stored, sorted((tmp_path / "source").iterdir()), strict=True):
         np.testing.assert_array_equal(row, data.codec.encode(Image.open(path)), err_msg=path.name)
+
+
+def test_deep_images_of_all_shards_share_a_scale(tmp_path: Path):
+    """The largest value is in one shard, and what it makes of the others does not depend on the way there."""
+    values = np.full((25, 8, 8), 200, np.uint16)
+    values[:, 0, 0] = np.arange(25)
+    values[12, 1, 1] = 4000
+    for i, image in enumerate(values):
+        saved(tmp_path / "source" / f"{i:02d}.png", image if i % 5 else image.astype(np.uint8) % 250)
+    spec = ImageDataSpec(source="folder", root=str(tmp_path / "source"))
+    data = opened(spec, tmp_path / "run")
+    pixels = data.train_images.shards.read(np.arange(25))[..., 0]
+    for i in range(25):
+        assert pixels[i, 4, 4] == (round(200 * 255 / 4095) if i % 5 else 200)
+    before = files(tmp_path / "run")
+    (header,) = (tmp_path / "run").rglob("spool.json")
+    header.unlink()
+    for name in ("shard-000001.json", "shard-000003.json"):
+        header.with_name(name).unlink()
+    opened(spec, tmp_path / "run")
+    assert files(tmp_path / "run") == before
+
+
+def test_what_was_scaled_too_early_is_made_again_after_a_kill(tmp_path: Path):
+    for i in range(15):
+        saved(tmp_path / "source" / f"{i:02d}.png", np.full((8, 8), 100 * i, np.uint16))
+    spec = ImageDataSpec(source="folder", root=str(tmp_path / "source"))
+    opened(spec, tmp_path / "run")
+    after = files(tmp_path / "run")
+    run = Store(str(tmp_path / "run" / next((tmp_path / "run" / "spool").iterdir()).relative_to(tmp_path / "run")))
+    run.delete("spool.json")
+    source = list_source(spec)
+    for index in range(3):  # as the first reading leaves them
+        make_shard(spec, run, index, source.pieces(7 * index, min(15, 7 * index + 7)), FULL)
+    assert files(tmp_path / "run") != after
+    opened(spec, tmp_path / "run")
+    assert files(tmp_path / "run") == after
+
+
+def test_splits_are_read_in_blocks_of_what_trains(tmp_path: Path):
+    for i, image in enumerate(numbered(60)):
+        saved(tmp_path / "source" / ("test" if i < 25 else "train") / "ab"[i % 2] / f"{i:02d}.png", image)
+    spec = ImageDataSpec(source="folder", root=str(tmp_path / "source"), cache_gb=1e-6)
+    data = opened(spec, tmp_path / "run")
+    assert data.blocks is not None
+    assert sorted(numbers(data.at(3, 0, data.n)[0])) == [*range(25, 60)]
+    assert sorted(numbers(in_memory(data).holdout_images)) == [*range(25)]
+    assert len(data.blocks.ends) == 5
 
 
 def test_a_spool_is_used_again_and_no_partial_one_ever(tmp_path: Path):
@@ -498,6 +549,7 @@ def test_a_shard_that_a_node_does_not_see(tmp_path: Path):
 @pytest.mark.s3
 @pytest.mark.usefixtures("s3_stack")
 def test_a_parquet_file_of_s3_is_read_in_parts(tmp_path: Path, s3_uri: str, monkeypatch: pytest.MonkeyPatch):
+    from genai_ray.image import cells as columns
     from genai_ray.image import files as sources
 
     pixels = np.random.default_rng(0).integers(0, 256, (12_000, 64), np.uint8)
@@ -507,7 +559,7 @@ def test_a_parquet_file_of_s3_is_read_in_parts(tmp_path: Path, s3_uri: str, monk
     pq.write_table(pa.table([cells], pa.schema([field])), buffer, row_group_size=700)
     Store(s3_uri).put("a.parquet", buffer.getvalue())
     read_bytes = 0
-    real = sources._Ranges.read
+    real = columns._Ranges.read
 
     def counted(self: Any, size: int = -1) -> bytes:
         nonlocal read_bytes
@@ -515,7 +567,7 @@ def test_a_parquet_file_of_s3_is_read_in_parts(tmp_path: Path, s3_uri: str, monk
         read_bytes += len(data)
         return data
 
-    monkeypatch.setattr(sources._Ranges, "read", counted)
+    monkeypatch.setattr(columns._Ranges, "read", counted)
     spec = ImageDataSpec(source="parquet", root=f"{s3_uri}/a.parquet")
     source = sources.list_source(spec)
     assert read_bytes < len(buffer.getvalue()) / 4

@@ -3,6 +3,7 @@
 Shapes: N images, H = W = size pixels, C = 1 or 3 channels; arrays are NHWC, uint8, 0..255.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -11,12 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from genai_ray.errors import UserError, nearest
+from genai_ray.image.pixels import FULL, Scale, flat, is_grey
 from genai_ray.image.spec import ImageDataSpec, ImageGenerateSpec
 from genai_ray.spec import GenerateSpec
 
 #: Sizes that need no `data.size`, if all images have the same one.
 SIZES = (8, 16, 28, 32, 56, 64, 112, 128)
-GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,19 @@ class ImageCodec:
     def describe(self) -> dict[str, Any]:
         return {"images": f"{self.size}x{self.size}x{self.channels}", "classes": ", ".join(self.classes or ())}
 
-    def encode(self, image: Image.Image) -> NDArray[np.uint8]:
-        """A Pillow image of any size and mode as (H, W, C): centre crop, antialiased bicubic.
+    def encode(
+        self, image: Image.Image, scales: Mapping[str, Scale] = FULL, background: str = "white"
+    ) -> NDArray[np.uint8]:
+        """A Pillow image of any size and mode as (H, W, C): turned by EXIF, flat, centre crop, antialiased bicubic.
 
         May change the image in place, as a copy of a large photo costs much memory.
+
+        Args:
+            scales: of deep values, see `pixels`.
+            background: the colour under transparent pixels.
         """
         ImageOps.exif_transpose(image, in_place=True)
-        if image.mode in ("I", "I;16", "F"):
-            depth = np.asarray(image, np.float64)
-            image = Image.fromarray(np.clip(depth / 257, 0, 255).astype(np.uint8))
-        if "transparency" in image.info:
-            image = image.convert("RGBA")  # else Pillow warns that it should be
+        image = flat(image, scales, background)
         mode = "L" if self.channels == 1 else "RGB"
         image = image if image.mode == mode else image.convert(mode)
         if image.size != (self.size, self.size):
@@ -90,4 +93,4 @@ def common_codec(spec: ImageDataSpec, sizes: set[tuple[int, int]], modes: set[st
                 "data.size", None, f"is needed, since the images measure {shown}", f"Choose one of {SIZES}."
             )
         size = width
-    return ImageCodec(size, spec.channels or (1 if modes <= set(GREY_MODES) else 3), None)
+    return ImageCodec(size, spec.channels or (1 if all(is_grey(mode, spec.background) for mode in modes) else 3), None)

@@ -73,7 +73,7 @@ class Gan(Family):
         return loss, logs
 
     def sampler(self) -> nn.Module:
-        return nets.ImageSampler(self.nets["generator"])
+        return nets.ImageSampler(self.nets["generator"], self.classes)
 
     def _augmented(self, images: Tensor, uniform: Tensor | None) -> Tensor:
         return images if uniform is None else augment.augment(images, uniform, self.model.augment)

@@ -307,13 +307,21 @@ class Encoder(nn.Module):
 
 
 class ImageSampler(nn.Module):
-    """A generator whose output is rounded: (noise, labels?) -> images NHWC, uint8, 0..255."""
+    """A generator whose output is rounded: (noise, labels?) -> images NHWC, uint8, 0..255.
 
-    def __init__(self, generator: nn.Module):
+    classes: labels outside 0..classes - 1 are an error, in torch and in ONNX Runtime, whose one-hot vectors would be
+    all zeros: images of no class.
+    """
+
+    def __init__(self, generator: nn.Module, classes: int = 0):
         super().__init__()
-        self.generator = generator
+        self.generator, self.classes = generator, classes
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        if labels is not None and self.classes:
+            known = torch.arange(self.classes, device=labels.device)
+            # A negative index would count from the end.
+            labels = known.index_select(0, torch.where(labels < 0, self.classes, labels))
         images = self.generator(noise, labels)
         return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 

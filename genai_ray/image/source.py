@@ -6,8 +6,8 @@ Shapes: N images, H = W = size pixels, C = 1 or 3 channels; arrays are NHWC, uin
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -21,8 +21,9 @@ from genai_ray.errors import UserError
 from genai_ray.image.codec import ImageCodec
 from genai_ray.image.files import list_source
 from genai_ray.image.spec import ImageDataSpec, ImageRun
-from genai_ray.image.spool import Rows, Spool, open_spool
-from genai_ray.order import Blocks, rows_at, split
+from genai_ray.image.spool import Rows, Spool, open_spool, train_and_holdout
+from genai_ray.modality import Json
+from genai_ray.order import DEFAULT_HOLDOUT, Blocks, rows_at, split
 from genai_ray.spec import Spec
 from genai_ray.storage import Store
 
@@ -30,6 +31,7 @@ _IN_MEMORY = 4_000_000_000  # bytes of images that evaluation reads; beyond, it 
 _CHOICE = 10_000  # training images, and as many of the holdout
 _CHOICE_BYTES = 2_000_000_000
 _LEAST_CHOICE = 1_000
+_SHOWN_CLASSES = 20
 
 Images = TypeVar("Images", NDArray[np.uint8], Rows, covariant=True)
 
@@ -38,6 +40,7 @@ Images = TypeVar("Images", NDArray[np.uint8], Rows, covariant=True)
 class ImageData(Generic[Images]):
     """Real images, split into training samples and a holdout by the data alone, so that runs with different seeds are
     evaluated alike. blocks: the order of a spool that is larger than the cache of a node. known_digest: of a spool.
+    summary: see `Data`.
     """
 
     codec: ImageCodec
@@ -48,6 +51,7 @@ class ImageData(Generic[Images]):
     skipped: tuple[str, ...] = ()
     blocks: Blocks | None = None
     known_digest: str = ""
+    summary: Json = field(default_factory=Json)
 
     @property
     def n(self) -> int:
@@ -126,13 +130,22 @@ def load_images(
     Raises:
         UserError: for a source that is missing, empty, corrupt, or without the classes of a conditional model.
     """
-    if spec.source in _SOURCES:
-        return _SOURCES[spec.source](spec)  # all of which have labels
+    if (small := in_memory_source(spec)) is not None:
+        return small  # all of which have labels
     source = list_source(spec)
     if conditional and not source.labelled:
-        remedy = "Put each class in a sub-folder (or a label column), or set model.conditional=false."
+        remedy = "Put each class in a sub-folder, or set model.conditional=false."
+        if spec.source == "parquet":
+            columns = ", ".join(source.columns)
+            remedy = f"Set data.label_column to one of {columns}; or set model.conditional=false."
         raise UserError("model.conditional", True, f"needs labels, but {spec.root} has none", remedy)
     return _spooled(spec, open_spool(spec, source, run, on_cluster=on_cluster))
+
+
+def in_memory_source(spec: ImageDataSpec) -> Arrays | None:
+    """A source that is small enough to stay in memory; None for a folder and Parquet."""
+    load = _SOURCES.get(spec.source)
+    return None if load is None else load(spec)
 
 
 def in_memory(data: Arrays | Spooled) -> Arrays:
@@ -146,7 +159,7 @@ def in_memory(data: Arrays | Spooled) -> Arrays:
     else:
         count = min(_CHOICE, max(_LEAST_CHOICE, _CHOICE_BYTES // image_bytes))
         arrays = *_choice(train, data.train_labels, count), *_choice(holdout, data.holdout_labels, count)
-    return ImageData(data.codec, *arrays, data.skipped, known_digest=data.digest)
+    return ImageData(data.codec, *arrays, data.skipped, known_digest=data.digest, summary=data.summary)
 
 
 def _choice(
@@ -162,19 +175,25 @@ def _choice(
 
 def _spooled(spec: ImageDataSpec, spool: Spool) -> Spooled:
     shards, labels = spool.shards, spool.labels
-    train, holdout = split(spec.holdout, len(shards), "image")
-    blocks = None
+    train, holdout = train_and_holdout(spec, len(shards), spool.trained, labels)
+    train_labels, holdout_labels = (None if labels is None else labels[rows] for rows in (train, holdout))
+    blocks, held = None, share_of(spec)
+    ends = np.searchsorted(train, shards.ends)
+    if spool.trained is not None:
+        ends = ends[: int(np.searchsorted(ends, len(train))) + 1]  # the shards after them are held out
+        held = "the split " + next(name for name, use in spool.found["splits"].items() if use == "holdout")
     if shards.window is not None:
-        blocks = Blocks(np.searchsorted(train, shards.ends), shards.window)
+        blocks = Blocks(ends, shards.window)
     return ImageData(
         shards.codec,
         Rows(shards, train),
-        None if labels is None else labels[train],
+        train_labels,
         Rows(shards, holdout),
-        None if labels is None else labels[holdout],
+        holdout_labels,
         spool.skipped,
         blocks,
         spool.digest,
+        summary_of(shards.codec.classes, labels, len(train) + len(holdout), f"{len(holdout):,}, {held}", spool.found),
     )
 
 
@@ -189,16 +208,16 @@ def _digits(spec: ImageDataSpec) -> Arrays:
 
 def _torchvision(dataset: str, archives: str) -> Callable[[ImageDataSpec], Arrays]:
     def load(spec: ImageDataSpec) -> Arrays:
-        parts = [_torchvision_part(spec, dataset, archives, train) for train in (True, False)]
+        halves = [_torchvision_part(spec, dataset, archives, train) for train in (True, False)]
         (images, labels), (test_images, test_labels) = (
-            (_reshape(spec, np.asarray(p.data)), np.asarray(p.targets, np.int64)) for p in parts
+            (_reshape(spec, np.asarray(p.data)), np.asarray(p.targets, np.int64)) for p in halves
         )
         # MNIST's are "0 - zero", ...; users type the number alone.
-        classes = tuple(name.split(" - ")[0] for name in parts[0].classes)
+        classes = tuple(name.split(" - ")[0] for name in halves[0].classes)
         if spec.holdout is not None:
             return _split(spec, images, labels, classes)
-        codec = ImageCodec(images.shape[1], images.shape[3], classes)
-        return ImageData(codec, images, labels, test_images, test_labels)
+        arrays = images, labels, test_images, test_labels
+        return _arrays(classes, arrays, "the split test")
 
     return load
 
@@ -232,7 +251,6 @@ def _torchvision_part(spec: ImageDataSpec, dataset: str, archives: str, train: b
     raise UserError("data.root", spec.root, rule, "Put the publisher's archives there, or allow the download.")
 
 
-#: Sources that are small enough to stay in memory.
 _SOURCES: dict[str, Callable[[ImageDataSpec], Arrays]] = {
     "digits": _digits,
     "mnist": _torchvision("MNIST", "MNIST/raw/*.gz"),
@@ -255,5 +273,47 @@ def _split(
     spec: ImageDataSpec, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: tuple[str, ...]
 ) -> Arrays:
     train, holdout = split(spec.holdout, len(images), "image")
+    arrays = images[train], labels[train], images[holdout], labels[holdout]
+    return _arrays(classes, arrays, share_of(spec))
+
+
+def _arrays(
+    classes: tuple[str, ...],
+    arrays: tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]],
+    held: str,
+) -> Arrays:
+    """Images and labels that train, and those that are held out."""
+    images, labels, held_images, held_labels = arrays
     codec = ImageCodec(images.shape[1], images.shape[3], classes)
-    return ImageData(codec, images[train], labels[train], images[holdout], labels[holdout])
+    samples = len(images) + len(held_images)
+    all_labels = np.concatenate([labels, held_labels])
+    found = {"sizes": {f"{codec.size}x{codec.size}": samples}}
+    about = summary_of(classes, all_labels, samples, f"{len(held_images):,}, {held}", found)
+    return ImageData(codec, *arrays, summary=about)
+
+
+# --- for people ----------------------------------------------------------------------------------
+
+
+def share_of(spec: ImageDataSpec) -> str:
+    return f"a share of {spec.holdout or DEFAULT_HOLDOUT:g}"
+
+
+def summary_of(
+    classes: Sequence[str] | None, labels: NDArray[np.int64] | None, samples: int, holdout: str, found: Json
+) -> Json:
+    """See `Data.summary`.
+
+    Args:
+        classes, labels: names, and numbers of all samples; -1 is not counted.
+        samples: how many train or are held out. holdout: how many are held out, and why those.
+        found: further lines, of which those that hold nothing are left out.
+    """
+    counts: Json = {}
+    if classes is not None and labels is not None:
+        sizes = np.bincount(labels[labels >= 0], minlength=len(classes)).tolist()
+        counts = dict(zip(classes[:_SHOWN_CLASSES], sizes, strict=False))
+        if len(classes) > _SHOWN_CLASSES:
+            counts[f"{len(classes) - _SHOWN_CLASSES:,} more classes"] = sum(sizes[_SHOWN_CLASSES:])
+    lines = {"samples": samples, "classes": counts, "holdout": holdout, **found}
+    return {name: value for name, value in lines.items() if value}

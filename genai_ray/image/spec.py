@@ -1,6 +1,7 @@
 """The sections of an image spec: data, three families of models, export, generation, evaluation; and the presets."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
@@ -34,9 +35,28 @@ class ImageDataSpec(DataSpec):
     holdout: float | None = Field(
         default=None, gt=0, lt=1, description="share kept from training; null: the source's test split"
     )
+    splits: Literal["auto", "none"] = later(
+        "auto",
+        needs={"source": _FILES},
+        description="auto: of files named by splits, train is trained on and test (else validation) is the holdout, "
+        "unless data.holdout is given; none: names of splits mean nothing",
+    )
     on_corrupt: Literal["fail", "skip"] = key("fail", needs={"source": _FILES})
+    background: str = later(
+        "white", needs={"source": _FILES}, description="colour that transparent pixels are laid on, a name or #rrggbb"
+    )
+    depth: Literal["auto", "full", "range", 8, 10, 12, 14, 16] = later(
+        "auto",
+        needs={"source": _FILES},
+        description="what is white in images of more than 8 bits: auto: the bits that the source uses (floats: 1, or "
+        "as integers; with negative values: the range); full: 16 bits (floats: 1); range: the largest value, and the "
+        "least is black; or a number of bits",
+    )
     image_column: str = key("image", needs={"source": ("parquet",)})
     label_column: str = key("label", needs={"source": ("parquet",)})
+    unlabelled: Literal["fail", "skip"] = later(
+        "fail", needs={"source": ("parquet",)}, description="rows with an empty label, or -1 under ClassLabel"
+    )
     download: bool = outside(
         True, needs={"source": _TORCHVISION}, description="let torchvision fetch what data.root lacks"
     )
@@ -57,6 +77,26 @@ class ImageDataSpec(DataSpec):
                 remedy = "Drop the key; data.cache_gb bounds what a node keeps of them."
                 raise UserError(f"data.{name}", cast(Any, values[name]), rule, remedy)
         return values
+
+    @field_validator("background")
+    @classmethod
+    def _background_is_a_colour(cls, background: str) -> str:
+        from PIL import ImageColor
+
+        try:
+            opaque = ImageColor.getrgb(background)[3:] in ((), (255,))
+        except ValueError:
+            opaque = False
+        if not opaque:
+            rule = "must be a colour that Pillow knows, without transparency"
+            remedy = 'Set data.background=white, black, or a quoted code such as "#c0c0c0".'
+            raise UserError("data.background", background, rule, remedy)
+        return background
+
+    @field_validator("root")
+    @classmethod
+    def _root_in_the_home_folder(cls, root: str | None) -> str | None:
+        return str(Path(root).expanduser()) if root and root.startswith("~") else root
 
     @model_validator(mode="after")
     def _root_where_needed(self) -> "ImageDataSpec":

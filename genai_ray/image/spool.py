@@ -16,38 +16,38 @@ import logging
 import math
 import sys
 import threading
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
-from itertools import chain, pairwise
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from genai_ray import cluster
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.image.cache import fetched
-from genai_ray.image.codec import GREY_MODES, SIZES, ImageCodec, common_codec
-from genai_ray.image.files import CORRUPT, Item, Pieces, Source, items, list_source, open_image
+from genai_ray.image.codec import SIZES, ImageCodec, common_codec
+from genai_ray.image.decode import Record, Scales, make_shard, shard_name, stack
+from genai_ray.image.files import list_source
+from genai_ray.image.items import Pieces, Source
+from genai_ray.image.listing import few
+from genai_ray.image.pixels import Scale, depth_summary, frames_line, joined, scales_of
 from genai_ray.image.spec import ImageDataSpec
 from genai_ray.order import split
 from genai_ray.progress import Progress
 from genai_ray.storage import Store
 
-_FORMAT = 1
+_FORMAT = 2  # 1 dropped transparency, and took all depth for 16 bits
 # The most that a shard holds: items, bytes of pixels, bytes of the source.
 _SHARD_ITEMS = 2048
 _SHARD_BYTES = 32 << 20
 _SOURCE_BYTES = 256 << 20
-# Of one process, of which Ray runs one for each CPU.
-_THREADS = 4  # that read and decode
-_PIXELS = 25_000_000  # decoded at once: one photo of 24 megapixels
-_PILLOW_BLOCK = 128 << 20
+_THREADS = 4
 _MAX_BLOCKS = 4_000  # of the Ray Data job
 _FETCHERS = 8
 _TRIES = 3
@@ -56,14 +56,19 @@ _PARTS = 4  # of the cache that a window of blocks takes one of
 
 @dataclass(frozen=True, eq=False)
 class Spool:
-    """A finished spool of N images. labels: (N,) int64 or None. skipped: names of what does not decode.
-    digest: SHA-256 of the images and labels that train.
+    """A finished spool of N images.
+
+    labels: (N,) int64, -1 for an image without a class that trains; or None. skipped: names of what does not decode.
+    trained: how many images train, which are the first, where splits of the source say so. digest: SHA-256 of the
+    images and labels that train. found: what the source held, for people.
     """
 
     shards: "Shards"
     labels: NDArray[np.int64] | None
     skipped: tuple[str, ...]
+    trained: int | None
     digest: str
+    found: dict[str, Any]
 
 
 def open_spool(spec: ImageDataSpec, source: Source, run: Store, *, on_cluster: bool) -> Spool:
@@ -84,7 +89,7 @@ def open_spool(spec: ImageDataSpec, source: Source, run: Store, *, on_cluster: b
     shards, labels = _shards(spec, store, header), None
     if shards.codec.classes is not None:
         labels = np.frombuffer(store.read("labels.raw"), "<i8").astype(np.int64, copy=False)
-    return Spool(shards, labels, tuple(header["skipped"]), header["digest"])
+    return Spool(shards, labels, tuple(header["skipped"]), header["trained"], header["digest"], header["found"])
 
 
 def _shards(spec: ImageDataSpec, store: Store, header: dict[str, Any]) -> "Shards":
@@ -93,27 +98,13 @@ def _shards(spec: ImageDataSpec, store: Store, header: dict[str, Any]) -> "Shard
 
 
 def _key(spec: ImageDataSpec, source: Source) -> str:
-    shaping = ("source", "size", "channels", "holdout", "on_corrupt", "image_column", "label_column")
+    shaping = ("source", "size", "channels", "holdout", "splits", "on_corrupt", "background", "depth")
+    shaping += ("image_column", "label_column", "unlabelled")
     about = {"format": _FORMAT, "source": source.stamp, "data": {k: getattr(spec, k) for k in shaping}}
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
 # --- writing -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Record:
-    """A shard: its items in the source, of which it holds rows; positions and names of those that do not
-    decode; sizes (W, H) and modes of the others; SHA-256 of its bytes.
-    """
-
-    items: int
-    rows: int
-    channels: int
-    skipped: list[tuple[int, str]]
-    sizes: list[Sequence[int]]
-    modes: list[str]
-    digest: str
 
 
 def _prepare(spec: ImageDataSpec, source: Source, store: Store) -> dict[str, Any]:
@@ -124,40 +115,123 @@ def _prepare(spec: ImageDataSpec, source: Source, store: Store) -> dict[str, Any
     if "://" not in str(spec.root):  # tasks run in folders of their own
         spec = spec.model_copy(update={"root": str(Path(str(spec.root)).resolve())})
     cuts = _cuts(spec, source.nbytes)
-    done, by_index = _records(store), {}
-    work = ((i, source.pieces(a, b)) for i, (a, b) in enumerate(pairwise(cuts)) if i not in done)
-    make = _by_ray if _ray_runs() else _by_threads
-    progress = Progress("decode", len(source.nbytes))
-    sizes: set[tuple[int, int]] = set()
-    modes: set[str] = set()
-    for index, record in chain(done.items(), make(spec, store, work)):
-        by_index[index] = record
-        sizes |= {(width, height) for width, height in record.sizes}
-        modes |= set(record.modes)
-        if sizes:
-            common_codec(spec, sizes, modes)
-        progress.update(progress.done + record.items)
-    records = [by_index[i] for i in range(len(cuts) - 1)]
-    if not sizes:
-        raise UserError("data.root", spec.root, "holds no image that decodes", "Check the files.")
+    records, scales, codec = _make_shards(spec, source, store, cuts)
     if list_source(spec).stamp != source.stamp:
         raise UserError("data.root", spec.root, "changed while it was read", "Run again when nothing writes there.")
     kept[[cut + i for cut, record in zip(cuts, records, strict=False) for i, _ in record.skipped]] = False
+    trained = None if source.trained is None else int(kept[: source.trained].sum())
+    left_out = dict(source.chosen.left_out) | {"no image": len(kept) - int(kept.sum())}
     labels, classes = source.labels(kept)
-    codec = replace(common_codec(spec, sizes, modes), classes=classes)
-    contents = hashlib.sha256("".join(r.digest for r in records).encode()).hexdigest()
+    if labels is not None and classes is not None:
+        without = int((labels < 0).sum())
+        train, _ = train_and_holdout(spec, len(labels), trained, labels)
+        labels, classes = of_training(labels, classes, train)
+        left_out["no label"], left_out["class that does not train"] = without, int((labels < 0).sum()) - without
+        store.put("labels.raw", labels.astype("<i8").tobytes())
     header: dict[str, Any] = {
-        "codec": codec.to_json(),
+        "codec": replace(codec, classes=classes).to_json(),
         "rows": [r.rows for r in records],
         "channels": [r.channels for r in records],
-        "contents": contents,
+        "contents": hashlib.sha256("".join(r.digest for r in records).encode()).hexdigest(),
         "skipped": [name for r in records for _, name in r.skipped],
+        "trained": trained,
+        "found": _found(records, scales, left_out, source.chosen.splits),
     }
-    if labels is not None:
-        store.put("labels.raw", labels.astype("<i8").tobytes())
-    header["digest"] = _digest(spec, _shards(spec, store, header), labels)
+    shards = _shards(spec, store, header)
+    header["digest"] = _digest(shards, labels, train_and_holdout(spec, len(shards), trained, labels)[0])
     store.put("spool.json", json.dumps(header).encode())
     return header
+
+
+def _make_shards(
+    spec: ImageDataSpec, source: Source, store: Store, cuts: Sequence[int]
+) -> tuple[list[Record], dict[str, Scale], ImageCodec]:
+    """The records of all shards, the scales of their deep images, and the shape of all, without classes.
+
+    What is white in deep images is known when all have been read. So they are first taken to use all that their type
+    can hold, and the shards for which that was wrong are made again.
+    """
+    records, make = _records(store), _by_ray if _ray_runs() else _by_threads
+    sizes: set[tuple[int, int]] = set()
+    modes: set[str] = set()
+
+    def check(record: Record) -> None:
+        sizes.update((int(w), int(h)) for w, _, h in (size.partition("x") for size in record.sizes))
+        modes.update(record.modes)
+        if sizes:
+            common_codec(spec, sizes, modes)
+
+    for record in records.values():
+        check(record)
+    bounds = list(pairwise(cuts))
+    scales = scales_of(spec, {})
+    wanted = [i for i in range(len(bounds)) if i not in records]
+    while True:
+        work = ((i, source.pieces(*bounds[i])) for i in wanted)
+        progress = Progress("decode", sum(b - a for a, b in (bounds[i] for i in wanted)))
+        for index, record in make(spec, store, work, scales):
+            records[index] = record
+            check(record)
+            progress.update(progress.done + record.items)
+        scales = scales_of(spec, joined(record.depths for record in records.values()))
+        wanted = [i for i, record in records.items() if not record.follows(scales)]
+        if not wanted:
+            break
+    if not sizes:
+        raise UserError("data.root", spec.root, "holds no image that decodes", "Check the files.")
+    return [records[i] for i in range(len(bounds))], scales, common_codec(spec, sizes, modes)
+
+
+def _found(
+    records: Sequence[Record], scales: Mapping[str, Scale], left_out: Mapping[str, int], splits: Mapping[str, str]
+) -> dict[str, Any]:
+    """What the source held, for people."""
+    sizes, modes = Counter[str](), Counter[str]()
+    for record in records:
+        sizes.update(record.sizes)
+        modes.update(record.modes)
+    several = sum(record.frames for record in records)
+    return {
+        "sizes": few(sizes),
+        "modes": few(modes),
+        "depth": depth_summary(joined(record.depths for record in records), scales),
+        "frames": frames_line(several),
+        "left out": few(left_out),
+        "splits": dict(splits),
+    }
+
+
+def train_and_holdout(
+    spec: ImageDataSpec, n: int, trained: int | None, labels: NDArray[np.int64] | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which of n rows train and which are held out, both ascending: those of the splits of the source, else by a share;
+    without rows that have no label.
+
+    trained: rows of the split that trains, which come first; None: there are no splits.
+
+    Raises:
+        UserError: if one part would be empty.
+    """
+    if trained is None:
+        train, holdout = split(spec.holdout, n, "image")
+    else:
+        train, holdout = np.arange(trained), np.arange(trained, n)
+    if labels is not None:
+        train, holdout = train[labels[train] >= 0], holdout[labels[holdout] >= 0]
+    if not len(train) or not len(holdout):
+        rule = f"leaves {len(train)} images to train and {len(holdout)} for the holdout"
+        raise UserError("data.root", spec.root, rule, "Add images, or set data.holdout=0.2 to hold out a share.")
+    return train, holdout
+
+
+def of_training(
+    labels: NDArray[np.int64], names: tuple[str, ...], train: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Labels and names of the classes that have images to train on; -1 for the other classes."""
+    used = np.unique(labels[train])
+    renumbered = np.full(len(names), -1, np.int64)
+    renumbered[used] = np.arange(len(used))
+    return np.where(labels >= 0, renumbered[labels], -1), tuple(names[i] for i in used)
 
 
 def _cuts(spec: ImageDataSpec, nbytes: NDArray[np.int64]) -> list[int]:
@@ -172,17 +246,16 @@ def _cuts(spec: ImageDataSpec, nbytes: NDArray[np.int64]) -> list[int]:
     return cuts
 
 
-def _records(store: Store) -> dict[int, _Record]:
+def _records(store: Store) -> dict[int, Record]:
     """Of the shards that an earlier call finished."""
     keys = [key for key in store.list("shard-") if key.endswith(".json")]
     with ThreadPoolExecutor(_THREADS) as pool:
-        records = [_Record(**json.loads(content)) for content in pool.map(store.read, keys)]
+        records = [Record(**json.loads(content)) for content in pool.map(store.read, keys)]
     return {int(key[len("shard-") : -len(".json")]): r for key, r in zip(keys, records, strict=True)}
 
 
-def _digest(spec: ImageDataSpec, shards: "Shards", labels: NDArray[np.int64] | None) -> str:
+def _digest(shards: "Shards", labels: NDArray[np.int64] | None, train: NDArray[np.int64]) -> str:
     """SHA-256 of the images and labels that train."""
-    train, _ = split(spec.holdout, len(shards), "image")
     digest, rows = hashlib.sha256(), Rows(shards, train)
     for start in range(0, len(train), _SHARD_ITEMS):
         digest.update(rows[start : start + _SHARD_ITEMS].tobytes())
@@ -191,120 +264,14 @@ def _digest(spec: ImageDataSpec, shards: "Shards", labels: NDArray[np.int64] | N
     return digest.hexdigest()
 
 
-# --- one shard -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Decoded:
-    """pixels: (H, W, C), of one channel if the image is grey; None if it has a size that none may have."""
-
-    pixels: NDArray[np.uint8] | None
-    size: tuple[int, int]
-    mode: str
-
-
-class _Room:
-    """Bounds the pixels that are decoded at once; one image that is larger is let in alone."""
-
-    def __init__(self, most: int):
-        self._most, self._held, self._changed = most, 0, threading.Condition()
-
-    @contextlib.contextmanager
-    def hold(self, pixels: int) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._held or self._held + pixels <= self._most)
-            self._held += pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._held -= pixels
-                self._changed.notify_all()
-
-
-def _make_shard(spec: ImageDataSpec, store: Store, index: int, pieces: Pieces) -> _Record:
-    """Decode the items of a shard and put it, and then its record.
-
-    Raises:
-        UserError: naming an item that does not decode, unless data.on_corrupt=skip.
-    """
-    # So large that freed ones go back to the system, and do not stay with the thread that had them.
-    Image.core.set_block_size(_PILLOW_BLOCK)
-    decode, names, decoded = partial(_decode, spec, _Room(_PIXELS)), [], []
-    with ThreadPoolExecutor(_THREADS) as pool:
-        waiting: deque[tuple[str, Future[_Decoded | None]]] = deque()
-        for item in items(spec, pieces):
-            waiting.append((item.name, pool.submit(decode, item)))
-            if len(waiting) > 2 * _THREADS:  # of which the content is in memory
-                name, future = waiting.popleft()
-                names.append(name)
-                decoded.append(future.result())
-        names += [name for name, _ in waiting]
-        decoded += [future.result() for _, future in waiting]
-    good = [image for image in decoded if image is not None]
-    sizes, modes = sorted({i.size for i in good}), sorted({i.mode for i in good})
-    pixels = [image.pixels for image in good if image.pixels is not None]
-    channels = max((p.shape[2] for p in pixels), default=1)
-    uniform = len({p.shape[:2] for p in pixels}) == 1 and len(pixels) == len(good)
-    content = _stack(pixels, channels).tobytes() if uniform else b""
-    record = _Record(
-        items=len(names),
-        rows=len(pixels) if uniform else 0,
-        channels=channels,
-        skipped=[(i, name) for i, name in enumerate(names) if decoded[i] is None],
-        sizes=sizes,
-        modes=modes,
-        digest=hashlib.sha256(content).hexdigest(),
-    )
-    store.put(_name(index), content)
-    store.put(f"shard-{index:06d}.json", json.dumps(asdict(record)).encode())
-    return record
-
-
-def _name(index: int) -> str:
-    return f"shard-{index:06d}.raw"
-
-
-def _stack(images: list[NDArray[np.uint8]], channels: int) -> NDArray[np.uint8]:
-    """Images (N, H, W, C); a grey one among coloured ones has three equal channels."""
-    stacked = np.empty((len(images), *images[0].shape[:2], channels), np.uint8)
-    for row, image in zip(stacked, images, strict=True):
-        row[:] = image
-    return stacked
-
-
-def _decode(spec: ImageDataSpec, room: _Room, item: Item) -> _Decoded | None:
-    """An image of the run's shape; None if it does not decode and is to be left out."""
-    content = item.read()
-    with contextlib.ExitStack() as stack:
-        try:
-            image = open_image(content, item.shape)
-            stack.enter_context(room.hold(image.width * image.height))
-            image.load()
-        except CORRUPT as error:
-            if spec.on_corrupt == "skip":
-                return None
-            raise UserError(
-                "data.root",
-                f"{spec.root}: {item.name}",
-                f"must be an image that decodes ({error})",
-                "Remove it, or set data.on_corrupt=skip to leave such files out.",
-            ) from None
-        size, mode = image.size, image.mode
-        side = spec.size or (size[0] if size[0] == size[1] and size[0] in SIZES else None)
-        channels = spec.channels or (1 if mode in GREY_MODES else 3)
-        pixels = None if side is None else ImageCodec(side, channels, None).encode(image)
-        return _Decoded(pixels, size, mode)
-
-
 # --- all shards ----------------------------------------------------------------------------------
 
 _Work = Iterable[tuple[int, Pieces]]
 
 
-def _by_threads(spec: ImageDataSpec, store: Store, work: _Work) -> Iterator[tuple[int, _Record]]:
+def _by_threads(spec: ImageDataSpec, store: Store, work: _Work, scales: Scales) -> Iterator[tuple[int, Record]]:
     for index, pieces in work:
-        yield index, _make_shard(spec, store, index, pieces)
+        yield index, make_shard(spec, store, index, pieces, scales)
 
 
 def _ray_runs() -> bool:
@@ -312,7 +279,7 @@ def _ray_runs() -> bool:
     return ray is not None and ray.is_initialized()
 
 
-def _by_ray(spec: ImageDataSpec, store: Store, work: _Work) -> Iterator[tuple[int, _Record]]:
+def _by_ray(spec: ImageDataSpec, store: Store, work: _Work, scales: Scales) -> Iterator[tuple[int, Record]]:
     """Shards in the order in which they are done; one that goes wrong ends the job.
 
     Raises:
@@ -330,20 +297,21 @@ def _by_ray(spec: ImageDataSpec, store: Store, work: _Work) -> Iterator[tuple[in
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     shards: Any = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
-    job = shards.map_batches(_task, fn_kwargs={"spec": spec, "uri": store.uri}, batch_size=1)
+    job = shards.map_batches(_task, fn_kwargs={"spec": spec, "uri": store.uri, "scales": scales}, batch_size=1)
     try:
         for row in job.iter_rows():
             if row["error"]:
                 raise UserError(*json.loads(row["error"]))
-            yield row["index"], _Record(**json.loads(row["record"]))
+            yield row["index"], Record(**json.loads(row["record"]))
     except (RayError, TimeoutError) as error:
         raise IncompleteError(f"{store.uri}: the job failed, the same command resumes: {error}") from error
 
 
-def _task(batch: dict[str, NDArray[Any]], *, spec: ImageDataSpec, uri: str) -> dict[str, list[Any]]:
+def _task(batch: dict[str, NDArray[Any]], *, spec: ImageDataSpec, uri: str, scales: Scales) -> dict[str, list[Any]]:
     index, record, problem = int(batch["index"][0]), "", ""
     try:
-        record = json.dumps(asdict(_make_shard(spec, Store(uri), index, json.loads(batch["pieces"][0]))))
+        pieces = json.loads(batch["pieces"][0])
+        record = json.dumps(asdict(make_shard(spec, Store(uri), index, pieces, scales)))
     except UserError as error:
         # As a value: raised in a task it would arrive as a failure of Ray.
         problem = json.dumps([error.field, error.value, error.rule, error.remedy])
@@ -421,12 +389,12 @@ class Shards:
         def one(shard: int, row: int) -> NDArray[np.uint8]:
             shape = (self.codec.size, self.codec.size, self.channels[shard])
             size = math.prod(shape)
-            content = self.store.read_range(_name(shard), row * size, (row + 1) * size)
+            content = self.store.read_range(shard_name(shard), row * size, (row + 1) * size)
             return np.frombuffer(content, np.uint8).reshape(shape)
 
         with ThreadPoolExecutor(_THREADS) as pool:
             images = list(pool.map(one, *(a.tolist() for a in self._places(rows))))
-        return _stack(images, self.codec.channels)
+        return stack(images, self.codec.channels)
 
     def fetch_ahead(self, shards: NDArray[np.int64]) -> None:
         """Begin to fetch some shards that will be read soon."""
@@ -462,14 +430,14 @@ class Shards:
         raise UserError(
             "store",
             self.store.uri,
-            f"must be seen by every node, and {_name(shard)} is not there",
+            f"must be seen by every node, and {shard_name(shard)} is not there",
             "On several nodes use an s3:// URI or a shared folder; or delete the folder spool of the run.",
         )
 
     def _path(self, shard: int) -> Path:
         nbytes = self.rows[shard] * self.codec.size**2 * self.channels[shard]
-        local = self.store.path(_name(shard))
-        return local or fetched(self.store, _name(shard), nbytes, self.contents[:32], self.cache)
+        local = self.store.path(shard_name(shard))
+        return local or fetched(self.store, shard_name(shard), nbytes, self.contents[:32], self.cache)
 
 
 @dataclass(frozen=True, eq=False)

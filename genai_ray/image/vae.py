@@ -94,7 +94,8 @@ class Autoencoder(Family):
     def sampler(self) -> nn.Module:
         """(noise (N, sampler_latent), labels (N,)?) -> images NHWC, uint8; see `Family.sampler`."""
         decoder = self.parts["decoder"]
-        return nets.ImageSampler(_FromPrior(self.parts["prior"], decoder) if "prior" in self.parts else decoder)
+        generator = _FromPrior(self.parts["prior"], decoder) if "prior" in self.parts else decoder
+        return nets.ImageSampler(generator, self.classes)
 
 
 class Vae(Autoencoder):
