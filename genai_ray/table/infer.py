@@ -81,7 +81,7 @@ def _infer(source: Source) -> tuple[pa.Array, Column]:
     if cells.null_count == len(cells):
         raise source.wrong("is a column that is all missing", f"Leave it out: {source.field}=drop.")
     reading = Reading(values.whole(cells), "of its type")
-    if values.is_string(cells.type):
+    if source.as_strings:
         reading = read_cells(source)
     if source.spec.type:
         reading = reading._replace(why=_BY_SPEC)
@@ -89,7 +89,8 @@ def _infer(source: Source) -> tuple[pa.Array, Column]:
         array, column = reading.array, _kind_of_strings(source, reading)
     else:
         array, column = _kind_of_values(source, reading)
-    column = replace(column, missing=array.null_count > 0 or _has_nan(values.dense(array)))
+    missing = array.null_count > 0 or _has_nan(values.dense(array))
+    column = replace(column, missing=missing, spelling=reading.spelling)
     return array, column if column.kind in ("id", "constant") else _bounded(source, column)
 
 
