@@ -18,7 +18,7 @@ from genai_ray.errors import UserError
 from genai_ray.table import dialect as dialects
 from genai_ray.table import encodings
 from genai_ray.table.dialect import Dialect, rows_of
-from genai_ray.table.spec import TableSpec
+from genai_ray.table.spec import DELIMITERS, TableSpec
 from genai_ray.table.values import pc, whole
 
 GZIP = b"\x1f\x8b"
@@ -235,13 +235,21 @@ def _unreadable(spec: TableSpec, field: str, key: str, file: Delimited, error: p
             elif len(cells) != expected:
                 what = "are named" if spec.names and number == 0 else "are expected"
                 row = number + (not file.dialect.header)
-                shown = dialects.name_of(file.dialect.delimiter)
                 return UserError(
                     field,
                     f"{key}, row {row} (line {line})",
                     f"has {len(cells)} cells where {expected} {what}",
-                    f"Correct the line, or set data.table.delimiter (now {shown}), .names, .skip or .escape.",
+                    _other_reading(file, expected),
                 )
     except csv.Error as reason:
         error = pa.ArrowInvalid(str(reason))
     return UserError(field, key, f"must be readable CSV ({error})", "Check the file.")
+
+
+def _other_reading(file: Delimited, expected: int) -> str:
+    """How a file whose rows have different lengths may be meant."""
+    shown = dialects.name_of(file.dialect.delimiter)
+    absent = next((n for n in ("tab", "pipe", "semicolon") if DELIMITERS[n].encode() not in file.content), None)
+    if expected == 1 and absent is not None:
+        return f"Set data.table.delimiter={absent} if it is one column; or correct the line, which has a {shown}."
+    return f"Correct the line, or set data.table.delimiter (now {shown}), .names, .skip or .escape."

@@ -32,6 +32,8 @@ _VALUE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _WHOLE = re.compile(r"\d{1,9}")
+_DECIMAL = re.compile(r"([-+]?\d*(,\d+)?|\"[-+]?\d*(,\d+)?\")\r?")
+_YEAR = re.compile(r"(19|20)\d\d")
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,8 @@ def _chosen(head: str, spec: TableSpec, where: tuple[str, str], named: str | Non
     # A delimiter that the first row has as well: a header names every column.
     whole = [t for t in trials if len(t.rows[0]) == t.width] or trials
     trials = [t for t in whole if t.regular == best] or [max(whole, key=lambda t: t.regular)]
-    trials.sort(key=lambda t: -t.values)
+    # Text has commas, semicolons and bars in it, but no tabs.
+    trials = [t for t in trials if t.dialect.delimiter == "\t"] or sorted(trials, key=lambda t: -t.values)
     if len(trials) > 1 and trials[0].values < trials[1].values + _PLAINLY:
         names = [name_of(t.dialect.delimiter) for t in trials]
         raise _doubt(where, f"may be divided by {' or '.join(names)}, and each gives rows of one length", *_set(names))
@@ -200,6 +203,9 @@ def _escaped(head: str, delimiter: str, spec: TableSpec, cut: bool) -> _Trial:
 def _by_spaces(head: str, spec: TableSpec, where: tuple[str, str], cut: bool) -> _Trial:
     """A file of one column, or of columns divided by runs of spaces."""
     one = _Trial.of(head, Dialect(",", spec.escape or "double"), cut)
+    absent = next((d for d in ";\t|" if d not in head), None)
+    if one.width == 2 and len(one.rows[0]) == 1 and absent and all(map(_DECIMAL.fullmatch, head.split("\n")[1:])):
+        return _Trial.of(head, Dialect(absent), cut)  # the commas are those of numbers
     spaced = _Trial.of(head, Dialect("space"), cut)
     if spaced.width < 2 or spaced.regular < 1 or len(spaced.rows) < 2 or '"' in head:
         return one
@@ -276,6 +282,8 @@ def _signs(trial: _Trial, first: Sequence[str], nulls: Sequence[str]) -> tuple[l
             repeated += [i] if cell in body else []
     if _evenly_spaced([first[i] for i in alike]):
         alike = []  # such as the years of a table that was pivoted
+    if len(first) > 1:
+        alike = [i for i in alike if not _only_year(trial.column(i))]
     if not named and len(repeated) > len(plain) / 2:
         alike += repeated
     return named, alike
@@ -291,11 +299,17 @@ def _counted(names: Sequence[str]) -> bool:
     return any(list(names) == [str(i + start) for i in range(len(names))] for start in (0, 1))
 
 
+def _only_year(column: Sequence[str]) -> bool:
+    """Whether the first cell is a year and none of the others is."""
+    years = [bool(_YEAR.fullmatch(cell)) for cell in column]
+    return years[0] and not any(years[1:])
+
+
 def _evenly_spaced(names: Sequence[str]) -> bool:
     if not all(_WHOLE.fullmatch(n) for n in names):
         return False
     numbers = list(map(int, names))
-    if len(numbers) < 3 and not all(1900 <= n <= 2100 for n in numbers):
+    if len(numbers) < 3 and not all(_YEAR.fullmatch(n) for n in names):
         return False
     steps = {b - a for a, b in pairwise(numbers)}
     return len(steps) == 1 and steps.pop() > 0

@@ -22,6 +22,11 @@ _ENOUGH = 1 << 16
 _COMMON = 0.8
 _PLAINLY = 0.1  # by how much more of them another encoding must have to come before GB18030
 _MANY = 12  # letters, for Korean to be told from Chinese, whose codes include those of all its syllables
+#: The most frequent syllables of Korean.
+_SYLLABLES = frozenset(
+    "이다는을의에가지고하기로사리자어도인서대나시아그라한수정일해스장전보은과안상주게원구부여있제들마소김으"
+    "국와만선유세오진우신화미성비경적조공동위할면영했연를모무거호울산강남북명호번수날짜박최름씨준민철희현지윤임"
+)
 _WESTERN = frozenset(
     "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜßàáâãäåæçèéêëìíîïñòóôõöøùúûüÿŒœŠšŽžŸ€£§°²³µ·«»“”„\u201a\u2018\u2019\u2013—…™®©±½¼¾ºª¿¡\xd7÷\xa0"
 )
@@ -87,10 +92,11 @@ def _legacy(content: bytes, error: UnicodeDecodeError) -> Encoding:
             best = "gb18030"
         korean = shares.get("cp949", 0.0) > 0.97
         if best in ("gb18030", "cp949") and korean and chinese >= _COMMON:
-            letters = sum(c > "\x7f" for c in readable["cp949"])
-            if letters < _MANY:
+            usual = _share(_SYLLABLES.__contains__)(readable["cp949"])
+            many = sum(c > "\x7f" for c in readable["cp949"]) >= _MANY
+            if usual > 0.6 and not many:
                 return Encoding(None, error.reason, {c: options[c] for c in ("gb18030", "cp949")})
-            best = "cp949"
+            best = "cp949" if usual > 0.4 and many else "gb18030"
         return Encoding(best, f"not UTF-8, and common letters in {best}, as in {options[best]!r}", {})
     if shares.get("cp1252", 0.0) > 0:
         return Encoding("cp1252", f"not UTF-8, and Western letters in cp1252, as in {options['cp1252']!r}", {})
@@ -141,6 +147,11 @@ def _in_rows(codec: str, *rows: tuple[int, int]) -> Callable[[str], bool]:
     return common
 
 
+def _chinese(letter: str) -> bool:
+    # Western letters, too: other text does not give the long codes of them by chance.
+    return letter in _WESTERN or _in_rows("gb2312", (0xB0, 0xD7), (0xA1, 0xA3))(letter)
+
+
 def _kana(letter: str) -> bool:
     return "\u3040" <= letter <= "\u30ff"
 
@@ -172,7 +183,7 @@ def _mixed(letters: set[str]) -> bool:
 _ASIAN = ("gb18030", "big5", "cp932", "euc_jp", "cp949")
 #: By codec, the share of letters that are common in it; for single bytes, whether they read as a language.
 _TESTS: dict[str, Callable[[str], float]] = {
-    "gb18030": _share(_in_rows("gb2312", (0xB0, 0xD7), (0xA1, 0xA3))),
+    "gb18030": _share(_chinese),
     "big5": _share(_in_rows("big5", (0xA4, 0xC6), (0xA1, 0xA3))),
     "cp932": _japanese("cp932", (0x81, 0x83), (0x88, 0x97)),
     "euc_jp": _japanese("euc_jp", (0xA1, 0xA5), (0xB0, 0xCF)),
