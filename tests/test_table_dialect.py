@@ -62,8 +62,19 @@ def test_the_line_of_excel_names_the_delimiter(tmp_path: Path, line: str):
 
 
 def test_lines_before_the_header_are_skipped_when_asked(tmp_path: Path):
-    data = load_csv(tmp_path / "t.csv", "Report of\n2024; all\n" + text_of(";"), skip=2)
+    content = "Report of\n\n2024; all\n" + text_of(";")
+    with pytest.raises(UserError, match=r"data\.table\.skip=3"):
+        load_csv(tmp_path / "t.csv", content)
+    data = load_csv(tmp_path / "t.csv", content, skip=3)
     assert data.train.column_names == list(EXPECTED)
+
+
+def test_what_a_small_file_leaves_open_the_first_decides(tmp_path: Path):
+    (tmp_path / "a.csv").write_text(text_of(";"))
+    (tmp_path / "b.csv").write_text("gender;price;note\nf;1.5;n1\n")
+    (tmp_path / "c.csv").write_text("gender;price;note\ngender;2.5;n2\n")
+    about = describe_file(spec_of(tmp_path))
+    assert (about["rows"], about["files"]) == (ROWS + 2, 3)
 
 
 def test_columns_divided_by_runs_of_spaces(tmp_path: Path):

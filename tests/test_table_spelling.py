@@ -144,6 +144,9 @@ def columns_of(data: TableData) -> dict[str, Spelling | None]:
         (["2020-06-21 04:36", "2021-12-01 23:05"], {}, Spelling(form="%Y-%m-%d %H:%M")),
         (["2020-06-21", "2021-12-01"], {}, None),
         (["4:36", "11:05"], {}, Spelling(form="%-H:%M")),
+        (["04:36 AM", "11:05 PM"], {}, Spelling(form="%I:%M %p")),
+        (["21.06.2020 04:36", "01.12.2021 11:05"], {}, Spelling(form="%d.%m.%Y %H:%M")),
+        (["6/21/2020 4:36:10 PM", "12/1/2021 11:05:00 AM"], {}, Spelling(form="%-m/%-d/%Y %-I:%M:%S %p")),
         (["20200621", "20211201"], {"datetime_format": "%Y%m%d"}, Spelling(form="%Y%m%d")),
         (["True", "False"], {}, Spelling(words=("True", "False"))),
         (["true", "false"], {}, None),
@@ -189,6 +192,21 @@ def test_a_file_is_written_as_the_source_was(tmp_path: Path):
     plain = shipped(tmp_path / "iso", table, None, fields={"generate.spelling": "iso"}, card=manifest["card"])
     assert plain[0].startswith(b'"ort","am","betrag","ok"\n')
     assert plain[1].equals(table.combine_chunks())
+
+
+def test_missing_values_are_written_as_in_the_source(tmp_path: Path):
+    rows = "".join(
+        f"{('NA', 'DE', 'FR', '')[i % 4 if i % 5 else 0]},{('?', '1.50', '2.50')[i % 3]}\n" for i in range(N)
+    )
+    data = load_csv(tmp_path / "t.csv", "country,x\n" + rows)
+    assert columns_of(data) == {"country": Spelling(null="NA"), "x": Spelling(decimals=2, null="?")}
+    card = {"codec": data.codec.to_json()}
+    content, again = shipped(tmp_path / "out", data.train, notation(data.codec), fields={}, card=card)
+    assert set(content.decode().split()) <= {
+        "country,x",
+        *(f"{c},{x}" for c in ("NA", "DE", "FR") for x in ("?", "1.50", "2.50")),
+    }
+    assert again.equals(data.train.combine_chunks())
 
 
 def test_a_loader_of_the_source_reads_what_is_written(tmp_path: Path):

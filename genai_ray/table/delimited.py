@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import pyarrow.csv as pacsv
 from genai_ray.errors import UserError
 from genai_ray.table import dialect as dialects
 from genai_ray.table import encodings
-from genai_ray.table.dialect import Dialect, rows_of
+from genai_ray.table.dialect import Dialect, First, rows_of
 from genai_ray.table.spec import DELIMITERS, TableSpec
 from genai_ray.table.values import pc, whole
 
@@ -26,6 +27,8 @@ GZIP = b"\x1f\x8b"
 STRINGS = pa.dictionary(pa.int32(), pa.string())
 #: Bytes that Arrow parses at once; more where a row is longer.
 _BLOCK = 1 << 20
+#: Rows that are looked at for how a file may be meant that cannot be read.
+_LOOKED_AT = 1000
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class Delimited:
         return next((line for i, (line, _) in enumerate(self.rows) if i == wanted), wanted + 1)
 
 
-def decode(spec: TableSpec, field: str, key: str, content: bytes) -> Delimited:
-    """The text of a file, and how it is written.
+def decode(spec: TableSpec, field: str, key: str, content: bytes, first: First | None = None) -> Delimited:
+    """The text of a file, and how it is written. first: the file of the same table that was read first.
 
     Raises:
         UserError: for text that is not in the encoding of the spec, and where two readings fit.
@@ -80,7 +83,7 @@ def decode(spec: TableSpec, field: str, key: str, content: bytes) -> Delimited:
         string = re.sub(r"(?m)^[^\r\n]*", "", string, count=skip)
     if spec.comment:
         string = re.sub(rf"(?m)^{re.escape(spec.comment)}[^\r\n]*", "", string)
-    dialect, found = dialects.detect(string, spec, (field, key), named)
+    dialect, found = dialects.detect(string, spec, (field, key), named, first)
     content = string.encode()
     if dialect.delimiter == "space":
         content = b"\n".join(b" ".join(line.split()) for line in content.split(b"\n"))
@@ -249,6 +252,11 @@ def _unreadable(spec: TableSpec, field: str, key: str, file: Delimited, error: p
 def _other_reading(file: Delimited, expected: int) -> str:
     """How a file whose rows have different lengths may be meant."""
     shown = dialects.name_of(file.dialect.delimiter)
+    lengths = [(line, len(cells)) for line, cells in islice(file.rows, _LOOKED_AT)]
+    usual = Counter(n for _, n in lengths).most_common(1)[0][0]
+    before = next(i for i, (_, n) in enumerate(lengths) if n == usual)
+    if 0 < before and all(n == usual for _, n in lengths[before:]):
+        return f"Skip the lines before the table: data.table.skip={lengths[before - 1][0]}."
     absent = next((n for n in ("tab", "pipe", "semicolon") if DELIMITERS[n].encode() not in file.content), None)
     if expected == 1 and absent is not None:
         return f"Set data.table.delimiter={absent} if it is one column; or correct the line, which has a {shown}."

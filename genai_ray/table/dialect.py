@@ -52,6 +52,14 @@ class Dialect:
         return " " if self.delimiter == "space" else self.delimiter
 
 
+@dataclass(frozen=True)
+class First:
+    """The file of a table that was read first, and the names of its columns."""
+
+    dialect: Dialect
+    names: Sequence[str]
+
+
 def name_of(delimiter: str) -> str:
     """A delimiter as it can be given on a command line."""
     return {c: n for n, c in reversed(DELIMITERS.items())}.get(delimiter, delimiter)
@@ -86,13 +94,15 @@ def skipped_lines(string: str, spec: TableSpec) -> tuple[int, str | None]:
     return spec.skip or 0, None
 
 
-def detect(string: str, spec: TableSpec, where: tuple[str, str], named: str | None) -> tuple[Dialect, dict[str, str]]:
+def detect(
+    string: str, spec: TableSpec, where: tuple[str, str], named: str | None, first: First | None
+) -> tuple[Dialect, dict[str, str]]:
     """The dialect of a file, and by key of `data.table` the evidence for what was found.
 
     Args:
         string: the file from its start, without comments and skipped lines.
         where: the field of the spec that names the file, and its key, for errors.
-        named: a delimiter that the file itself names.
+        named: a delimiter that the file itself names. first: another file of the table, after which doubts are decided.
 
     Raises:
         UserError: if two readings fit; the remedy says which.
@@ -100,7 +110,8 @@ def detect(string: str, spec: TableSpec, where: tuple[str, str], named: str | No
     cut = len(string) > PREFIX
     head = string[: string.rfind("\n", 0, PREFIX) + 1 or PREFIX] if cut else string
     evidence: dict[str, str] = {}
-    chosen = _chosen(head, spec, where, named, cut)
+    alike = None if first is None else _alike(head, spec, first, cut)
+    chosen = alike or _chosen(head, spec, where, named, cut)
     if spec.delimiter is None and chosen.width > 1:
         why = "the line sep= names it" if named else chosen.why
         evidence["delimiter"] = f"{name_of(chosen.dialect.delimiter)}: {why}"
@@ -108,7 +119,8 @@ def detect(string: str, spec: TableSpec, where: tuple[str, str], named: str | No
         evidence["delimiter"] = "none: no character divides the rows into as many cells each"
     if spec.escape is None and chosen.dialect.escape == "backslash":
         evidence["escape"] = "backslash: quotes or delimiters stand after one"
-    header = _header(chosen, spec, where, evidence)
+    names = [] if first is None else list(first.names)
+    header = _header(chosen, spec, where, evidence, names)
     return replace(chosen.dialect, header=header), evidence
 
 
@@ -163,6 +175,14 @@ class _Trial:
 
     def column(self, index: int) -> list[str]:
         return [row[index].strip() for row in self.rows if index < len(row)]
+
+
+def _alike(head: str, spec: TableSpec, first: First, cut: bool) -> _Trial | None:
+    """Read as another file of the table, if that gives as many cells in its first row."""
+    if spec.delimiter is not None or spec.escape is not None:
+        return None
+    trial = _Trial.of(head, replace(first.dialect, skip=0), cut)
+    return trial if trial.width == len(first.names) and trial.regular >= _REGULAR else None
 
 
 def _chosen(head: str, spec: TableSpec, where: tuple[str, str], named: str | None, cut: bool) -> _Trial:
@@ -230,15 +250,17 @@ def _doubt(where: tuple[str, str], rule: str, *remedies: str) -> UserError:
 # --- header --------------------------------------------------------------------------------------
 
 
-def _header(trial: _Trial, spec: TableSpec, where: tuple[str, str], evidence: dict[str, str]) -> bool:
-    """Whether the first row names the columns."""
+def _header(
+    trial: _Trial, spec: TableSpec, where: tuple[str, str], evidence: dict[str, str], names: Sequence[str]
+) -> bool:
+    """Whether the first row names the columns. names: of another file of the table, if there is one."""
     if spec.header is not None:
         return spec.header
     if spec.names is not None:
         return False
-    if len(trial.rows) < 2:
+    first = [c.strip() for c in trial.rows[0]] if trial.rows else []
+    if len(trial.rows) < 2 or first == list(names):
         return True
-    first = [c.strip() for c in trial.rows[0]]
     named, alike = _signs(trial, first, spec.nulls)
     if not alike:
         shown = f", as {first[named[0]]!r} over values of another kind" if named else ""

@@ -2,6 +2,7 @@
 
 import io
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from genai_ray.errors import UserError
 from genai_ray.storage import Store
 from genai_ray.table import delimited, numerals
 from genai_ray.table.delimited import GZIP, STRINGS
-from genai_ray.table.dialect import Dialect
+from genai_ray.table.dialect import Dialect, First
 from genai_ray.table.numerals import Numerals
 from genai_ray.table.spec import TableSpec
 from genai_ray.table.values import dense, supported, whole
@@ -67,7 +68,8 @@ class Files:
                 where = f"{part.key}, row {row + 1}" if part.key else f"row {row + 1}"
                 if part.dialect is None:
                     return where
-                file = delimited.decode(self.spec, part.field, part.key, part.store.read(part.key))
+                first = First(part.dialect, self.table.column_names)
+                file = delimited.decode(self.spec, part.field, part.key, part.store.read(part.key), first)
                 return f"{where} (line {file.line(row)})"
             row -= part.rows
         raise IndexError(row)
@@ -135,7 +137,7 @@ class _Reader:
             self._of_parquet_only(key)
             table = _parquet(spec, field, key, content, self.left_out)
         else:
-            file = delimited.decode(spec, field, key, content)
+            file = delimited.decode(spec, field, key, content, self._first)
             dialect, encoding = file.dialect, file.encoding
             table, missing = delimited.read(spec, field, key, file)
             self._note(key, file.evidence, missing)
@@ -144,6 +146,13 @@ class _Reader:
         self._same_columns(field, key, table, dialect is not None)
         self.tables.append(table)
         self.parts.append(File(field, entry.store, key, table.num_rows, dialect, encoding))
+
+    @property
+    def _first(self) -> First | None:
+        """The first file, if it is CSV: the others are probably written alike."""
+        if not self.parts or self.parts[0].dialect is None:
+            return None
+        return First(self.parts[0].dialect, self.tables[0].column_names)
 
     def _of_parquet_only(self, key: str) -> None:
         if self.spec.names is not None:
@@ -337,15 +346,16 @@ def _parquet(spec: TableSpec, field: str, key: str, content: bytes, left_out: di
             field,
             f"{key}: {', '.join(f'{n} ({kind})' for n, kind in kept.items())}",
             "has columns of types that no model here makes and CSV has no notation for",
-            f"Leave them out: data.table.columns={_flow(dict.fromkeys(kept, 'drop'))}; or store durations as numbers, "
-            "and lists and structs as columns of their parts.",
+            f"Leave them out: {_override(dict.fromkeys(kept, 'drop'))}; or store durations as numbers, and lists and "
+            "structs as columns of their parts.",
         )
     return table.replace_schema_metadata(None)
 
 
-def _flow(values: Mapping[str, str]) -> str:
-    """Values as YAML on one line."""
-    return yaml.safe_dump(dict(values), default_flow_style=True, width=float("inf"), allow_unicode=True).strip()
+def _override(types: Mapping[str, str]) -> str:
+    """Types of columns as an override, as a shell takes it."""
+    flow = yaml.safe_dump(dict(types), default_flow_style=True, width=float("inf"), allow_unicode=True)
+    return shlex.quote(f"data.table.columns={flow.strip()}")
 
 
 def _pandas_index(schema: pa.Schema) -> list[str]:

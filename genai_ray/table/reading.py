@@ -6,7 +6,7 @@ stay strings, but where a spec says that they are something else.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -36,15 +36,24 @@ _BOOLS = {"true": True, "false": False}
 _MORE_BOOLS = _BOOLS | {"yes": True, "no": False, "y": True, "n": False, "t": True, "f": False, "1": True, "0": False}
 _MORE_BOOLS |= {"ja": True, "nein": False, "j": True, "oui": True, "non": False, "是": True, "否": False}
 #: Shapes of dates that are not ISO 8601, and how each may be meant.
+_DAYS = (
+    (r"\d{1,2}/\d{1,2}/\d{4}", ("%d/%m/%Y", "%m/%d/%Y")),
+    (r"\d{1,2}-\d{1,2}-\d{4}", ("%d-%m-%Y", "%m-%d-%Y")),
+    (r"\d{1,2}\.\d{1,2}\.\d{4}", ("%d.%m.%Y",)),
+    (r"\d{4}/\d{1,2}/\d{1,2}", ("%Y/%m/%d",)),
+    (r"\d{1,2} [A-Za-z]{3} \d{4}", ("%d %b %Y",)),
+    (r"\d{1,2}-[A-Za-z]{3}-\d{4}", ("%d-%b-%Y",)),
+)
+_TIMES = (
+    (r"\d{1,2}:\d{2}:\d{2}", "%H:%M:%S"),
+    (r"\d{1,2}:\d{2}", "%H:%M"),
+    (r"\d{1,2}:\d{2}:\d{2} [AaPp][Mm]", "%I:%M:%S %p"),
+    (r"\d{1,2}:\d{2} [AaPp][Mm]", "%I:%M %p"),
+)
 _DATES = (
-    (r"^\d{1,2}/\d{1,2}/\d{4}$", ("%d/%m/%Y", "%m/%d/%Y")),
-    (r"^\d{1,2}-\d{1,2}-\d{4}$", ("%d-%m-%Y", "%m-%d-%Y")),
-    (r"^\d{1,2}\.\d{1,2}\.\d{4}$", ("%d.%m.%Y",)),
-    (r"^\d{4}/\d{1,2}/\d{1,2}$", ("%Y/%m/%d",)),
-    (r"^\d{1,2} [A-Za-z]{3} \d{4}$", ("%d %b %Y",)),
-    (r"^\d{1,2}-[A-Za-z]{3}-\d{4}$", ("%d-%b-%Y",)),
-    (r"^\d{1,2}:\d{2}:\d{2}$", ("%H:%M:%S",)),
-    (r"^\d{1,2}:\d{2}$", ("%H:%M",)),
+    *((rf"^{shape}$", forms) for shape, forms in _DAYS),
+    *((rf"^{shape}$", (form,)) for shape, form in _TIMES),
+    *((rf"^{day} {clock}$", tuple(f"{f} {form}" for f in forms)) for day, forms in _DAYS for clock, form in _TIMES),
 )
 _ISO_DAY = r"^\d{4}-\d{2}-\d{2}$"
 _ISO = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}(:\d{2}){0,2}(\.\d{1,9})?(Z|[+-]\d{2}(:?\d{2})?)?$"
@@ -76,6 +85,12 @@ class Source:
     @property
     def distinct(self) -> Any:
         return self.strings.dictionary
+
+    @property
+    def null(self) -> str:
+        """The string that most often means a missing value in CSV."""
+        counts: Mapping[str, int] = self.files.facts.get("missing", {}).get(self.name, {})
+        return max(counts, key=lambda string: (counts[string], string), default="")
 
     @cached_property
     def plain(self) -> Any:
@@ -134,7 +149,10 @@ def read_cells(source: Source) -> Reading:
             and dates that may be meant in two ways.
     """
     readings = (reader(source) for reader in (_numbers, _booleans, _dates))
-    return next((r for r in readings if r is not None), _strings(source))
+    reading = next((r for r in readings if r is not None), None) or _strings(source)
+    if source.null:
+        reading = reading._replace(spelling=replace(reading.spelling or Spelling(), null=source.null))
+    return reading
 
 
 def _untyped(source: Source) -> bool:
@@ -277,7 +295,7 @@ def _compact(array: pa.Array, form: str) -> pa.Array:
     """Timestamps as time of day if the format has no date; as dates if it has no time; else in milliseconds if that is
     exact.
     """
-    if not re.search("%[aAwdbBmyYjUWcxGuVDFe]", form) and "%H" in form and form != "%H":
+    if not re.search("%[aAwdbBmyYjUWcxGuVDFe]", form) and re.search("%[HI]", form) and form != "%H":
         # Not in seconds, which Parquet does not have.
         fine = values.step_ns(array) < 10**6
         return array.cast(pa.time64("us") if fine else pa.time32("ms"), safe=False)

@@ -34,7 +34,7 @@ class Spelling:
 
     form: of dates and times, as in strptime; %-d is a day without a zero before it, %3f are milliseconds. words: for
     true and for false. decimal, thousands: separators of numbers. decimals: their fixed number. whole: whole numbers
-    end in .0.
+    end in .0. null: a missing value.
     """
 
     form: str = ""
@@ -43,6 +43,7 @@ class Spelling:
     thousands: str = ""
     decimals: int | None = None
     whole: bool = False
+    null: str = ""
 
     def to_json(self) -> dict[str, Any]:
         defaults = {f.name: f.default for f in fields(self)}
@@ -126,11 +127,13 @@ def of_numbers(strings: Any, plain: Any, numerals: Numerals) -> Spelling | None:
 
 
 def spelled(column: Any, spelling: Spelling | None) -> Any:
-    """A column (an Arrow array) as strings."""
+    """A column (an Arrow array) as strings; null where a missing value is an empty cell."""
     array = values.dense(column)
-    if spelling is None:
-        return array.cast(pa.string())
-    return _by_value(array, lambda value: _spell(value, spelling), pa.string())
+    if spelling is None or replace(spelling, null="") == Spelling():
+        strings = array.cast(pa.string())
+    else:
+        strings = _by_value(array, lambda value: _spell(value, spelling), pa.string())
+    return pc.fill_null(strings, spelling.null) if spelling and spelling.null else strings
 
 
 def _spell(value: Any, spelling: Spelling) -> str:
@@ -180,6 +183,8 @@ def unspelled(column: Any, kind: pa.DataType, spelling: Spelling | None) -> Any:
     """
     array = values.dense(column)
     cells = values.value_type(kind)
+    if spelling is not None and spelling.null:
+        array = pc.if_else(pc.equal(array, spelling.null), pa.scalar(None, pa.string()), array)
     if spelling is None or values.is_string(kind):
         out = _cast(array, cells)
     elif spelling.form:
