@@ -107,16 +107,6 @@ def test_the_order_of_ordered_categories_is_kept(tmp_path: Path):
     assert made["size"].to_pylist() == data.train["size"].to_pylist()
 
 
-def test_whole_numbers_are_dates_by_a_format(tmp_path: Path):
-    days = [20240101 + i % 28 for i in range(N)]
-    pq.write_table(pa.table({"day": days, "k": ["a", "b"] * (N // 2)}), tmp_path / "t.parquet")
-    columns = {"day": {"datetime_format": "%Y%m%d"}}
-    about = describe_file(spec_of(tmp_path / "t.parquet", columns=columns))["columns"]["day"]
-    assert (about["type"], about["range"]) == ("datetime", ["2024-01-01", "2024-01-28"])
-    with pytest.raises(UserError, match=r"row 1: 20240101.*does not fit datetime_format=%d%m%Y"):
-        describe_file(spec_of(tmp_path / "t.parquet", columns={"day": {"datetime_format": "%d%m%Y"}}))
-
-
 def test_files_are_known_by_their_first_bytes(tmp_path: Path):
     table = pa.table({"x": [1.5, 2.5] * 20, "k": ["a", "b"] * 20})
     for name in ("data.pq", "data", "data.dat"):

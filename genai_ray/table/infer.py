@@ -81,7 +81,7 @@ def _infer(source: Source) -> tuple[pa.Array, Column]:
     if cells.null_count == len(cells):
         raise source.wrong("is a column that is all missing", f"Leave it out: {source.field}=drop.")
     reading = Reading(values.whole(cells), "of its type")
-    if source.as_strings:
+    if values.is_string(cells.type):
         reading = read_cells(source)
     if source.spec.type:
         reading = reading._replace(why=_BY_SPEC)

@@ -97,12 +97,6 @@ class Source:
         """Its distinct strings, numbers among them with a decimal point and without thousands."""
         return self.files.numerals.plain(self.distinct)
 
-    @property
-    def as_strings(self) -> bool:
-        """Whether its cells are read as strings, as whole numbers are that are dates by a format: 20240131."""
-        whole = pa.types.is_integer(self.cells.type) and self.spec.datetime_format is not None
-        return whole or values.is_string(self.cells.type)
-
     @cached_property
     def counts(self) -> NDArray[np.int64]:
         """How many cells each distinct string has."""
