@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import load, load_csv
+from tables import load_csv
 
 from genai_ray.provenance import Manifest
 from genai_ray.storage import Store
@@ -192,25 +192,6 @@ def test_a_file_is_written_as_the_source_was(tmp_path: Path):
     plain = shipped(tmp_path / "iso", table, None, fields={"generate.spelling": "iso"}, card=manifest["card"])
     assert plain[0].startswith(b'"ort","am","betrag","ok"\n')
     assert plain[1].equals(table.combine_chunks())
-
-
-@pytest.mark.parametrize("iso", [False, True])
-def test_dates_that_are_whole_numbers_stay_so(tmp_path: Path, iso: bool):
-    days = pa.array([None if i % 9 == 0 else 20240101 + i % 28 for i in range(N)], pa.int32())
-    data = load(pa.table({"day": days, "k": ["a", "b"] * (N // 2)}), columns={"day": {"datetime_format": "%Y%m%d"}})
-    assert data.codec.schema.field("day").type == pa.date32()
-    style = Spelling(form="%Y%m%d", stored="int32")
-    assert columns_of(data)["day"] == style
-    table = spelling.stored(data.train, {"day": style})
-    assert table.schema.field("day").type == pa.int32()
-    assert set(table["day"].to_pylist()) <= set(days.to_pylist())
-    own = Notation(columns={"day": style}) if iso else notation(data.codec)
-    assert retyped(table, data.train.schema, own).equals(data.train.combine_chunks())
-    store = Store(str(tmp_path))
-    (record,) = CSV.write(TableRows(0, 0, table, {}, notation=None if iso else own), store)
-    read = CSV.read(record, store.read(record.path), store)
-    assert isinstance(read, TableRead)
-    assert retyped(read.table, data.train.schema, own).equals(data.train.combine_chunks())
 
 
 def test_missing_values_are_written_as_in_the_source(tmp_path: Path):

@@ -227,10 +227,7 @@ def _dates(source: Source) -> Reading | None:
     if parsed is None:
         return None
     moments, form = parsed
-    whole = pa.types.is_integer(source.cells.type)
-    style = spelling.of_dates(source.distinct, moments, form) if source.files.from_csv or whole else None
-    if style is not None and whole:
-        style = replace(style, stored=values.type_name(source.cells.type))
+    style = spelling.of_dates(source.distinct, moments, form) if source.files.from_csv else None
     return Reading(source.per_cell(moments), "all cells read as dates or times", None, style)
 
 

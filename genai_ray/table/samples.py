@@ -20,11 +20,9 @@ from genai_ray.onnx_session import Sampler
 from genai_ray.provenance import ModelCard
 from genai_ray.quotas import Quotas, shares_as_counts
 from genai_ray.spec import GenerateSpec
-from genai_ray.table import spelling
 from genai_ray.table.codec import TableCodec, notation
 from genai_ray.table.sinks import TableRows
 from genai_ray.table.spec import BATCH, RowCondition, TableGenerateSpec
-from genai_ray.table.spelling import Spelling
 
 #: Attempts at a row before its shard fails; part of the format, as it spaces the randomness.
 MAX_ATTEMPTS = 4096
@@ -68,11 +66,7 @@ class TableSamples:
 
     @property
     def schema(self) -> pa.Schema:
-        return spelling.stored(self.codec.schema.empty_table(), self._spellings).schema
-
-    @cached_property
-    def _spellings(self) -> dict[str, Spelling]:
-        return {c.name: c.spelling for c in self.codec.columns if c.spelling is not None}
+        return self.codec.schema
 
     def counts(self) -> dict[str, int]:
         if len(self.conditions) == 1 and not self.conditions[0].where:
@@ -102,7 +96,7 @@ class TableSamples:
         return TableRows(
             index=shard.index,
             start=shard.start,
-            table=spelling.stored(table, self._spellings),
+            table=table,
             provenance=shard.provenance,
             producer=shard.producer,
             attempts=attempts,

@@ -103,11 +103,10 @@ def read_csv(record: FileRecord, data: bytes, store: Store) -> TableRead:
 
 
 def notation_of(manifest: Manifest) -> Notation | None:
-    """How the files of a data set are written; None: as Arrow writes them."""
-    own = notation(TableCodec.from_json(manifest.card["codec"]))
-    if own is None or manifest.fields.get("generate.spelling", "source") == "source":
-        return own
-    return Notation(columns={name: style for name, style in own.columns.items() if style.stored})
+    """How the CSV files of a data set are written; None: as Arrow writes them."""
+    if manifest.fields.get("generate.spelling", "source") != "source":
+        return None
+    return notation(TableCodec.from_json(manifest.card["codec"]))
 
 
 _notations: WeakKeyDictionary[Store, Notation | None] = WeakKeyDictionary()
@@ -133,7 +132,7 @@ def retyped(table: pa.Table, schema: pa.Schema, own: Notation | None = None) -> 
     spellings = own.columns if own is not None else {}
     columns = [
         spelling.unspelled(table.column(f.name), f.type, spellings.get(f.name))
-        if values.is_string(table.schema.field(f.name).type) or (f.name in spellings and spellings[f.name].stored)
+        if values.is_string(table.schema.field(f.name).type)
         else table.column(f.name).cast(f.type)
         for f in schema
     ]

@@ -34,7 +34,7 @@ class Spelling:
 
     form: of dates and times, as in strptime; %-d is a day without a zero before it, %3f are milliseconds. words: for
     true and for false. decimal, thousands: separators of numbers. decimals: their fixed number. whole: whole numbers
-    end in .0. null: a missing value. stored: the type of whole numbers that are dates by the form, in any kind of file.
+    end in .0. null: a missing value.
     """
 
     form: str = ""
@@ -44,7 +44,6 @@ class Spelling:
     decimals: int | None = None
     whole: bool = False
     null: str = ""
-    stored: str = ""
 
     def to_json(self) -> dict[str, Any]:
         defaults = {f.name: f.default for f in fields(self)}
@@ -130,7 +129,7 @@ def of_numbers(strings: Any, plain: Any, numerals: Numerals) -> Spelling | None:
 def spelled(column: Any, spelling: Spelling | None) -> Any:
     """A column (an Arrow array) as strings; null where a missing value is an empty cell."""
     array = values.dense(column)
-    if spelling is None or spelling.stored or replace(spelling, null="") == Spelling():
+    if spelling is None or replace(spelling, null="") == Spelling():
         strings = array.cast(pa.string())
     else:
         strings = _by_value(array, lambda value: _spell(value, spelling), pa.string())
@@ -173,16 +172,6 @@ def _moment(value: Any, form: str) -> str:
     return re.sub(r"%(-?[A-Za-z]|3f|%)", part, form)
 
 
-def stored(table: pa.Table, columns: Mapping[str, Spelling]) -> pa.Table:
-    """A table in which dates are whole numbers where the source has them so."""
-    for name, spelling in columns.items():
-        if spelling.stored:
-            digits = spelled(table.column(name), replace(spelling, stored=""))
-            index = table.column_names.index(name)
-            table = table.set_column(index, name, digits.cast(values.type_from_name(spelling.stored)))
-    return table
-
-
 # --- strings as values ---------------------------------------------------------------------------
 
 
@@ -194,8 +183,6 @@ def unspelled(column: Any, kind: pa.DataType, spelling: Spelling | None) -> Any:
     """
     array = values.dense(column)
     cells = values.value_type(kind)
-    if spelling is not None and spelling.stored:
-        array = array.cast(pa.string())
     if spelling is not None and spelling.null:
         array = pc.if_else(pc.equal(array, spelling.null), pa.scalar(None, pa.string()), array)
     if spelling is None or values.is_string(kind):
