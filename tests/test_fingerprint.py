@@ -27,7 +27,12 @@ TRAIN: dict[str, Any] = {
     "data.table.columns": {"age": {"type": "categorical"}},
     "data.table.metadata": "metadata.json",
     "data.table.names": ["age", "income"],
+    "data.table.header": True,
     "data.table.delimiter": ";",
+    "data.table.escape": "backslash",
+    "data.table.decimal": "comma",
+    "data.table.thousands": "space",
+    "data.table.skip": 1,
     "data.table.encoding": "latin1",
     "data.table.nulls": ["-"],
     "data.table.comment": "#",
@@ -102,6 +107,7 @@ GENERATE: dict[str, Any] = {
     "generate.shard_bytes": 4096,
     "generate.quality": 80,
     "generate.conditions": "/asked.csv",
+    "generate.spelling": "iso",
     "provenance.producer": "001191110102MAD55U9H0F10002",
 }
 #: ... and neither.
@@ -157,6 +163,7 @@ WITH: dict[str, dict[str, Any]] = {
     "data.cache_gb": {"data.source": "folder", "data.root": "here"},
     "data.holdout_root": _FILES,
     **{f"data.table.{k}": _FILES for k in ("metadata", "names", "delimiter", "encoding", "nulls", "comment")},
+    **{f"data.table.{k}": _FILES for k in ("header", "escape", "decimal", "thousands", "skip")},
     "data.download": {"data.source": "mnist"},
     "model.preset": {"model.preset": "beta_vae"},
     "model.conditional": {"model.conditional": True},
@@ -171,6 +178,7 @@ WITH: dict[str, dict[str, Any]] = {
     "generate.classes": {"model.conditional": True},
     "generate.conditions": {"model.conditional": True},
     "generate.quality": {"generate.encoding": "jpeg"},
+    "generate.spelling": {"generate.sink": "csv"},
     "generate.table": {"generate.sink": "iceberg", "generate.table": "a.name"},
     "generate.catalog": {"generate.sink": "iceberg", "generate.table": "a.name"},
     "export.difference_max": {"export.precision": "fp16"},
@@ -256,6 +264,34 @@ def test_the_fingerprint_is_of_values_not_of_how_they_were_written():
 def test_fields_that_came_later_leave_earlier_runs_alone():
     fields = fingerprint.fields(parse({"name": "run"}), "train")
     assert not {"data.table", "model.pack", "model.weight_decay"} & fields.keys()
+
+
+def test_inner_sections_leave_earlier_runs_alone_too():
+    """The section `data.table` as version 0 hashed it, where something in it was set."""
+
+    def fields(**table: Any) -> dict[str, Any]:
+        data = {"source": "table", "root": "here", "table": table}
+        return fingerprint.fields(parse({"name": "run", "data": data, "model": {"preset": "tvae"}}), "train")
+
+    column = {"datetime_format": None, "decimals": None, "pattern": None, "min": None, "max": None}
+    expected = {
+        "columns": {"age": {"type": "categorical", **column}},
+        "metadata": None,
+        "names": None,
+        "delimiter": ",",
+        "comment": None,
+        "encoding": "utf8",
+        "nulls": ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"],
+        "numbers": "modes",
+        "rare": 3,
+        "rare_label": "(other)",
+        "constraints": [],
+    }
+    assert fields(rare=3, columns={"age": "categorical"})["data.table"] == expected
+    assert fields(rare=3, columns={"age": "categorical"}, delimiter=",", encoding="utf8")["data.table"] == expected
+    assert "data.table" not in fields(delimiter=",", encoding="utf8")
+    nulls = fields(columns={"age": {"nulls": ["-"]}})["data.table"]["columns"]["age"]["nulls"]
+    assert nulls == ["-"]
 
 
 def test_generation_ignores_the_seed_of_training_when_it_has_its_own():

@@ -1,6 +1,7 @@
 """Tables from file to verified data set: conditions, constraints, types, and rows by index."""
 
 import io
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,30 @@ def test_csv_holds_the_same_rows(folder: Path) -> None:
     assert parsed["gift"].to_pylist() == rows["gift"].to_pylist()[:200]
     assert parsed["ordered"].to_pylist() == rows["ordered"].to_pylist()[:200]
     assert parsed["rating"].to_pylist() == rows["rating"].to_pylist()[:200]
+    assert verify(made.store.uri, regenerate=1).whole
+    evaluate(spec)
+
+
+def test_csv_is_spelled_verified_and_measured_as_its_source(tmp_path: Path) -> None:
+    lines = [
+        "Ort;am;Betrag;ok",
+        *(
+            f"{('Köln', 'NA', 'Genève')[i % 3]};{1 + i % 28:02}.06.2020;{1 + i % 9}.{100 + i % 7},{i % 10}0;{i % 4 > 0}"
+            for i in range(300)
+        ),
+    ]
+    (tmp_path / "orte.csv").write_text("\n".join(lines) + "\n", encoding="cp1252")
+    small = ["train.samples=200", "train.checkpoint_every=200", "generate.samples=150", "generate.shard_rows=80"]
+    spec = spec_of(tmp_path, "tvae", *small, "generate.sink=csv", root=str(tmp_path / "orte.csv"))
+    train(spec)
+    export(spec)
+    made, read = finished(spec)
+    text = Store(made.store.uri).read("data/part-000000.csv").decode("cp1252")
+    rows = [line.split(";") for line in text.splitlines()]
+    assert rows[0] == ["Ort", "am", "Betrag", "ok"]
+    assert {r[0] for r in rows[1:]} <= {"Köln", "NA", "Genève"}
+    assert all(re.fullmatch(r"\d\d\.06\.2020;\d\.\d{3},\d\d;(True|False)", ";".join(r[1:])) for r in rows[1:])
+    assert read.num_rows == 150
     assert verify(made.store.uri, regenerate=1).whole
     evaluate(spec)
 

@@ -232,7 +232,7 @@ def numbers_with(odd: Any, at: int = 41) -> list[Any]:
         ("x,y\n", "must have rows"),
         ("x,y\n1,2\n\n3\n", r"t\.csv, row 2 \(line 4\).*has 1 cells where 2"),
         ("x,x\n1,2\n", "2 columns named 'x'"),
-        ("x,\n1,2\n", "column without a name"),
+        ("f,39\nm,20\nf,31\n", "a first line .*header=true"),
         ("39,7.5\n1,2\n", "first line of numbers"),
         (b"x,y\n1,2\n\xff,2\n", "line 3 is not.*data.table.encoding"),
         (csv_of({"x": repeated(""), **OTHER}), "columns.x.*all missing.*=drop"),

@@ -103,13 +103,29 @@ def digest(values: Mapping[str, Any]) -> str:
 
 
 def _values(section: Section) -> dict[str, Any]:
-    """What a section contributes to a fingerprint."""
+    """What a section contributes to a fingerprint, its inner sections included."""
     dumped, values = section.model_dump(mode="json"), section.__dict__
     out = {}
     for name, info in type(section).model_fields.items():
         extra: Any = info.json_schema_extra or {}
-        changes = extra.get("fingerprint", True) and name in dumped
+        if not extra.get("fingerprint", True) or name not in dumped:
+            continue
         default = None if info.default is PydanticUndefined else info.default
-        if changes and not (extra.get("later") and values[name] == default):
-            out[name] = dumped[name]
+        value = extra["was"] if "was" in extra and values[name] == default else _value(values[name], dumped[name])
+        unchanged = value == _values(default) if isinstance(default, Section) else values[name] == default
+        if not (extra.get("later") and unchanged):
+            out[name] = value
     return out
+
+
+def _value(value: Any, dumped: Any) -> Any:
+    """A value as it was dumped, but of inner sections what they contribute."""
+    if isinstance(value, Section):
+        return _values(value)
+    if isinstance(value, Mapping):
+        pairs: Any = zip(dumped.items(), value.values(), strict=True)  # a dump keeps the order
+        return {name: _value(inner, plain) for (name, plain), inner in pairs}
+    if isinstance(value, tuple):
+        pairs = zip(value, dumped, strict=True)
+        return [_value(inner, plain) for inner, plain in pairs]
+    return dumped

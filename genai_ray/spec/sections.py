@@ -27,6 +27,7 @@ def key(
     *,
     fingerprint: bool = True,
     later: bool = False,
+    was: Any = None,
     needs: Mapping[str, tuple[object, ...]] | None = None,
     unless: Mapping[str, object] | None = None,
     **kwargs: Any,
@@ -37,6 +38,8 @@ def key(
         fingerprint: False for a key that cannot change a result.
         later: earlier versions did not have it. It is left out of the fingerprint while it has its default, so that
             their runs resume.
+        was: the default of earlier versions, in whose place null is now the default; the fingerprint keeps it, so that
+            their runs resume.
         needs: key of the same section -> the values with which this one has an effect.
         unless: key of the same section -> the value with which this one has none.
         kwargs: as for pydantic's `Field`.
@@ -44,6 +47,8 @@ def key(
     extra: dict[str, Any] = {} if fingerprint else {"fingerprint": False}
     if later:
         extra["later"] = True
+    if was is not None:
+        extra["was"] = was
     if needs:
         extra["needs"] = {name: list(values) for name, values in needs.items()}
     if unless:

@@ -5,7 +5,7 @@ the atoms, modes or bins and the range that `rare` rows reach. It holds no row.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from genai_ray.table.columns import Column, Part, combinations
 from genai_ray.table.constraints import Rules
 from genai_ray.table.distances import Distance
 from genai_ray.table.spec import TableGenerateSpec
+from genai_ray.table.spelling import Notation
 from genai_ray.table.values import pc
 
 Codes = NDArray[np.int32]
@@ -33,7 +34,8 @@ class TableCodec:
 
     columns: as they are decoded, in the order of the source. parts: what is modelled. members: by part, the indices of
     its columns, several for columns kept together. combos: by part, the codes of its columns that each of its own codes
-    means, -1 for missing; empty for one column alone. rules: the constraints.
+    means, -1 for missing; empty for one column alone. rules: the constraints. csv: how cells are
+    separated in the files of the source, if not as Arrow does it; see `spelling.Notation`.
 
     A column that `less` bounds below by others is modelled as its distance from the greatest of them.
     """
@@ -43,6 +45,7 @@ class TableCodec:
     members: tuple[tuple[int, ...], ...]
     combos: tuple[tuple[tuple[int, ...], ...], ...]
     rules: Rules
+    csv: Mapping[str, str] | None = None
 
     modality: ClassVar[str] = "table"
 
@@ -305,7 +308,7 @@ class TableCodec:
             "members": [list(m) for m in self.members],
             "combos": [[list(c) for c in combos] for combos in self.combos],
             "rules": self.rules.to_json(),
-        }
+        } | ({} if self.csv is None else {"csv": dict(self.csv)})
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "TableCodec":
@@ -315,6 +318,7 @@ class TableCodec:
             members=tuple(map(tuple, stored["members"])),
             combos=tuple(tuple(map(tuple, combos)) for combos in stored["combos"]),
             rules=Rules.from_json(stored["rules"]),
+            csv=stored.get("csv"),
         )
 
     def describe(self) -> dict[str, Any]:
@@ -325,6 +329,18 @@ class TableCodec:
         rules = "; ".join(self.rules.described())
         out: dict[str, Any] = {kind: ", ".join(columns) for kind, columns in kinds.items()}
         return out | ({"constraints": rules} if rules else {})
+
+
+def notation(codec: TableCodec) -> Notation | None:
+    """How CSV is written as the source was; None if that is how Arrow writes it."""
+    columns = {c.name: c.spelling for c in codec.columns if c.spelling is not None}
+    own = Notation(columns=columns, **(codec.csv or {}))
+    return None if own == Notation() else own
+
+
+def learnt(codec: TableCodec) -> TableCodec:
+    """A codec without what only the spelling of CSV needs."""
+    return replace(codec, columns=tuple(replace(c, spelling=None) for c in codec.columns), csv=None)
 
 
 def from_json(stored: dict[str, Any]) -> TableCodec:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from genai_ray.table import values
+from genai_ray.table.spelling import Spelling
 
 Kind = Literal["numerical", "categorical", "boolean", "datetime", "id", "constant", "formula"]
 
@@ -18,9 +19,10 @@ class Column:
     """A column of the table that is decoded. Numbers of a temporal column are in steps of `unit` nanoseconds since the
     epoch of its type, and whole.
 
-    categories: plain values (see `values.plain`) of a discrete column, ascending, without missing; a rare or unknown
-    value becomes `other`. low, high: the range of numbers that is generated. min, max: the part of it that a spec
-    demands. value: of a constant. why: the reason for the kind.
+    categories: plain values (see `values.plain`) of a discrete column, without missing, ascending or in the order of an
+    ordered dictionary; a rare or unknown value becomes `other`. low, high: the range of numbers that is generated. min,
+    max: the part of it that a spec demands. value: of a constant. spelling: in CSV, if it is another than Arrow's. why:
+    the reason for the kind.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Column:
     unit: int = 1
     pattern: str = ""
     value: Any = None
+    spelling: Spelling | None = None
     why: str = field(default="", compare=False)
 
     @property
@@ -72,13 +75,16 @@ class Column:
     def to_json(self) -> dict[str, Any]:
         out = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "why"}
         out |= {"type": values.type_name(self.type), "categories": list(self.categories)}
+        if self.spelling is not None:
+            out["spelling"] = self.spelling.to_json()
         defaults = {f.name: f.default for f in fields(self)}
         return {k: v for k, v in out.items() if v not in (defaults[k], [])}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Column":
         kind, categories = values.type_from_name(stored["type"]), stored.get("categories", ())
-        return cls(**{**stored, "type": kind, "categories": tuple(categories)})
+        spelling = Spelling.from_json(stored["spelling"]) if "spelling" in stored else None
+        return cls(**{**stored, "type": kind, "categories": tuple(categories), "spelling": spelling})
 
 
 def combinations(

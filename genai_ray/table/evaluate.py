@@ -1,6 +1,5 @@
 """Evaluation of tables: scores beside those of real rows, and what the page shows."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from genai_ray.errors import UserError
-from genai_ray.modality import Data, Evaluator, Measured, Outputs, Read, Shipped, values_of
+from genai_ray.modality import Data, Evaluator, Measured, Outputs, Shipped, values_of
 from genai_ray.spec import Spec
 from genai_ray.storage import Store
 from genai_ray.table.codec import TableCodec
@@ -18,7 +17,7 @@ from genai_ray.table.matrix import encode, sample
 from genai_ray.table.metrics import METRICS
 from genai_ray.table.panels import blocks, column_panels, preview_png, sample_rows
 from genai_ray.table.shapes import column_shapes, pair_trends
-from genai_ray.table.sinks import TableRead, retyped
+from genai_ray.table.sinks import TableRead, notation_of, retyped
 from genai_ray.table.source import TableData
 from genai_ray.table.spec import TableRun
 
@@ -72,7 +71,7 @@ def measure(spec: Spec, shipped: Shipped, data: Data) -> Measured:
             f"(data set: {schema.names}; spec: {data.codec.schema.names})",
             "Use the spec of the run.",
         )
-    table = _read(shipped.files, data.train.schema, spec.evaluate.samples)
+    table = _read(shipped, data.train.schema, spec.evaluate.samples)
     kinds, rare = _kinds(data), spec.data.table.rare
     tables = Tables(train=data.train, holdout=data.holdout, table=table, target=target, rare=rare, **kinds)
     has_rules = bool(data.codec.rules)
@@ -121,12 +120,12 @@ def _target(spec: TableRun, data: TableData) -> str | None:
     return wanted or (names[-1] if len(names) > 1 else None)
 
 
-def _read(files: Iterator[Read], schema: pa.Schema, rows: int) -> pa.Table:
+def _read(shipped: Shipped, schema: pa.Schema, rows: int) -> pa.Table:
     """The first rows: samples do not depend on one another, so they are as good as any."""
-    tables, have = [], 0
-    for file in files:
+    tables, have, own = [], 0, notation_of(shipped.manifest)
+    for file in shipped.files:
         assert isinstance(file, TableRead)
-        tables.append(retyped(file.table.slice(0, rows - have), schema))
+        tables.append(retyped(file.table.slice(0, rows - have), schema, own))
         have += tables[-1].num_rows
         if have >= rows:
             break

@@ -1,37 +1,47 @@
 """Files of a table, CSV or Parquet, one or many, as one Arrow table whose rows know where they come from."""
 
-import codecs
-import csv
-import gzip
 import io
 import re
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
+import yaml
 
 from genai_ray.errors import UserError
 from genai_ray.storage import Store
+from genai_ray.table import delimited, numerals
+from genai_ray.table.delimited import GZIP, STRINGS
+from genai_ray.table.dialect import Dialect, First
+from genai_ray.table.numerals import Numerals
 from genai_ray.table.spec import TableSpec
-from genai_ray.table.values import dense, pc, supported, whole
+from genai_ray.table.values import dense, supported, whole
 
-SUFFIXES = (".csv", ".tsv", ".csv.gz", ".parquet")
-#: Cells of CSV as dictionary-encoded strings: most columns have few distinct values.
-STRINGS = pa.dictionary(pa.int32(), pa.string())
+SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq", ".parq")
+PLAIN = Numerals()
+_PARQUET = b"PAR1"
+#: How Hive names the folder of rows whose value is missing.
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+#: Files of other suffixes whose first bytes are looked at, in a folder that has none of these.
+_LOOKED_AT = 1000
 
 
 @dataclass(frozen=True)
 class File:
-    """A file and its rows."""
+    """A file and its rows. dialect, encoding: of CSV."""
 
     field: str  # of the spec, that names it
     store: Store
     key: str
     rows: int
+    dialect: Dialect | None = None
+    encoding: str = "utf-8"
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,8 @@ class Files:
     """All rows, those of `data.holdout_root` last.
 
     from_csv: whether they come from CSV, with cells of type STRINGS that say nothing of the column's type.
-    held: rows at the end that are kept from training.
+    held: rows at the end that are kept from training. numerals: how numbers are written. facts: for people, how the
+    files were read and what was left out.
     """
 
     spec: TableSpec
@@ -47,18 +58,31 @@ class Files:
     from_csv: bool
     parts: tuple[File, ...]
     held: int = 0
+    numerals: Numerals = PLAIN
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def location(self, row: int) -> str:
         """File and row, counted from 1 as people do; for CSV also the line."""
         for part in self.parts:
             if row < part.rows:
                 where = f"{part.key}, row {row + 1}" if part.key else f"row {row + 1}"
-                if not self.from_csv:
+                if part.dialect is None:
                     return where
-                line = _line(_content(part.store, part.key, part.field, self.spec), self.spec, row)
-                return f"{where} (line {line})"
+                first = First(part.dialect, self.table.column_names)
+                file = delimited.decode(self.spec, part.field, part.key, part.store.read(part.key), first)
+                return f"{where} (line {file.line(row)})"
             row -= part.rows
         raise IndexError(row)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A file that is to be read, and the values of its folders named `column=value`."""
+
+    field: str
+    store: Store
+    key: str
+    partitions: dict[str, str | None]
 
 
 def read_files(spec: TableSpec, root: str, holdout_root: str | None) -> Files:
@@ -67,34 +91,153 @@ def read_files(spec: TableSpec, root: str, holdout_root: str | None) -> Files:
     Raises:
         UserError: if there are none, they cannot be read, or their columns differ.
     """
-    parts: list[File] = []
-    tables: list[pa.Table] = []
-    held = 0
-    for field, uri in (("data.root", root), ("data.holdout_root", holdout_root)):
-        if uri is None:
-            continue
-        store, keys = _keys(field, uri)
-        for key in keys:
-            table = _read(spec, field, store, key)
-            _same_columns(field, key, table, parts, tables)
-            tables.append(table)
-            parts.append(File(field, store, key, table.num_rows))
-            held += table.num_rows if field == "data.holdout_root" else 0
+    left_out: Counter[str] = Counter()
+    entries: list[_Entry] = []
+    for name, uri in (("data.root", root), ("data.holdout_root", holdout_root)):
+        if uri is not None:
+            store, keys = _keys(name, uri, left_out)
+            entries += [_Entry(name, store, key, _partitions(key)) for key in keys]
+    reader = _Reader(spec, entries)
+    for entry in entries:
+        reader.add(entry)
     try:
-        joined = pa.concat_tables(tables, promote_options="permissive")
+        table = pa.concat_tables(reader.tables, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise UserError(
             "data.root", root, f"must hold files whose columns are of one type ({error})", "Write them with one schema."
         ) from None
-    return Files(spec, joined, not _is_parquet(parts[0].key), tuple(parts), held)
+    from_csv = reader.parts[0].dialect is not None
+    number, evidence = _numerals(spec, table) if from_csv else (_given_numerals(spec), {})
+    facts = {"read": reader.read | evidence, "missing": reader.missing, "left out": {**left_out, **reader.left_out}}
+    held = sum(p.rows for p in reader.parts if p.field == "data.holdout_root")
+    kept = {name: fact for name, fact in facts.items() if fact}
+    return Files(spec, table, from_csv, tuple(reader.parts), held, number, kept)
 
 
-def _is_parquet(key: str) -> bool:
-    return key.lower().endswith(".parquet")
+class _Reader:
+    """Files as tables with the columns of the first, and what people want to know of it."""
+
+    def __init__(self, spec: TableSpec, entries: Sequence[_Entry]):
+        self.spec = spec
+        self.parts: list[File] = []
+        self.tables: list[pa.Table] = []
+        self.read: dict[str, str] = {}
+        self.missing: dict[str, dict[str, int]] = {}
+        self.left_out: dict[str, str] = {}
+        self._partitions = _partition_types(entries)
+
+    def add(self, entry: _Entry) -> None:
+        """Raises:
+        UserError: for a file that cannot be read, or that has other columns.
+        """
+        spec, field, key = self.spec, entry.field, entry.key
+        content = entry.store.read(key)
+        dialect, encoding = None, "utf-8"
+        if content.startswith(_PARQUET) or key.lower().endswith(".parquet"):
+            self._of_parquet_only(key)
+            table = _parquet(spec, field, key, content, self.left_out)
+        else:
+            file = delimited.decode(spec, field, key, content, self._first)
+            dialect, encoding = file.dialect, file.encoding
+            table, missing = delimited.read(spec, field, key, file)
+            self._note(key, file.evidence, missing)
+        table = self._with_partitions(table, entry, dialect is not None)
+        _check(field, key, table)
+        self._same_columns(field, key, table, dialect is not None)
+        self.tables.append(table)
+        self.parts.append(File(field, entry.store, key, table.num_rows, dialect, encoding))
+
+    @property
+    def _first(self) -> First | None:
+        """The first file, if it is CSV: the others are probably written alike."""
+        if not self.parts or self.parts[0].dialect is None:
+            return None
+        return First(self.parts[0].dialect, self.tables[0].column_names)
+
+    def _of_parquet_only(self, key: str) -> None:
+        if self.spec.names is not None:
+            raise UserError("data.table.names", self.spec.names, f"is for CSV, and {key} is Parquet", "Drop it.")
+
+    def _note(self, key: str, evidence: Mapping[str, str], missing: Mapping[str, Mapping[str, int]]) -> None:
+        for name, why in evidence.items():
+            before = self.read.setdefault(name, why)
+            if before.partition(":")[0] != why.partition(":")[0] and key not in before:
+                self.read[name] = f"{before}; in {key} {why}"
+        for name, counts in missing.items():
+            self.missing[name] = dict(Counter(self.missing.get(name, {})) + Counter(counts))
+
+    def _with_partitions(self, table: pa.Table, entry: _Entry, from_csv: bool) -> pa.Table:
+        """The table and a column for each folder `column=value`, unless the files have one of that name."""
+        for name, value in entry.partitions.items():
+            if name in table.column_names:
+                continue
+            kind = self._partitions[name]
+            if value is not None and pa.types.is_integer(kind):
+                value = str(int(value))
+            index = pa.array([0] * table.num_rows if value is not None else [None] * table.num_rows, pa.int32())
+            values = pa.array([value or ""]).cast(pa.string() if from_csv else kind) if value is not None else None
+            dictionary = pa.array([], pa.string() if from_csv else kind) if values is None else values
+            table = table.append_column(name, pa.DictionaryArray.from_arrays(index, dictionary))
+            self.read[name] = "a column by the names of folders"
+        return table
+
+    def _same_columns(self, field: str, key: str, table: pa.Table, from_csv: bool) -> None:
+        if not self.tables:
+            return
+        first, names = self.parts[0], self.tables[0].column_names
+        if (first.dialect is not None) != from_csv:
+            kinds = ("Parquet", "CSV") if from_csv else ("CSV", "Parquet")
+            rule = f"is {kinds[1]} and {first.key} is {kinds[0]}: a table is not read from both CSV and Parquet"
+            raise UserError(field, key, rule, "Name the files of one kind.")
+        if table.column_names != names:
+            odd = sorted(set(names) ^ set(table.column_names))
+            what = f"column {odd[0]!r} is in one of them" if odd else "their order differs"
+            raise UserError(
+                field,
+                key,
+                f"must have the columns of {first.key}; {what}",
+                "Write all files with the same columns in the same order.",
+            )
 
 
-def _keys(field: str, uri: str) -> tuple[Store, list[str]]:
-    """The store and the keys of a path: one file, or those in a folder."""
+def strings(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column of strings as dictionary<int32, string>, each string once."""
+    if column.type == STRINGS:
+        return whole(column)
+    return dense(column).cast(pa.string()).dictionary_encode()
+
+
+def recognises(uri: str) -> bool:
+    """Whether a file or folder looks like a table: CSV, or Parquet without a column of images."""
+    try:
+        if Path(uri).expanduser().is_file() and not uri.lower().endswith(SUFFIXES):
+            path = Path(uri).expanduser()
+            store, keys = Store(str(path.parent)), [path.name]
+            return store.read_range(keys[0], 0, 4) == _PARQUET and not _has_images(store, keys[0])
+        store, keys = _keys("uri", uri, Counter())
+        ours = any(store.exists(k) for k in ("manifest.json", "spec.yaml", "dataset/manifest.json"))
+        return not ours and not _has_images(store, keys[0])
+    except (UserError, OSError, pa.ArrowException):
+        return False
+
+
+def _has_images(store: Store, key: str) -> bool:
+    if not key.lower().endswith((".parquet", ".pq", ".parq")):
+        return False
+    path = store.path(key)
+    schema = pq.read_schema(path if path is not None else io.BytesIO(store.read(key)))
+    return any(
+        (pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0)
+        or (f.name == "image" and (pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type)))
+        for f in schema
+    )
+
+
+# --- which files ---------------------------------------------------------------------------------
+
+
+def _keys(field: str, uri: str, left_out: Counter[str]) -> tuple[Store, list[str]]:
+    """The store and the keys of a path: one file, or those in a folder. What is left out is counted."""
     remote = "://" in uri
     folder, _, name = uri.rstrip("/").rpartition("/")
     if not remote:
@@ -107,9 +250,11 @@ def _keys(field: str, uri: str) -> tuple[Store, list[str]]:
     elif folder.count("/") > 1 and (parent := Store(folder)).exists(name):
         return parent, [name]
     store = Store(uri)
-    # Names with these in front are of tools, such as the receipts of a data set of ours.
-    seen = [k for k in store.list() if not any(p.startswith((".", "_")) for p in k.split("/"))]
+    every = store.list()
+    seen = [k for k in every if not any(map(_hidden, k.split("/")))]
     keys = [k for k in seen if k.lower().endswith(SUFFIXES)]
+    if not keys:
+        keys = [k for k in seen[:_LOOKED_AT] if store.read_range(k, 0, 4).startswith((_PARQUET, GZIP))]
     if not keys:
         raise UserError(
             field,
@@ -117,221 +262,114 @@ def _keys(field: str, uri: str) -> tuple[Store, list[str]]:
             f"must hold files ({', '.join(SUFFIXES)}), and holds none",
             "Check the path, or name a file of another suffix, which is read as CSV.",
         )
-    kinds = {_is_parquet(k) for k in keys}
-    if len(kinds) > 1:
-        raise UserError(field, uri, "holds both CSV and Parquet", "Name the files of one kind.")
+    if len(every) > len(seen):
+        left_out["hidden"] += len(every) - len(seen)
+    for key in set(seen) - set(keys):
+        left_out[f"suffix {Path(key).suffix}" if Path(key).suffix else "without a suffix"] += 1
     return store, keys
 
 
-def _same_columns(field: str, key: str, table: pa.Table, parts: list[File], tables: list[pa.Table]) -> None:
-    if not tables:
-        return
-    first, names = parts[0].key, tables[0].column_names
-    if _is_parquet(parts[0].key) != _is_parquet(key):
-        raise UserError(field, key, f"must be of the kind of {first}", "Use CSV or Parquet.")
-    if table.column_names != names:
-        odd = sorted(set(names) ^ set(table.column_names))
-        what = f"column {odd[0]!r} is in one of them" if odd else "their order differs"
+def _hidden(name: str) -> bool:
+    """Names with these in front are of tools, such as the receipts of a data set of ours."""
+    return name.startswith(".") or (name.startswith("_") and "=" not in name) or name == "__MACOSX"
+
+
+def _partitions(key: str) -> dict[str, str | None]:
+    """Columns by the folders `column=value` of a key, as Hive writes them."""
+    pairs = (folder.partition("=") for folder in key.split("/")[:-1])
+    return {unquote(n): None if value == _NO_VALUE else unquote(value) for n, equals, value in pairs if equals and n}
+
+
+def _partition_types(entries: Sequence[_Entry]) -> dict[str, pa.DataType]:
+    """Types of the partition columns, as pyarrow infers them: whole numbers or strings.
+
+    Raises:
+        UserError: for files that are not all partitioned by the same columns.
+    """
+    first = entries[0]
+    for entry in entries:
+        if list(entry.partitions) != list(first.partitions):
+            raise UserError(
+                entry.field,
+                entry.key,
+                f"must be in folders of the columns of {first.key}",
+                "Name the folder whose files are all partitioned alike.",
+            )
+    types: dict[str, pa.DataType] = {}
+    for name in first.partitions:
+        values = [v for e in entries if (v := e.partitions[name]) is not None]
+        whole_numbers = bool(values) and all(re.fullmatch(r"-?\d{1,18}", v) for v in values)
+        small = whole_numbers and all(abs(int(v)) < 2**31 for v in values)
+        types[name] = pa.int32() if small else pa.int64() if whole_numbers else pa.string()
+    return types
+
+
+# --- what they hold ------------------------------------------------------------------------------
+
+
+def _check(field: str, key: str, table: pa.Table) -> None:
+    """That columns have names that differ, and that there are rows."""
+    names = table.column_names
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        name = twice[0]
         raise UserError(
             field,
             key,
-            f"must have the columns of {first}; {what}",
-            "Write all files with the same columns in the same order.",
+            f"has {names.count(name)} columns named {name!r}",
+            "Rename one; or name all columns by data.table.names, with data.table.header=true.",
         )
-
-
-def _read(spec: TableSpec, field: str, store: Store, key: str) -> pa.Table:
-    if _is_parquet(key):
-        if spec.names is not None:
-            raise UserError("data.table.names", spec.names, f"is for CSV, and {key} is Parquet", "Drop it.")
-        table = _parquet(field, store, key)
-    else:
-        table = _csv(spec, field, key, _content(store, key, field, spec))
-    names = table.column_names
-    for name in names:
-        if names.count(name) > 1 or not name:
-            rule = f"has {names.count(name)} columns" if name else "has a column without a name"
-            shown = f" named {name!r}" if name else ""
-            raise UserError(field, key, f"{rule}{shown}", "Rename one; for CSV without a header give data.table.names.")
     if not table.num_rows:
         raise UserError(field, key, "must have rows, and has none", "Remove the file or fill it.")
-    return table
 
 
-def _parquet(field: str, store: Store, key: str) -> pa.Table:
+def _parquet(spec: TableSpec, field: str, key: str, content: bytes, left_out: dict[str, str]) -> pa.Table:
+    """The rows of a Parquet file, its strings as such; dropped columns of types that tables cannot have are empty."""
     try:
-        table = pq.read_table(io.BytesIO(store.read(key))).replace_schema_metadata(None)
-    except (FileNotFoundError, pa.ArrowInvalid, OSError) as error:
+        table = pq.read_table(io.BytesIO(content))
+    except (pa.ArrowInvalid, OSError) as error:
         raise UserError(field, key, f"must be readable Parquet ({error})", "Check the file.") from None
+    for name in _pandas_index(table.schema):
+        if name in table.column_names and name not in spec.columns:
+            table = table.drop_columns([name])
+            left_out[name] = "the index of pandas, which has no name"
+    odd: dict[str, str] = {}
     for i, column in enumerate(table.schema):
-        if pa.types.is_duration(column.type):
-            raise UserError(
-                field,
-                f"{key}: {column.name}",
-                f"is a column of type {column.type}, for which CSV has no notation",
-                "Store it as a number, such as of seconds.",
-            )
         if pa.types.is_string_view(column.type):  # strings all the same
             table = table.set_column(i, column.name, table.column(i).cast(pa.string()))
-            continue
-        if not (supported(column.type) or pa.types.is_null(column.type)):
-            raise UserError(
-                field,
-                f"{key}: {column.name}",
-                f"is a column of type {column.type}, which no model here makes",
-                f"Flatten it, or set data.table.columns.{column.name}=drop and leave it out of the file.",
-            )
-    return table
-
-
-# --- CSV -----------------------------------------------------------------------------------------
-
-
-def _content(store: Store, key: str, field: str, spec: TableSpec) -> bytes:
-    """A CSV file as UTF-8 with the same line numbers: comment lines become empty, and runs of spaces one space where
-    they separate cells.
-    """
-    content = store.read(key)
-    if key.lower().endswith(".gz"):
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise UserError(field, key, f"must be gzip ({error})", "Check the file.") from None
-    try:
-        codec = codecs.lookup(spec.encoding).name
-        # Decoded even if it is UTF-8 already: what is not UTF-8 is noticed here.
-        text = content.decode(codec)
-    except LookupError:
-        raise UserError(
-            "data.table.encoding",
-            spec.encoding,
-            "must be an encoding that Python knows",
-            "Try utf8, latin-1, cp1252 or utf-16.",
-        ) from None
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        elif not (supported(column.type) or pa.types.is_null(column.type)):
+            odd[column.name] = str(column.type)
+            table = table.set_column(i, column.name, pa.nulls(table.num_rows))
+    kept = {n: kind for n, kind in odd.items() if n not in spec.columns or spec.columns[n].type != "drop"}
+    if kept:
         raise UserError(
             field,
-            key,
-            f"must be {spec.encoding}, and line {line} is not ({error.reason})",
-            "Set data.table.encoding, such as latin-1, cp1252 or utf-16.",
-        ) from None
-    if codec != "utf-8":
-        content = text.encode()
-    del text
-    content = content.removeprefix(codecs.BOM_UTF8)
-    if spec.comment:
-        mark = re.escape(spec.comment.encode())
-        content = re.sub(rb"(?m)^" + mark + rb"[^\r\n]*", b"", content)
-    if spec.delimiter == "space":
-        content = b"\n".join(b" ".join(line.split()) for line in content.split(b"\n"))
-    return content
-
-
-def _delimiter(spec: TableSpec) -> str:
-    return " " if spec.delimiter == "space" else spec.delimiter
-
-
-def _csv(spec: TableSpec, field: str, key: str, content: bytes) -> pa.Table:
-    names = None if spec.names is None else list(spec.names)
-    try:
-        table = pacsv.read_csv(
-            pa.BufferReader(content),
-            pacsv.ReadOptions(column_names=names),
-            pacsv.ParseOptions(
-                delimiter=_delimiter(spec),
-                # Slower, so only where a quote could hold an end of line.
-                newlines_in_values=b'"' in content,
-            ),
-            pacsv.ConvertOptions(default_column_type=STRINGS, strings_can_be_null=False),
+            f"{key}: {', '.join(f'{n} ({kind})' for n, kind in kept.items())}",
+            "has columns of types that no model here makes and CSV has no notation for",
+            f"Leave them out: {_override(dict.fromkeys(kept, 'drop'))}; or store durations as numbers, and lists and "
+            "structs as columns of their parts.",
         )
-    except pa.ArrowInvalid as error:
-        raise _unreadable(spec, field, key, content, error) from None
-    table = table.rename_columns([n.strip() for n in table.column_names])
-    if table.num_rows:
-        _check_header(spec, field, key, table)
-    nulls = pa.array(spec.nulls, pa.string())
-    # From arrays, since names may occur twice, which is checked later.
-    cells = [_cells(column, nulls) for column in table.columns]
-    return pa.table(cells, table.column_names)
+    return table.replace_schema_metadata(None)
 
 
-def _check_header(spec: TableSpec, field: str, key: str, table: pa.Table) -> None:
-    """Reject a header that is read as cells, and cells that are read as a header."""
-    names = table.column_names
-    if spec.names is not None:
-        first = [str(c[0]).strip() for c in table.columns]
-        if first == names:
-            raise UserError(
-                "data.table.names",
-                names,
-                f"is also the first line of {key}",
-                "Leave data.table.names out: the file has a header.",
-            )
-    elif all(re.fullmatch(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", n, re.IGNORECASE) for n in names):
-        # Columns that were numbered are called 0, 1, 2 or 1, 2, 3.
-        counted = [[str(i + s) for i in range(len(names))] for s in (0, 1)]
-        if names not in counted:
-            raise UserError(
-                field,
-                key,
-                f"has a first line of numbers ({', '.join(names[:4])}), not of names",
-                "Give data.table.names for files without a header.",
-            )
+def _override(types: Mapping[str, str]) -> str:
+    """Types of columns as an override, as a shell takes it."""
+    flow = yaml.safe_dump(dict(types), default_flow_style=True, width=float("inf"), allow_unicode=True)
+    return shlex.quote(f"data.table.columns={flow.strip()}")
 
 
-def _cells(column: pa.ChunkedArray, nulls: pa.Array) -> pa.Array:
-    """Strings without spaces around them, and missing where they mean that; each string once."""
-    array = whole(column)
-    trimmed = pc.utf8_trim_whitespace(array.dictionary)
-    missing = pc.is_in(trimmed, value_set=nulls)
-    # Strings that differed by spaces alone are the same now.
-    encoded = pc.if_else(missing, pa.scalar(None, pa.string()), trimmed).dictionary_encode()
-    indices = encoded.indices.take(array.indices)
-    return pa.DictionaryArray.from_arrays(indices.cast(pa.int32()), encoded.dictionary)
+def _pandas_index(schema: pa.Schema) -> list[str]:
+    """Columns that hold an index of pandas that has no name."""
+    index: list[Any] = (schema.pandas_metadata or {}).get("index_columns", [])
+    return [n for n in index if isinstance(n, str) and re.fullmatch(r"__index_level_\d+__", n)]
 
 
-def _rows(spec: TableSpec, content: bytes) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of every row that is not empty, the header among them."""
-    text = io.TextIOWrapper(io.BytesIO(content), "utf8", newline="")
-    reader = csv.reader(text, delimiter=_delimiter(spec))
-    for cells in reader:
-        if cells:
-            yield reader.line_num, cells
+def _given_numerals(spec: TableSpec) -> Numerals:
+    return Numerals(spec.decimal or ".", spec.thousands or "")
 
 
-def _line(content: bytes, spec: TableSpec, row: int) -> int:
-    """The line on which a row ends."""
-    wanted = row + (spec.names is None)
-    # Arrow and `csv` may see other rows where quotes are not closed.
-    return next((line for i, (line, _) in enumerate(_rows(spec, content)) if i == wanted), wanted + 1)
-
-
-def _unreadable(spec: TableSpec, field: str, key: str, content: bytes, error: pa.ArrowInvalid) -> UserError:
-    """The error in a file that Arrow cannot read."""
-    if not content.strip():
-        return UserError(field, key, "must have rows, and is empty", "Check the file.")
-    expected = None if spec.names is None else len(spec.names)
-    try:
-        for number, (line, cells) in enumerate(_rows(spec, content)):
-            if expected is None:
-                expected = len(cells)
-            elif len(cells) != expected:
-                what = "are named" if spec.names and number == 0 else "are expected"
-                row = number + (spec.names is not None)
-                return UserError(
-                    field,
-                    f"{key}, row {row} (line {line})",
-                    f"has {len(cells)} cells where {expected} {what}",
-                    f"Correct the line, or data.table.delimiter ({spec.delimiter!r}), data.table.names or the quotes.",
-                )
-    except csv.Error as reason:
-        error = pa.ArrowInvalid(str(reason))
-    return UserError(field, key, f"must be readable CSV ({error})", "Check the file.")
-
-
-def strings(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """A column of strings as dictionary<int32, string>, each string once."""
-    if column.type == STRINGS:
-        return whole(column)
-    return dense(column).cast(pa.string()).dictionary_encode()
+def _numerals(spec: TableSpec, table: pa.Table) -> tuple[Numerals, dict[str, str]]:
+    """How the numbers of CSV are written, and why; columns that the spec says are none have no say."""
+    said = {n for n, c in spec.columns.items() if c.type not in (None, "numerical") or c.pattern or c.datetime_format}
+    columns = {n: strings(table.column(n)).dictionary for n in table.column_names if n not in said}
+    return numerals.find(columns, spec)

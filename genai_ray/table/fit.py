@@ -122,7 +122,9 @@ def _completed(column: Column, table: pa.Table, spec: TableSpec, grouped: bool) 
 def _with_categories(column: Column, cells: pa.ChunkedArray, spec: TableSpec) -> Column:
     which, distinct = values.plain_dictionary(cells)
     counts = np.bincount(which[which >= 0], minlength=len(distinct))
-    kept = sorted(v for v, c in zip(distinct, counts, strict=True) if c >= spec.rare)
+    kept = [v for v, c in zip(distinct, counts, strict=True) if c >= spec.rare]
+    if not (pa.types.is_dictionary(column.type) and column.type.ordered):
+        kept.sort()
     if not kept:
         raise UserError(
             f"data.table.columns.{column.name}",

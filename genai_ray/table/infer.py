@@ -89,7 +89,8 @@ def _infer(source: Source) -> tuple[pa.Array, Column]:
         array, column = reading.array, _kind_of_strings(source, reading)
     else:
         array, column = _kind_of_values(source, reading)
-    column = replace(column, missing=array.null_count > 0 or _has_nan(values.dense(array)))
+    missing = array.null_count > 0 or _has_nan(values.dense(array))
+    column = replace(column, missing=missing, spelling=reading.spelling)
     return array, column if column.kind in ("id", "constant") else _bounded(source, column)
 
 

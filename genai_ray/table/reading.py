@@ -6,8 +6,7 @@ stay strings, but where a spec says that they are something else.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,14 +15,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from genai_ray.errors import UserError
-from genai_ray.table import values
+from genai_ray.table import spelling, values
 from genai_ray.table.files import Files, strings
+from genai_ray.table.numerals import PLAIN
 from genai_ray.table.spec import ColumnSpec
+from genai_ray.table.spelling import Spelling
 from genai_ray.table.values import first_true, pc
 
 #: A column of strings with more categories than this may be free text.
 MANY = 50
-_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+#: Characters of a cell that an error shows.
+_SHOWN = 80
 _WHOLE = r"^[+-]?\d{1,18}$"
 _LONG = r"^[+-]?\d{17,}$"
 _WHOLE_ID = r"^([1-9]\d{0,17}|0)$"
@@ -32,16 +34,26 @@ _INFINITE = r"^(?i:[+-]?inf(inity)?)$"
 _CODE = r"^[+-]?0\d"
 _BOOLS = {"true": True, "false": False}
 _MORE_BOOLS = _BOOLS | {"yes": True, "no": False, "y": True, "n": False, "t": True, "f": False, "1": True, "0": False}
+_MORE_BOOLS |= {"ja": True, "nein": False, "j": True, "oui": True, "non": False, "是": True, "否": False}
 #: Shapes of dates that are not ISO 8601, and how each may be meant.
+_DAYS = (
+    (r"\d{1,2}/\d{1,2}/\d{4}", ("%d/%m/%Y", "%m/%d/%Y")),
+    (r"\d{1,2}-\d{1,2}-\d{4}", ("%d-%m-%Y", "%m-%d-%Y")),
+    (r"\d{1,2}\.\d{1,2}\.\d{4}", ("%d.%m.%Y",)),
+    (r"\d{4}/\d{1,2}/\d{1,2}", ("%Y/%m/%d",)),
+    (r"\d{1,2} [A-Za-z]{3} \d{4}", ("%d %b %Y",)),
+    (r"\d{1,2}-[A-Za-z]{3}-\d{4}", ("%d-%b-%Y",)),
+)
+_TIMES = (
+    (r"\d{1,2}:\d{2}:\d{2}", "%H:%M:%S"),
+    (r"\d{1,2}:\d{2}", "%H:%M"),
+    (r"\d{1,2}:\d{2}:\d{2} [AaPp][Mm]", "%I:%M:%S %p"),
+    (r"\d{1,2}:\d{2} [AaPp][Mm]", "%I:%M %p"),
+)
 _DATES = (
-    (r"^\d{1,2}/\d{1,2}/\d{4}$", ("%d/%m/%Y", "%m/%d/%Y")),
-    (r"^\d{1,2}-\d{1,2}-\d{4}$", ("%d-%m-%Y", "%m-%d-%Y")),
-    (r"^\d{1,2}\.\d{1,2}\.\d{4}$", ("%d.%m.%Y",)),
-    (r"^\d{4}/\d{1,2}/\d{1,2}$", ("%Y/%m/%d",)),
-    (r"^\d{1,2} [A-Za-z]{3} \d{4}$", ("%d %b %Y",)),
-    (r"^\d{1,2}-[A-Za-z]{3}-\d{4}$", ("%d-%b-%Y",)),
-    (r"^\d{1,2}:\d{2}:\d{2}$", ("%H:%M:%S",)),
-    (r"^\d{1,2}:\d{2}$", ("%H:%M",)),
+    *((rf"^{shape}$", forms) for shape, forms in _DAYS),
+    *((rf"^{shape}$", (form,)) for shape, form in _TIMES),
+    *((rf"^{day} {clock}$", tuple(f"{f} {form}" for f in forms)) for day, forms in _DAYS for clock, form in _TIMES),
 )
 _ISO_DAY = r"^\d{4}-\d{2}-\d{2}$"
 _ISO = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}(:\d{2}){0,2}(\.\d{1,9})?(Z|[+-]\d{2}(:?\d{2})?)?$"
@@ -74,20 +86,33 @@ class Source:
     def distinct(self) -> Any:
         return self.strings.dictionary
 
+    @property
+    def null(self) -> str:
+        """The string that most often means a missing value in CSV."""
+        counts: Mapping[str, int] = self.files.facts.get("missing", {}).get(self.name, {})
+        return max(counts, key=lambda string: (counts[string], string), default="")
+
+    @cached_property
+    def plain(self) -> Any:
+        """Its distinct strings, numbers among them with a decimal point and without thousands."""
+        return self.files.numerals.plain(self.distinct)
+
     @cached_property
     def counts(self) -> NDArray[np.int64]:
         """How many cells each distinct string has."""
         return np.bincount(self.strings.indices.drop_null().to_numpy(), minlength=len(self.distinct))
 
-    def like(self, pattern: str) -> NDArray[np.bool_]:
-        """Which distinct strings match a regular expression."""
-        return np.asarray(pc.match_substring_regex(self.distinct, pattern))
+    def like(self, pattern: str, *, plain: bool = False) -> NDArray[np.bool_]:
+        """Which distinct strings match a regular expression; plain: with their numbers made plain."""
+        return np.asarray(pc.match_substring_regex(self.plain if plain else self.distinct, pattern))
 
     def per_cell(self, meaning: Any) -> pa.Array:
         """The cells, given the meaning of each distinct string."""
         return meaning.take(self.strings.indices)
 
     def wrong(self, rule: str, remedy: str, row: int | None = None, value: Any = None) -> UserError:
+        if isinstance(value, str) and len(value) > _SHOWN:
+            value = f"{value[:_SHOWN]}… ({len(value):,} characters)"
         where = f"{self.files.location(row)}: {value}" if row is not None else value
         return UserError(self.field, where, rule, remedy)
 
@@ -100,11 +125,14 @@ class Source:
 
 
 class Reading(NamedTuple):
-    """Cells of their type. why: the reason for the type. decimals: of numbers, if the strings say it."""
+    """Cells of their type. why: the reason for the type. decimals: of numbers, if the strings say it. spelling: of CSV,
+    if it is another than Arrow's.
+    """
 
     array: pa.Array
     why: str
     decimals: int | None = None
+    spelling: Spelling | None = None
 
 
 def read_cells(source: Source) -> Reading:
@@ -115,7 +143,10 @@ def read_cells(source: Source) -> Reading:
             and dates that may be meant in two ways.
     """
     readings = (reader(source) for reader in (_numbers, _booleans, _dates))
-    return next((r for r in readings if r is not None), _strings(source))
+    reading = next((r for r in readings if r is not None), None) or _strings(source)
+    if source.null:
+        reading = reading._replace(spelling=replace(reading.spelling or Spelling(), null=source.null))
+    return reading
 
 
 def _untyped(source: Source) -> bool:
@@ -134,26 +165,27 @@ def _numbers(source: Source) -> Reading | None:
         return Reading(source.per_cell(source.distinct.cast(pa.int64())), "")
     if wanted != "numerical" and not _untyped(source):
         return None
-    number = source.like(_NUMBER) | source.like(_INFINITE)
+    number = source.like(PLAIN, plain=True) | source.like(_INFINITE)
     if wanted == "numerical" and not number.all():
         rule = "is not a number, as data.table.columns demands"
         raise source.wrong_cell(rule, "Correct the cell, or change the type.", ~number)
     if wanted != "numerical":
-        number &= ~source.like(_CODE)
+        number &= ~source.like(_CODE, plain=True)
         if wanted is None and number.any() and not number.all():
             _refuse_mixed(source, number)
-        if not number.all() or source.like(_LONG).any():
+        if not number.all() or source.like(_LONG, plain=True).any():
             return None
-    plain = pc.replace_substring_regex(source.distinct, r"^\+", "")
+    plain = pc.replace_substring_regex(source.plain, r"^\+", "")
+    style = spelling.of_numbers(source.distinct, plain, source.files.numerals) if source.files.from_csv else None
     if np.all(pc.match_substring_regex(plain, _WHOLE)):
-        return Reading(source.per_cell(plain.cast(pa.int64())), "all cells are whole numbers", 0)
+        return Reading(source.per_cell(plain.cast(pa.int64())), "all cells are whole numbers", 0, style)
     numbers = plain.cast(pa.float64())
     point = np.asarray(pc.find_substring(plain, "."))
     decimals = int(np.where(point < 0, 0, np.asarray(pc.utf8_length(plain)) - point - 1).max())
     if np.any(pc.match_substring_regex(plain, "[eE]")):
         decimals = values.decimals_of(numbers.to_numpy())
     decimals = None if decimals is None or decimals > 12 else decimals
-    return Reading(source.per_cell(numbers), "all cells are numbers", decimals)
+    return Reading(source.per_cell(numbers), "all cells are numbers", decimals, style)
 
 
 def _refuse_mixed(source: Source, number: NDArray[np.bool_]) -> None:
@@ -176,7 +208,9 @@ def _booleans(source: Source) -> Reading | None:
     meanings = [words.get(t.lower()) for t in source.distinct.to_pylist()]
     odd = np.array([t is None for t in meanings])
     if not odd.any():
-        return Reading(source.per_cell(pa.array(meanings, pa.bool_())), "true and false")
+        style = spelling.of_booleans(source.distinct.to_pylist(), [bool(m) for m in meanings], source.counts.tolist())
+        style = style if source.files.from_csv else None
+        return Reading(source.per_cell(pa.array(meanings, pa.bool_())), "true and false", None, style)
     if wanted == "boolean":
         remedy = f"Use {', '.join(words)}, or another type."
         raise source.wrong_cell("is not true or false", remedy, odd)
@@ -187,10 +221,14 @@ def _dates(source: Source) -> Reading | None:
     wanted = source.spec.type
     if wanted != "datetime" and not (source.files.from_csv and wanted is None):
         return None
-    array = as_dates(source)
-    if array is None and wanted == "datetime":
+    parsed = _parsed_dates(source)
+    if parsed is None and wanted == "datetime":
         raise source.wrong_cell("does not read as dates", "Give datetime_format, such as %d/%m/%Y.")
-    return None if array is None else Reading(array, "all cells read as dates or times")
+    if parsed is None:
+        return None
+    moments, form = parsed
+    style = spelling.of_dates(source.distinct, moments, form) if source.files.from_csv else None
+    return Reading(source.per_cell(moments), "all cells read as dates or times", None, style)
 
 
 def as_dates(source: Source) -> pa.Array | None:
@@ -200,66 +238,58 @@ def as_dates(source: Source) -> pa.Array | None:
         UserError: for a cell that does not fit the format of the spec; without one, for dates that
             may be meant in two ways.
     """
+    parsed = _parsed_dates(source)
+    return None if parsed is None else source.per_cell(parsed[0])
+
+
+def _parsed_dates(source: Source) -> tuple[pa.Array, str | None] | None:
+    """The distinct cells as `as_dates` reads them, and their format, None for ISO 8601."""
     form = source.spec.datetime_format
     if form is not None:
-        parsed = _strptime(source.distinct, form)
+        parsed = spelling.strptime(source.distinct, form)
         if parsed.null_count:
             raise source.wrong_cell(
                 f"does not fit datetime_format={form}",
-                "Correct the format or the cell; what means a missing value belongs in data.table.nulls.",
+                f"Correct the format or the cell; what means a missing value belongs in {source.field}.nulls.",
                 parsed.is_null().to_numpy(zero_copy_only=False),
             )
-        return source.per_cell(_compact(parsed, form))
+        return _compact(parsed, form), form
     if source.like(f"({_ISO})|({_ISO_DAY})").all():
-        return _iso_dates(source)
+        moments = _iso_dates(source)
+        return None if moments is None else (moments, None)
     for shape, forms in _DATES:
         if not source.like(shape).all():
             continue
-        parsed = {f: p for f in forms if not (p := _strptime(source.distinct, f)).null_count}
+        parsed = {f: p for f in forms if not (p := spelling.strptime(source.distinct, f)).null_count}
         if len(parsed) > 1:
             raise source.wrong_cell(
                 f"may be meant as {' or '.join(parsed)}",
                 f"Say which: {source.field}.datetime_format={next(iter(parsed))}.",
             )
         for form, array in parsed.items():
-            return source.per_cell(_compact(array, form))
+            return _compact(array, form), form
     return None
 
 
 def _iso_dates(source: Source) -> pa.Array | None:
+    """Distinct cells of ISO 8601 as dates or times."""
     days, zoned = source.like(_ISO_DAY), source.like(_ISO_ZONED)
     if zoned.any() and not zoned.all():
         return None
     try:
         if days.all():
-            return source.per_cell(source.distinct.cast(pa.date32()))
+            return source.distinct.cast(pa.date32())
         moments = source.distinct.cast(pa.timestamp("us", "UTC" if zoned.all() else None))
     except pa.ArrowInvalid:  # a day that no month has
         return None
-    return source.per_cell(_compact(moments, "%H"))
-
-
-def _strptime(distinct: Any, form: str) -> pa.Array:
-    """Strings as timestamps in microseconds, null where they do not fit the format."""
-    if not re.search("%[fzZpcxXGuVU]", form):
-        return pc.strptime(distinct, format=form, unit="us", error_is_null=True)
-    parsed: list[datetime | None] = []
-    for string in distinct.to_pylist():
-        try:
-            parsed.append(datetime.strptime(string, form))
-        except ValueError:
-            parsed.append(None)
-    zoned = any(p is not None and p.tzinfo for p in parsed)
-    if zoned:
-        parsed = [p and p.astimezone(UTC) for p in parsed]
-    return pa.array(parsed, pa.timestamp("us", "UTC" if zoned else None))
+    return _compact(moments, "%H")
 
 
 def _compact(array: pa.Array, form: str) -> pa.Array:
     """Timestamps as time of day if the format has no date; as dates if it has no time; else in milliseconds if that is
     exact.
     """
-    if not re.search("%[aAwdbBmyYjUWcxGuVDFe]", form) and "%H" in form and form != "%H":
+    if not re.search("%[aAwdbBmyYjUWcxGuVDFe]", form) and re.search("%[HI]", form) and form != "%H":
         # Not in seconds, which Parquet does not have.
         fine = values.step_ns(array) < 10**6
         return array.cast(pa.time64("us") if fine else pa.time32("ms"), safe=False)

@@ -7,6 +7,7 @@ it.
 import json
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,11 @@ from numpy.typing import NDArray
 
 from genai_ray.labels import DIGITAL_SOURCE_TYPE, produce_id, with_label
 from genai_ray.modality import Sink
-from genai_ray.provenance import FileRecord
+from genai_ray.provenance import FileRecord, Manifest
 from genai_ray.storage import Store
+from genai_ray.table import spelling, values
+from genai_ray.table.codec import TableCodec, notation
+from genai_ray.table.spelling import Notation
 
 _ABOUT = "genai_ray"
 _ROWS = "rows"  # key in the provenance of a table's file, which has no column of ids
@@ -29,6 +33,7 @@ class TableRows:
 
     provenance: goes into every Parquet file as it is. producer: name or code of the provider; given,
     each file carries the label of GB 45438-2025. attempts: rows drawn, with those that did not fit.
+    notation: of CSV; None: as Arrow writes it.
     """
 
     index: int
@@ -37,6 +42,7 @@ class TableRows:
     provenance: dict[str, Any]
     producer: str | None = None
     attempts: int = 0
+    notation: Notation | None = None
 
     @property
     def part_id(self) -> str:
@@ -82,7 +88,9 @@ def read_table(record: FileRecord, data: bytes, store: Store) -> TableRead:
 
 
 def write_csv(rows: TableRows, store: Store) -> list[FileRecord]:
-    """One CSV file (RFC 4180) with a header; a missing value is an empty cell."""
+    """One CSV file (RFC 4180) with a header; a missing value is an empty cell, an empty string is in quotes."""
+    if rows.notation is not None:
+        return _put(rows, "csv", spelling.write(rows.table, rows.notation), store)
     sink = pa.BufferOutputStream()
     options = pacsv.WriteOptions(quoting_style="needed")
     pacsv.write_csv(_without_dictionaries(rows.table), sink, options)
@@ -90,26 +98,45 @@ def write_csv(rows: TableRows, store: Store) -> list[FileRecord]:
 
 
 def read_csv(record: FileRecord, data: bytes, store: Store) -> TableRead:
-    """The rows, every column as strings."""
-    names = pacsv.open_csv(pa.BufferReader(data)).schema.names
-    return TableRead(None, _parsed(data, dict.fromkeys(names, pa.string())))
+    """The rows, every column as strings; read as the manifest of the data set says that they are written."""
+    return TableRead(None, spelling.read(data, _notation_in(store) or Notation()))
 
 
-def retyped(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Rows that were read back, from either kind of file, in the types of a schema."""
+def notation_of(manifest: Manifest) -> Notation | None:
+    """How the CSV files of a data set are written; None: as Arrow writes them."""
+    if manifest.fields.get("generate.spelling", "source") != "source":
+        return None
+    return notation(TableCodec.from_json(manifest.card["codec"]))
+
+
+_notations: WeakKeyDictionary[Store, Notation | None] = WeakKeyDictionary()
+
+
+def _notation_in(store: Store) -> Notation | None:
+    """The notation of the data set in a store, whose manifest is read once for all its files."""
+    if store not in _notations:
+        try:
+            _notations[store] = notation_of(Manifest.from_json(store.read("manifest.json")))
+        except FileNotFoundError:
+            return None
+    return _notations[store]
+
+
+def retyped(table: pa.Table, schema: pa.Schema, own: Notation | None = None) -> pa.Table:
+    """Rows that were read back, from either kind of file, in the types of a schema.
+
+    own: the notation of the CSV that they are from.
+    """
     if table.schema == schema:
         return table
-    sink = pa.BufferOutputStream()
-    pacsv.write_csv(_without_dictionaries(table), sink)
-    kinds = {f.name: f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in schema}
-    return _parsed(sink.getvalue().to_pybytes(), kinds).cast(schema)
-
-
-def _parsed(data: bytes, kinds: dict[str, pa.DataType]) -> pa.Table:
-    convert = pacsv.ConvertOptions(column_types=kinds, strings_can_be_null=True, null_values=[""])
-    # A table of one column has an empty line where its value is missing.
-    parse = pacsv.ParseOptions(ignore_empty_lines=False)
-    return pacsv.read_csv(pa.BufferReader(data), parse_options=parse, convert_options=convert)
+    spellings = own.columns if own is not None else {}
+    columns = [
+        spelling.unspelled(table.column(f.name), f.type, spellings.get(f.name))
+        if values.is_string(table.schema.field(f.name).type)
+        else table.column(f.name).cast(f.type)
+        for f in schema
+    ]
+    return pa.table(columns, schema=schema)
 
 
 def _put(rows: TableRows, suffix: str, data: bytes, store: Store) -> list[FileRecord]:

@@ -5,7 +5,8 @@ Shapes: N training rows; codes (N, parts) int32, scalars (N, numeric parts) floa
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,13 +19,14 @@ from genai_ray.errors import UserError
 from genai_ray.order import rows_at, split
 from genai_ray.spec import Spec
 from genai_ray.table import constraints, files, metadata, values
-from genai_ray.table.codec import TableCodec
+from genai_ray.table.codec import TableCodec, learnt
 from genai_ray.table.columns import Column
 from genai_ray.table.constraints import Rules
 from genai_ray.table.files import Files
 from genai_ray.table.fit import fit_codec
 from genai_ray.table.infer import infer_columns
 from genai_ray.table.spec import ColumnSpec, TableDataSpec, TableRun
+from genai_ray.table.spelling import Notation
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class TableData:
 
     train, holdout: rows in the schema of the source. by_condition: train by sampling, in which the frequency of a
     category is proportional to the logarithm of its count (Xu et al. 2019, arXiv 1907.00503, section 4.3).
+    facts: how the files were read and what was left out. rare: rows that a value must have to be shown.
     """
 
     codec: TableCodec
@@ -42,6 +45,8 @@ class TableData:
     scalars: NDArray[np.float32]
     by_condition: bool = False
     skipped: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    rare: int = 5
 
     @property
     def n(self) -> int:
@@ -52,6 +57,12 @@ class TableData:
     def holdout_n(self) -> int:
         return self.holdout.num_rows
 
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What was read, for people; see `describe_file`."""
+        table = pa.concat_tables([self.train, self.holdout])
+        return _described(table, self.codec.columns, self.facts, self.rare)
+
     @property
     def digest(self) -> str:
         """SHA-256 of the encoded training rows and of the codec."""
@@ -61,7 +72,8 @@ class TableData:
     def _digest(self) -> str:
         digest = hashlib.sha256(np.ascontiguousarray(self.codes).astype("<i4", copy=False).data)
         digest.update(np.ascontiguousarray(self.scalars).astype("<f4", copy=False).data)
-        digest.update(json.dumps(self.codec.to_json(), sort_keys=True).encode())
+        # The spelling of CSV changes nothing that is learnt.
+        digest.update(json.dumps(learnt(self.codec).to_json(), sort_keys=True).encode())
         return digest.hexdigest()
 
     def at(self, seed: int, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
@@ -162,8 +174,10 @@ def load_table(spec: TableDataSpec, *, conditional: bool = False) -> TableData:
     else:
         train_rows, holdout_rows = split(spec.holdout, n, "row")
         train, holdout = table.take(pa.array(train_rows)), table.take(pa.array(holdout_rows))
+    facts, csv = _facts(source, holdout.num_rows), _csv(source)
     del source, table
     codec, codes, scalars = fit_codec(train, columns, rules, spec.table)
+    codec = replace(codec, csv=csv)
     if conditional and not codec.discrete:
         raise UserError(
             "model.conditional",
@@ -171,28 +185,49 @@ def load_table(spec: TableDataSpec, *, conditional: bool = False) -> TableData:
             "needs columns of categories, and the table has none",
             "Set model.conditional=false, or data.table.columns.NAME=categorical.",
         )
-    return TableData(codec, train, holdout, codes, scalars, conditional)
+    return TableData(codec, train, holdout, codes, scalars, conditional, facts=facts, rare=spec.table.rare)
 
 
 def describe_file(spec: TableDataSpec) -> dict[str, Any]:
     """What is inferred of a table, for a person who may override it.
 
     Returns:
-        rows, files, and by column: type, cells (Arrow), why, distinct, missing, range or the most
-        frequent values (none that fewer than `data.table.rare` rows have), and override.
+        rows, files, how CSV was read (read), which strings were read as missing, what was left out, and by column:
+        type, cells (Arrow), why, distinct, missing, range or the most frequent values (none that fewer than
+        `data.table.rare` rows have), and override.
 
     Raises:
         UserError: as `load_table`, up to the split.
     """
     source, table, columns, _ = _read_and_infer(spec)
-    return {
-        "rows": table.num_rows,
-        "files": len(source.parts),
-        "columns": {c.name: _column_summary(c, table.column(c.name), spec.table.rare) for c in columns},
+    return _described(table, columns, _facts(source, None), spec.table.rare) | {
         "override": "data.table.columns.NAME=TYPE, TYPE one of numerical, categorical, boolean, "
         "datetime, id, constant, drop; more by data.table.columns.NAME.datetime_format, .decimals, "
-        ".pattern, .min, .max",
+        ".pattern, .min, .max, .nulls"
     }
+
+
+def _facts(source: Files, held: int | None) -> dict[str, Any]:
+    """What is known of the files: how many, how they are read, what means a missing value, what was left out."""
+    facts = {"files": len(source.parts), **source.facts}
+    if held is not None:
+        where = source.parts[-1].key if source.held else f"a share of {held / max(1, source.table.num_rows):.2g}"
+        facts["holdout"] = f"{held}, {where}"
+    return facts
+
+
+def _csv(source: Files) -> dict[str, str] | None:
+    """How the cells of CSV are separated; None if it is not CSV, or as Arrow does it."""
+    part = source.parts[0]
+    if part.dialect is None or part.dialect.delimiter == "space":
+        return None
+    notation = Notation(part.dialect.delimiter, part.encoding, part.dialect.escape).to_json()
+    return None if notation == Notation().to_json() else notation
+
+
+def _described(table: pa.Table, columns: tuple[Column, ...], facts: Mapping[str, Any], rare: int) -> dict[str, Any]:
+    about = {c.name: _column_summary(c, table.column(c.name), rare) for c in columns}
+    return {"rows": table.num_rows, **facts, "columns": about}
 
 
 def _column_summary(column: Column, cells: pa.ChunkedArray, rare: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from genai_ray.errors import UserError
 from genai_ray.spec import read_presets
@@ -24,6 +24,9 @@ from genai_ray.spec.sections import (
 SOURCES = ("table", "breast_cancer", "diabetes", "wine")
 #: Rows in one call of a model, unless the spec says otherwise: the cost is that of the call.
 BATCH = 1024
+#: Separators by names that need no quotes in YAML or a shell.
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}
+SEPARATORS = {"point": ".", "comma": ",", "space": " ", "apostrophe": "'", "none": ""}
 
 
 class ColumnSpec(Section):
@@ -43,6 +46,9 @@ class ColumnSpec(Section):
         description="a number, or a date as in 2024-12-31; null: the least that data.table.rare rows reach",
     )
     max: float | str | None = Field(default=None, description="null: the greatest that data.table.rare rows reach")
+    nulls: tuple[str, ...] | None = later(
+        None, description="strings of CSV that mean a missing value; null: those of data.table.nulls"
+    )
 
     @field_validator("min", "max", mode="before")
     @classmethod
@@ -98,9 +104,28 @@ class TableSpec(Section):
         default=None, description="SDV metadata JSON (V1 or V2) that says the types of columns"
     )
     names: tuple[str, ...] | None = Field(default=None, description="of the columns, for CSV files without a header")
-    delimiter: str = Field(default=",", description="of CSV; `space` is any run of spaces and tabs")
+    header: bool | None = later(
+        None,
+        description="whether the first line of CSV names the columns; null: as it looks, and no if `names` is given",
+    )
+    delimiter: str | None = key(
+        None,
+        was=",",
+        description="of CSV: one character, or comma, semicolon, tab, pipe or `space`, any run of spaces and tabs; "
+        "null: detected",
+    )
+    escape: Literal["double", "backslash"] | None = later(
+        None, description="how CSV writes a quote within quotes: twice or after a backslash; null: detected"
+    )
+    decimal: str | None = later(None, description="of numbers in CSV: point or comma; null: detected")
+    thousands: str | None = later(
+        None, description="separator of numbers in CSV: comma, point, space, apostrophe or none; null: detected"
+    )
+    skip: int | None = later(
+        None, ge=0, description="CSV lines before the header or the rows; null: one if it is `sep=;`, else none"
+    )
     comment: str | None = Field(default=None, min_length=1, description="CSV lines that begin with it are no rows")
-    encoding: str = Field(default="utf8", description="of CSV")
+    encoding: str | None = key(None, was="utf8", description="of CSV; null: detected")
     nulls: tuple[str, ...] = Field(
         default=("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"),
         description="strings that mean a missing value",
@@ -124,13 +149,43 @@ class TableSpec(Section):
 
     @field_validator("delimiter")
     @classmethod
-    def _one_character(cls, delimiter: str) -> str:
-        delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter)
-        if delimiter != "space" and (len(delimiter) != 1 or not delimiter.isascii()):
+    def _one_character(cls, delimiter: str | None) -> str | None:
+        if delimiter in (None, "space"):
+            return delimiter
+        delimiter = DELIMITERS.get(delimiter, delimiter)
+        if len(delimiter) != 1 or not delimiter.isascii():
             raise UserError(
-                "data.table.delimiter", delimiter, "must be one ASCII character, `tab` or `space`", "Use , or ; or tab."
+                "data.table.delimiter",
+                delimiter,
+                "must be one ASCII character, or comma, semicolon, tab, pipe or space",
+                "Set data.table.delimiter=semicolon, or another of them.",
             )
         return delimiter
+
+    @field_validator("decimal", "thousands")
+    @classmethod
+    def _a_separator(cls, separator: str | None, info: ValidationInfo) -> str | None:
+        allowed = {n: c for n, c in SEPARATORS.items() if info.field_name == "thousands" or n in ("point", "comma")}
+        named = allowed.get(separator or "", separator)
+        if separator is not None and named not in allowed.values():
+            raise UserError(
+                f"data.table.{info.field_name}",
+                separator,
+                f"must be one of {', '.join(allowed)}",
+                f"Set data.table.{info.field_name}=point, or another of them.",
+            )
+        return named
+
+    @model_validator(mode="after")
+    def _separators_differ(self) -> "TableSpec":
+        if self.decimal is not None and self.decimal == self.thousands:
+            raise UserError(
+                "data.table.thousands",
+                self.thousands,
+                "is also data.table.decimal, and one of them only can be meant",
+                "Set data.table.thousands=none.",
+            )
+        return self
 
     @field_validator("names")
     @classmethod
@@ -143,7 +198,10 @@ class TableSpec(Section):
         return names
 
 
-_OF_FILES = ("metadata", "names", "delimiter", "comment", "encoding", "nulls")
+_OF_FILES = (
+    *("metadata", "names", "header", "delimiter", "escape", "decimal", "thousands", "skip", "comment", "encoding"),
+    "nulls",
+)
 
 
 class TableDataSpec(DataSpec):
@@ -160,8 +218,9 @@ class TableDataSpec(DataSpec):
     @model_validator(mode="after")
     def _bundled_tables_are_no_files(self) -> "TableDataSpec":
         for name in () if self.source == "table" else _OF_FILES:
-            value = getattr(self.table, name)
-            if value != TableSpec.model_fields[name].default:
+            value, info = getattr(self.table, name), TableSpec.model_fields[name]
+            extra: Any = info.json_schema_extra or {}
+            if value not in (info.default, extra.get("was", info.default)):
                 raise UserError(
                     f"data.table.{name}",
                     value,
@@ -293,6 +352,12 @@ class TableGenerateSpec(GenerateSpec):
 
     conditions: tuple[RowCondition, ...] | None = Field(
         default=None, description="a list of {where: {column: value}, rows or share}"
+    )
+    spelling: Literal["source", "iso"] = later(
+        "source",
+        needs={"sink": ("csv",)},
+        description="of CSV: dates, booleans, numbers, delimiter and encoding as in the source, if that is CSV too; "
+        "iso: ISO 8601, true, 1.5, commas and UTF-8",
     )
 
 
