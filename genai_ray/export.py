@@ -20,7 +20,7 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from genai_ray import modalities, rng
 from genai_ray.errors import IncompleteError, ParityError, UserError
-from genai_ray.families import Family
+from genai_ray.families import Family, WritesGraph
 from genai_ray.modality import Codec, Outputs
 from genai_ray.onnx_session import read_model
 from genai_ray.precision import to_fp16, to_int8
@@ -163,6 +163,9 @@ def _exported(store: Store, training: dict[str, Any], precision: str) -> ExportR
 def to_onnx(sampler: nn.Module, card: ModelCard) -> bytes:
     """The sampler as ONNX with a dynamic batch, the card in it and a blank digest."""
     arguments = _inputs(card, start=0, count=2)
+    inputs, outputs = _INPUTS[: len(arguments)], modalities.modality(card.codec["modality"]).outputs
+    if isinstance(sampler, WritesGraph):
+        return _with_card(sampler.graph([*inputs], [*outputs], OPSET), card)
     batch = torch.export.Dim("batch", min=1, max=2**20)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
@@ -172,8 +175,8 @@ def to_onnx(sampler: nn.Module, card: ModelCard) -> bytes:
             dynamo=True,
             opset_version=OPSET,
             verbose=False,
-            input_names=_INPUTS[: len(arguments)],
-            output_names=list(modalities.modality(card.codec["modality"]).outputs),
+            input_names=inputs,
+            output_names=list(outputs),
             dynamic_shapes=tuple({0: batch} for _ in arguments),
         )
     assert program is not None

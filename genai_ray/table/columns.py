@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from genai_ray.table import values
+from genai_ray.table import digits, values
 
 Kind = Literal["numerical", "categorical", "boolean", "datetime", "id", "constant", "formula"]
 
@@ -20,7 +20,8 @@ class Column:
 
     categories: plain values (see `values.plain`) of a discrete column, ascending, without missing; a rare or unknown
     value becomes `other`. low, high: the range of numbers that is generated. min, max: the part of it that a spec
-    demands. value: of a constant. why: the reason for the kind.
+    demands. value: of a constant. why: the reason for the kind. digits: the format of whole numbers that are dates or
+    times, see `digits`. exact: dates beyond 2**53 units that enough rows have; float64 holds none of them.
     """
 
     name: str
@@ -37,6 +38,8 @@ class Column:
     unit: int = 1
     pattern: str = ""
     value: Any = None
+    digits: str = ""
+    exact: tuple[int, ...] = ()
     why: str = field(default="", compare=False)
 
     @property
@@ -56,9 +59,21 @@ class Column:
         known = {v: i for i, v in enumerate(self.categories)}
         return np.array([*(known.get(v, unknown) for v in distinct), -1], np.int64)[which]
 
+    def numbers(self, cells: pa.ChunkedArray | pa.Array) -> NDArray[np.float64]:
+        """Cells as numbers (N,), NaN for missing."""
+        return digits.read(cells, self.digits) if self.digits else values.numbers(cells, self.unit)
+
+    def cells(self, numbers: NDArray[np.float64]) -> pa.Array:
+        """Numbers (N,), NaN for missing, as cells; dates within the years 1 to 9999."""
+        if not self.digits:
+            return values.from_numbers(numbers, self.type, self.unit, self.decimals, self.exact)
+        missing = np.isnan(numbers)
+        whole = digits.write(np.where(missing, 0, numbers), self.digits)
+        return pa.array(whole, mask=missing).cast(self.type)
+
     def shown(self, number: float) -> Any:
         """One of its numbers as people write it."""
-        return values.shown(number, self.type, self.unit)
+        return values.shown(number, digits.kind(self.digits) if self.digits else self.type, self.unit)
 
     def described(self) -> str:
         if self.kind in ("categorical", "boolean"):
@@ -71,14 +86,14 @@ class Column:
 
     def to_json(self) -> dict[str, Any]:
         out = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "why"}
-        out |= {"type": values.type_name(self.type), "categories": list(self.categories)}
+        out |= {"type": values.type_name(self.type), "categories": list(self.categories), "exact": list(self.exact)}
         defaults = {f.name: f.default for f in fields(self)}
         return {k: v for k, v in out.items() if v not in (defaults[k], [])}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Column":
-        kind, categories = values.type_from_name(stored["type"]), stored.get("categories", ())
-        return cls(**{**stored, "type": kind, "categories": tuple(categories)})
+        lists = {name: tuple(stored.get(name, ())) for name in ("categories", "exact")}
+        return cls(**{**stored, **lists, "type": values.type_from_name(stored["type"])})
 
 
 def combinations(
@@ -102,7 +117,8 @@ class Part:
     == missing` is a missing value. A category has no offset and scale.
 
     size: number of codes. shares: of each code in the training rows. weights: of the modes of a
-    mixture, for encoding; 0 for what is no mode, empty for bins.
+    mixture, for encoding; 0 for what is no mode, empty for bins. lows, highs: the range of each code, of numbers
+    with wide gaps; empty for low..high. step, phase: numbers are phase + a multiple of step; 0: of any.
     """
 
     name: str
@@ -115,6 +131,10 @@ class Part:
     decimals: int | None = None
     missing: int | None = None
     weights: tuple[float, ...] = ()
+    lows: tuple[float, ...] = ()
+    highs: tuple[float, ...] = ()
+    step: float = 0.0
+    phase: float = 0.0
 
     @property
     def discrete(self) -> bool:
@@ -123,6 +143,8 @@ class Part:
 
     def to_json(self) -> dict[str, Any]:
         out = {f.name: getattr(self, f.name) for f in fields(self)}
+        # Codecs of earlier versions had none of these, and keep their digest.
+        out = {k: v for k, v in out.items() if v or k not in ("lows", "highs", "step", "phase")}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in out.items()}
 
     @classmethod

@@ -208,7 +208,7 @@ def _column_summary(column: Column, cells: pa.ChunkedArray, rare: int) -> dict[s
     if column.kind == "id":
         return out | {"pattern": column.pattern}
     if column.is_number:
-        numbers = values.numbers(cells, column.unit)
+        numbers = column.numbers(cells)
         ends = (float(np.nanmin(numbers)), float(np.nanmax(numbers)))
         return out | {"range": [*map(column.shown, ends)], "decimals": column.decimals}
     order = np.argsort(-counts, kind="stable")[:5]
@@ -250,7 +250,7 @@ def _check_rows(rules: Rules, columns: tuple[Column, ...], table: pa.Table, sour
     by_name = {c.name: c for c in columns}
 
     def number(name: str) -> NDArray[np.float64]:
-        return values.numbers(table.column(name), by_name[name].unit)
+        return by_name[name].numbers(table.column(name))
 
     for rule, used, kept in constraints.rule_masks(rules, by_name, number, table.num_rows):
         row = values.first_true(~kept)
