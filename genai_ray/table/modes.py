@@ -29,7 +29,7 @@ COMPONENTS, CONCENTRATION, LEAST_WEIGHT = 10, 0.001, 0.005
 SAMPLE = 10_000
 BINS = 64
 #: A gap is wide if it is so many times what the rows of a bin on either side span, and this share of what most span.
-GAP, GAP_SHARE = 3.0, 0.1
+GAP, GAP_SHARE = 4.0, 0.25
 #: A tail is long if filling its bin evenly would move the mean by this share of the mean distance from the median.
 LONG_TAIL = 0.1
 #: Scalars of modes reach this far, four standard deviations being 1.
@@ -137,7 +137,7 @@ def _between_gaps(ascending: NDArray[np.float64], rare: int) -> list[tuple[float
 
     Up to `rare` - 1 numbers inside a gap do not hide it.
     """
-    worth = max(rare, len(ascending) // BINS)
+    worth = max(2 * rare, len(ascending) // BINS)
     ranges: list[tuple[float, float]] = []
     parts = [ascending]
     while parts:
