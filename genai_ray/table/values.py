@@ -314,8 +314,12 @@ def spacing(numbers: NDArray[np.float64], decimals: int | None) -> tuple[float, 
     counts = np.unique(np.rint(numbers * 10.0**decimals))
     if len(counts) < _SPACED or np.abs(counts[[0, -1]]).max() > EXACT:
         return 0.0, 0.0
-    step = int(np.gcd.reduce(np.diff(counts.astype(np.int64))))
-    phase = int(counts[0]) % step
+    whole_ = counts.astype(np.int64)
+    step = int(np.gcd.reduce(np.diff(whole_)))
+    # Few numbers may be the only ones that use the last decimal.
+    if step % 10 and (whole_ % 10 != whole_[0] % 10).sum() < _SPACED / 2:
+        return 0.0, 0.0
+    phase = int(whole_[0]) % step
     return (step / 10.0**decimals, phase / 10.0**decimals) if step > 1 else (0.0, 0.0)
 
 
