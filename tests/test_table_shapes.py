@@ -10,7 +10,6 @@ import torch
 from tables import back, load
 from variants import variant
 
-from genai_ray.errors import UserError
 from genai_ray.export import check_parity, to_onnx
 from genai_ray.families import Batch, Draws, Moment, build
 from genai_ray.provenance import ModelCard
