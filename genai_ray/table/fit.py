@@ -16,6 +16,8 @@ from genai_ray.table.constraints import Rules
 from genai_ray.table.problems import ColumnError, joined
 from genai_ray.table.spec import TableSpec
 
+#: Codes of all columns together, beyond which a network of them is too large: some 200 MB, several times over.
+MOST_CODES = 100_000
 #: A part, the indices of its columns, and the combinations of their codes; see `TableCodec`.
 _Piece = tuple[Part, tuple[int, ...], tuple[tuple[int, ...], ...]]
 
@@ -43,6 +45,7 @@ def fit_codec(
             "are columns of which none varies: nothing can be learnt",
             "Check the file, data.table.columns and data.table.rare.",
         )
+    _check_size(columns, table, spec)
     parts, members, combos = zip(*pieces, strict=True)
     codec = _with_modes(TableCodec(columns, parts, members, combos, rules), table, spec)
     codes, scalars = codec.encode(table)
@@ -116,6 +119,22 @@ def _all_completed(
     return tuple(completed)
 
 
+def _check_size(columns: Sequence[Column], table: pa.Table, spec: TableSpec) -> None:
+    """That there are not too many categories.
+
+    Raises:
+        UserError: with the least `rare` that leaves few enough.
+    """
+    large = max(columns, key=lambda c: len(c.categories))
+    if sum(len(c.categories) for c in columns) <= MOST_CODES:
+        return
+    which, _ = values.plain_dictionary(table.column(large.name))
+    counts = np.sort(np.bincount(which[which >= 0]))
+    fewer = assignment(("data", "table", "rare"), int(counts[-MOST_CODES // 2]) + 1)
+    rule = f"has {len(large.categories):,} categories of at least data.table.rare={spec.rare} rows, more than a model holds"
+    raise ColumnError(large.name, large.name, f"{rule} (all columns together {MOST_CODES:,})", f"Give {fewer}.")
+
+
 def _completed(column: Column, table: pa.Table, spec: TableSpec, grouped: bool) -> Column:
     """The column with what its training rows say: categories, or a range."""
     cells = table.column(column.name)
@@ -171,6 +190,6 @@ def _common_combinations(columns: list[Column], table: pa.Table, spec: TableSpec
             constraints.FIELD,
             [c.name for c in columns],
             f"have {len(distinct)} combinations, all of them in fewer than data.table.rare={spec.rare} rows",
-            "Drop the constraint, or choose a smaller data.table.rare.",
+            f"Drop the constraint, or give {assignment(('data', 'table', 'rare'), int(np.bincount(which).max()))}.",
         )
     return tuple(map(tuple, kept.tolist()))

@@ -69,16 +69,23 @@ def infer_columns(
 def _with_ways_out(error: ColumnError, source: Source) -> ColumnError:
     """The error with those of its choices, and of the usual ones, with which the column can be learnt."""
 
+    said = source.spec.model_dump(exclude_defaults=True)
+
     def works(choice: Choice) -> bool:
-        update = {"type": choice} if isinstance(choice, str) else choice
+        told = {"type": choice} if isinstance(choice, str) else dict(choice or {})
         try:
-            spec = ColumnSpec.model_validate(source.spec.model_dump() | dict(update))
-            _infer(Source(source.files, source.name, _implied(source.name, spec, (), ()), source.cells))
+            spec = _implied(source.name, ColumnSpec.model_validate(told), (), ())
+            _infer(Source(source.files, source.name, spec, source.cells))
         except (UserError, ValueError):
             return False
         return True
 
-    likely = [c for c in error.choices if c != "drop" and works(c)]
+    def whole(choice: Choice) -> Choice:
+        if not isinstance(choice, Mapping):
+            return choice
+        return {k: v for k, v in (said | dict(choice)).items() if v is not None} or None
+
+    likely = [c for c in map(whole, error.choices) if c != "drop" and works(c)]
     usual = [c for c in ("categorical",) if c not in likely and works(c)]
     return ColumnError(error.name, error.value, error.rule, error.hint, (*likely, "drop", *usual))
 
@@ -142,7 +149,7 @@ def _kind_of_strings(source: Source, reading: Reading) -> Column:
             raise source.wrong_cell(
                 "is an id whose pattern is not seen in the cells",
                 f"Give {source.field}.pattern, such as [A-Z]{{3}}-[0-9]{{6}}.",
-                choices=[{"type": None}],
+                choices=[None],
             )
     if wanted is None and len(distinct) > MANY and counts[counts >= source.rare].sum() < rows / 2:
         raise source.wrong_cell(
@@ -164,7 +171,7 @@ def _id_of_strings(source: Source, regex: str, kind: pa.DataType) -> Column:
     missing = first_true(source.strings.is_null())
     if missing is not None:
         rule = "is an id, and missing in some rows"
-        raise source.wrong(rule, row=missing, choices=[{"type": None, "pattern": None}])
+        raise source.wrong(rule, row=missing, choices=[None])
     why = _BY_SPEC if source.spec.type else "no string twice, all of one pattern"
     return Column(source.name, "id", kind, pattern=pattern.regex, why=why)
 
@@ -183,7 +190,7 @@ def _kind_of_values(source: Source, reading: Reading) -> tuple[pa.Array, Column]
     dense, kind = values.dense(array), array.type
     natural = _natural_kind(dense.type)
     if wanted not in (None, "categorical", "constant", *_FITS[natural]):
-        raise source.wrong(f"holds cells of type {kind}, which are not {wanted}", choices=[{"type": None}])
+        raise source.wrong(f"holds cells of type {kind}, which are not {wanted}", choices=[None])
     if natural == "numerical":
         _check_numbers(source, dense)
         column = _dates_in_digits(source, dense) if wanted in (None, "datetime") else None
@@ -236,7 +243,7 @@ def _check_numbers(source: Source, dense: Any) -> None:
         )
     row = first_true(~np.isin(numbers, (0, 1)) & ~np.isnan(numbers))
     if row is not None and source.spec.type == "boolean":
-        raise source.wrong("is not 0 or 1", "", row, dense[row].as_py(), [{"type": None}])
+        raise source.wrong("is not 0 or 1", "", row, dense[row].as_py(), [None])
 
 
 def _check_exact(source: Source, dense: Any) -> None:
@@ -264,12 +271,12 @@ def _dates_in_digits(source: Source, dense: Any) -> Column | None:
             "Correct the format or the cell.",
             row,
             dense[row].as_py(),
-            [{"type": "numerical", "datetime_format": None}],
+            ["numerical"],
         )
     if source.spec.type == "datetime":
         raise source.wrong(
             f"holds cells of type {dense.type}, which are not datetime without a datetime_format such as %Y%m%d",
-            choices=[{"type": None, "datetime_format": None}],
+            choices=[None],
         )
     return None
 
@@ -292,13 +299,13 @@ def _id_of_numbers(source: Source, dense: Any, distinct: int, complete: bool) ->
         return None
     if not whole or not complete:
         rule = "cannot be an id: ids are strings or whole numbers, and none is missing"
-        raise source.wrong(rule, choices=[{"type": None, "pattern": None}])
+        raise source.wrong(rule, choices=[None])
     _check_unique(source, dense.dictionary_encode())
     row = first_true(pc.less(dense, 0))
     if row is not None:
         if not demanded:
             return None
-        raise source.wrong("is an id, and negative", "", row, dense[row].as_py(), [{"type": None, "pattern": None}])
+        raise source.wrong("is an id, and negative", "", row, dense[row].as_py(), [None])
     regex = source.spec.pattern or ids.infer_whole(dense.cast(pa.string()).to_pylist())
     largest = ids.parse_pattern(regex, f"{source.field}.pattern").largest(len(dense))
     if not largest.isdigit():
@@ -330,7 +337,7 @@ def _constant(source: Source, kind: pa.DataType, distinct: int, complete: bool, 
     if distinct != 1 or not complete:
         more = "" if complete else " and missing ones"
         rule = f"is not constant: it has {distinct} different values{more}"
-        raise source.wrong(rule, choices=[{"type": None}])
+        raise source.wrong(rule, choices=[None])
     return Column(source.name, "constant", kind, value=value, why="one value in all rows")
 
 
@@ -345,7 +352,7 @@ def _check_unique(source: Source, cells: Any) -> None:
             "Remove the repeated row.",
             second,
             cells[second].as_py(),
-            [{"type": None, "pattern": None}],
+            [None],
         )
 
 
@@ -354,7 +361,7 @@ def _check_common(source: Source, counts: NDArray[np.int64]) -> None:
         raise source.wrong(
             f"has {len(counts)} categories, all of them in fewer than data.table.rare={source.rare} rows",
             f"Give {assignment(('data', 'table', 'rare'), int(counts.max(initial=1)))}, or a pattern if it is an id.",
-            choices=[{"type": None}] if source.spec.type else [],
+            choices=[None] if source.spec.type else [],
         )
 
 

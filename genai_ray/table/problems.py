@@ -9,8 +9,8 @@ from genai_ray.errors import UserError
 from genai_ray.spec import assignment
 
 _PATH = ("data", "table", "columns")
-#: What the spec may say of a column: a type, or values of its keys.
-Choice = str | Mapping[str, Any]
+#: What the spec may say of a column: a type, values of its keys, or nothing.
+Choice = str | Mapping[str, Any] | None
 
 
 class ColumnError(UserError):
@@ -29,10 +29,8 @@ class ColumnError(UserError):
         return type(self), (self.name, self.value, self.rule, self.hint, self.choices)
 
     def override(self, choice: Choice) -> str:
-        """The overrides that make a choice."""
-        if isinstance(choice, str):
-            return assignment((*_PATH, self.name), choice)
-        return " ".join(assignment((*_PATH, self.name, key), value) for key, value in choice.items())
+        """The override that makes a choice, whatever the spec says of the column."""
+        return assignment((*_PATH, self.name), dict(choice) if isinstance(choice, Mapping) else choice)
 
 
 def joined(errors: Sequence[ColumnError]) -> UserError:

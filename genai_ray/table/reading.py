@@ -142,7 +142,7 @@ def _numbers(source: Source) -> Reading | None:
     number = source.like(_NUMBER) | source.like(_INFINITE)
     if wanted == "numerical" and not number.all():
         rule = "is not a number, as data.table.columns demands"
-        raise source.wrong_cell(rule, "Correct the cell, or change the type.", ~number, [{"type": None}])
+        raise source.wrong_cell(rule, "Correct the cell, or change the type.", ~number, [None])
     if wanted != "numerical":
         number &= ~source.like(_CODE)
         if wanted is None and number.any() and not number.all():
@@ -187,7 +187,7 @@ def _booleans(source: Source) -> Reading | None:
         return Reading(source.per_cell(pa.array(meanings, pa.bool_())), "true and false")
     if wanted == "boolean":
         remedy = f"Use {', '.join(words)}, or another type."
-        raise source.wrong_cell("is not true or false", remedy, odd, [{"type": None}])
+        raise source.wrong_cell("is not true or false", remedy, odd, [None])
     return None
 
 
@@ -198,7 +198,7 @@ def _dates(source: Source) -> Reading | None:
     array = as_dates(source)
     if array is None and wanted == "datetime":
         rule = "does not read as dates"
-        raise source.wrong_cell(rule, "Give datetime_format, such as %d/%m/%Y.", choices=[{"type": None}])
+        raise source.wrong_cell(rule, "Give datetime_format, such as %d/%m/%Y.", choices=[None])
     return None if array is None else Reading(array, "all cells read as dates or times")
 
 
@@ -217,7 +217,7 @@ def as_dates(source: Source) -> pa.Array | None:
                 f"does not fit datetime_format={form}",
                 "Correct the format or the cell; what means a missing value belongs in data.table.nulls.",
                 parsed.is_null().to_numpy(zero_copy_only=False),
-                [{"datetime_format": None, "type": None}],
+                [None],
             )
         return source.per_cell(_compact(parsed, form))
     if source.like(f"({_ISO})|({_ISO_DAY})").all():

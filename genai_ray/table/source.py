@@ -169,7 +169,7 @@ def load_table(spec: TableDataSpec, *, conditional: bool = False) -> TableData:
             "model.conditional",
             True,
             "needs columns of categories, and the table has none",
-            "Set model.conditional=false, or data.table.columns.NAME=categorical.",
+            "Give model.conditional=false, or make a column categorical.",
         )
     return TableData(codec, train, holdout, codes, scalars, conditional)
 
