@@ -114,7 +114,7 @@ def verify(
 
 @app.command()
 def inspect(uri: str, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """What a run, a data set or a model file holds, or what is read of a source with data.…=VALUE: a table or images."""
+    """What a run, a data set or a model file holds, or what is read of a table or of images, with data.…=VALUE."""
     from genai_ray.inspect import inspect as verb
 
     contents = verb(uri, overrides or [])

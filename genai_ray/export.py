@@ -15,12 +15,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from genai_ray import modalities, rng
 from genai_ray.errors import IncompleteError, ParityError, UserError
-from genai_ray.families import Family
+from genai_ray.families import Family, WritesGraph
 from genai_ray.modality import Codec, Outputs
 from genai_ray.onnx_session import read_model
 from genai_ray.precision import to_fp16, to_int8
@@ -36,6 +37,8 @@ OPSET = 20
 _INPUTS = ("noise", "label")
 _PARITY_BATCHES = (1, 7, 256)
 _PARITY_SHARE = 1e-3
+#: Values that are compared at least, so that the share counts several of them, and batches that are enough for it.
+_PARITY_VALUES, _PARITY_MORE = 10_000, 64
 _COMPARED = 256  # samples on which a lower precision is compared with fp32
 _CALIBRATION_BATCHES = 4  # of as many samples, for the ranges of 8-bit activations
 
@@ -163,6 +166,9 @@ def _exported(store: Store, training: dict[str, Any], precision: str) -> ExportR
 def to_onnx(sampler: nn.Module, card: ModelCard) -> bytes:
     """The sampler as ONNX with a dynamic batch, the card in it and a blank digest."""
     arguments = _inputs(card, start=0, count=2)
+    inputs, outputs = _INPUTS[: len(arguments)], modalities.modality(card.codec["modality"]).outputs
+    if isinstance(sampler, WritesGraph):
+        return _with_card(sampler.graph([*inputs], [*outputs], OPSET), card)
     batch = torch.export.Dim("batch", min=1, max=2**20)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
@@ -172,8 +178,8 @@ def to_onnx(sampler: nn.Module, card: ModelCard) -> bytes:
             dynamo=True,
             opset_version=OPSET,
             verbose=False,
-            input_names=_INPUTS[: len(arguments)],
-            output_names=list(modalities.modality(card.codec["modality"]).outputs),
+            input_names=inputs,
+            output_names=list(outputs),
             dynamic_shapes=tuple({0: batch} for _ in arguments),
         )
     assert program is not None
@@ -208,13 +214,22 @@ def check_parity(sampler: nn.Module, model: bytes, card: ModelCard) -> float:
     codec = modalities.codec_from_json(card.codec)
     kind = modalities.modality(codec.modality)
     session = _session(model)
-    differences = []
-    for count in _PARITY_BATCHES:
-        arguments = _inputs(card, start=count, count=count)
-        with torch.no_grad():
-            expected = sampler(*arguments)
-        expected = [e.numpy() for e in (expected if isinstance(expected, tuple) else (expected,))]
-        differences.append(kind.difference(_outputs(session, arguments), expected, codec).ravel())
+    differences: list[NDArray[Any]] = []
+    batches = [(count, count) for count in _PARITY_BATCHES]
+    batches += [(i * _COMPARED, _COMPARED) for i in range(2, 2 + _PARITY_MORE)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a table's many small steps would wait for one another
+    try:
+        for number, (start, count) in enumerate(batches):
+            if number >= len(_PARITY_BATCHES) and sum(map(len, differences)) >= _PARITY_VALUES:
+                break
+            arguments = _inputs(card, start=start, count=count)
+            with torch.no_grad():
+                expected = sampler(*arguments)
+            expected = [e.numpy() for e in (expected if isinstance(expected, tuple) else (expected,))]
+            differences.append(kind.difference(_outputs(session, arguments), expected, codec).ravel())
+    finally:
+        torch.set_num_threads(threads)
     difference = np.concatenate(differences)
     worst, share = float(difference.max(initial=0.0)), (difference > 0).mean()
     if worst > kind.parity or share > _PARITY_SHARE:

@@ -1,8 +1,9 @@
 """The contract of a model: all that the training loop, the checkpoint and the export know of it."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
+import onnx
 from torch import Tensor, nn
 
 from genai_ray.modality import Codec, named
@@ -84,6 +85,15 @@ class Family(Protocol):
         """(noise (N, sampler_latent), labels?) -> what the codec decodes: images uint8 NHWC, or the codes and values of
         a table; shares the weights of `nets[averaged]`.
         """
+        ...
+
+
+@runtime_checkable
+class WritesGraph(Protocol):
+    """A sampler that writes its ONNX graph itself, where tracing its steps would take too long."""
+
+    def graph(self, inputs: list[str], outputs: list[str], opset: int) -> onnx.ModelProto:
+        """What `forward` computes, with a dynamic batch; the names are those of the arguments and of the results."""
         ...
 
 

@@ -41,9 +41,9 @@ def presets() -> dict[str, Preset]:
 def describe(uri: str, overrides: Sequence[str]) -> Json | None:
     """What is read of a source of real data with overrides such as `data.…=value`; None for what is no source."""
     for kind in every():
-        values = kind.recognises(uri)
-        if values is not None and kind.describe is not None:
-            values = {"name": "inspect", **values, "data": {**values["data"], "root": uri}}
+        data = kind.recognised(uri)
+        if data and kind.describe is not None:
+            values = {"name": "inspect", "data": data, "model": {"preset": next(iter(kind.presets))}}
             return kind.describe(parse(specs.override(values, overrides)).data)
     return None
 

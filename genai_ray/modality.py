@@ -333,8 +333,8 @@ class Modality(Generic[R]):
     differences by rounding; one value in a thousand may differ by more, but none by more than `parity`.
     evaluator: created on use. check: raises UserError for names in a spec that only this modality can look up, before
     the real data are read. describe: what is read of a source and what is inferred of it, for a person to correct:
-    strings and numbers by name, and mappings of these. recognises: the values of a spec whose source a URI is, without
-    its root; None for what is no source of the modality.
+    strings and numbers by name, and mappings of these. recognised: the `data` section that reads a URI; empty for what
+    is no source of the modality.
     """
 
     name: str
@@ -357,4 +357,4 @@ class Modality(Generic[R]):
     to_tensor: Callable[[Tensor], Tensor] = lambda values: values
     check: Callable[[Spec], None] = lambda spec: None
     describe: Callable[[DataSpec], Json] | None = None
-    recognises: Callable[[str], Json | None] = lambda uri: None
+    recognised: Callable[[str], Json] = lambda uri: {}

@@ -66,6 +66,12 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
 
 
+def show(text: str) -> None:
+    """Lines for a person, apart from the result of a command."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
 def outline(values: Mapping[str, Any], *, most: int | None = None, indent: str = "") -> str:
     """Nested values, a line for each; a mapping of plain values inside another one is one line.
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genai_ray.modality import values_of
+from genai_ray.table import shapes
 from genai_ray.table.compared import Compared, Tables, details
 from genai_ray.table.copies import closest_share, duplicate_rate, exact_copy_rate
 from genai_ray.table.matrix import encode, row_keys, sample
@@ -262,6 +263,23 @@ def test_ranges_of_constant_and_missing_numbers():
 
 
 # --- copies --------------------------------------------------------------------------------------
+
+
+def test_tails_by_hand():
+    rng = np.random.Generator(np.random.Philox(9))
+    real = rng.lognormal(10, 0.6, 4000)
+    marked = np.where(np.arange(4000) % 100 == 0, rng.uniform(1e6, 1e8, 4000), real)  # 1 % of marks, smeared
+
+    def error(values: np.ndarray) -> float:
+        return shapes.tail_errors(*encode((pa.table({"x": real}), pa.table({"x": values}))))["x"]
+
+    assert error(real) == 0
+    assert error(rng.lognormal(10, 0.6, 4000)) < 0.1
+    assert error(marked) > 10  # where the shape is still 0.99
+    assert error(np.minimum(real, np.quantile(real, 0.97))) > 0.1  # a tail that is cut
+    assert error(np.full(4000, np.nan)) == 1
+    constant = encode((pa.table({"x": [1.0, 1.0]}), pa.table({"x": [1.0, 2.0]})))
+    assert shapes.tail_errors(*constant) == {}
 
 
 @settings(max_examples=50)

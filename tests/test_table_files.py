@@ -12,7 +12,7 @@ import pytest
 from tables import back, load_csv, spec_of
 
 from genai_ray.errors import UserError
-from genai_ray.table.files import recognises
+from genai_ray.table.files import recognised
 from genai_ray.table.source import describe_file, load_table
 
 N = 120
@@ -154,20 +154,17 @@ def test_a_summary_says_what_was_read(tmp_path: Path):
 
 def test_tables_are_recognised(tmp_path: Path):
     (tmp_path / "rows.csv").write_text("a,b\n")
-    (tmp_path / "notes.md").write_text("a")
+    (tmp_path / "rows.txt").write_text("a,b\n")
+    (tmp_path / "rows.bin").write_bytes(bytes(9))
     pq.write_table(pa.table({"x": [1]}), tmp_path / "rows.dat")
-    assert recognises(str(tmp_path / "rows.csv"))
-    assert recognises(str(tmp_path / "rows.dat"))
-    assert recognises(str(tmp_path))
-    assert not recognises(str(tmp_path / "notes.md"))
-    assert not recognises(str(tmp_path / "nowhere.csv"))
+    assert recognised(str(tmp_path / "rows.csv"))
+    assert recognised(str(tmp_path / "rows.dat"))
+    assert recognised(str(tmp_path))
+    assert recognised(str(tmp_path / "rows.txt"))
+    assert not recognised(str(tmp_path / "rows.bin"))
+    assert not recognised(str(tmp_path / "nowhere.csv"))
     images = tmp_path / "images"
     images.mkdir()
     cell = pa.array([{"bytes": b"x", "path": "x"}])
     pq.write_table(pa.table({"image": cell}), images / "a.parquet")
-    assert not recognises(str(images))
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "spec.yaml").write_text("")
-    (run / "a.csv").write_text("a\n")
-    assert not recognises(str(run))
+    assert not recognised(str(images))

@@ -135,11 +135,59 @@ def test_a_pattern_is_found_again_in_its_ids(pattern: str):
     assert ids.parse_pattern(found, "field").letters == ids.parse_pattern(pattern, "field").letters
 
 
-def test_numbers_behind_a_prefix_are_of_the_longest_length():
-    found = ids.infer_pattern([f"user_{i}" for i in range(1, 1200)])
+@pytest.mark.parametrize(
+    ("texts", "pattern"),
+    [
+        ([f"user_{i}" for i in range(1, 1200)], "user_<1..1199>"),
+        ([f"K{i:05}" for i in range(1, 901)], "K<00001..00900>"),
+        ([f"{i}/A" for i in range(100, 9000, 100)], None),
+        ([str(i) for i in range(100, 9001, 100)], "<100..9000/100>"),
+    ],
+)
+def test_numbers_are_counted_on_and_no_wider_than_they_are(texts: list[str], pattern: str | None):
+    found = ids.infer_pattern(texts)
+    assert found == pattern
+    if found is None:
+        return
+    parsed = ids.parse_pattern(found, "field")
+    assert sorted(parsed.ids(rows(len(texts)), 3, 1).tolist()) == sorted(texts)
+    assert all(parsed.fits(t) for t in texts)
+    # More rows count on from the last, and each row's id stays what it was.
+    more = parsed.ids(rows(len(texts) + 50), 3, 1).tolist()
+    assert more[: len(texts)] == parsed.ids(rows(len(texts)), 3, 1).tolist()
+    assert len(set(more)) == len(more)
+    wider = ids.parse_pattern(parsed.wider(5000), "field")
+    assert wider.size >= 5000
+    assert all(wider.fits(t) for t in texts)
+
+
+def test_ids_of_numbers_are_no_wider_than_they_are():
+    generator = np.random.Generator(np.random.Philox(4))
+    long = [str(1_500_000_000_000_000_000 + int(i)) for i in generator.choice(10**6, 300, replace=False)]
+    assert ids.infer_whole(long) == "1500000000000[0-9]{6}"
+    assert ids.infer_whole([str(i * i + 10) for i in range(60)]) == "[1-9][0-9]{3}"
+
+
+def test_the_digits_of_a_uuid_that_say_its_version_are_kept():
+    pattern = "[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+    texts = ids.parse_pattern(pattern, "f").ids(rows(2000), 3, 0).tolist()
+    found = ids.infer_pattern(texts)
     assert found is not None
-    assert ids.parse_pattern(found, "field").ids(rows(1), 0, 0)[0].startswith("user_")
-    assert ids.parse_pattern(found, "field").size == 10_000
+    assert ids.parse_pattern(found, "field").letters == ids.parse_pattern(pattern, "field").letters
+
+
+@pytest.mark.parametrize(
+    ("check", "known", "digits"),
+    [("luhn", "79927398713", 15), ("ean", "4006381333931", 12), ("isbn10", "080442957X", 9)],
+)
+def test_check_digits_are_found_and_kept(check: str, known: str, digits: int):
+    assert ids.check_digit(known[:-1], check) == known[-1]
+    parsed = ids.parse_pattern(f"[0-9]{{{digits}}}<{check}>", "field")
+    texts = parsed.ids(rows(1000), 3, 0).tolist()
+    assert all(t[-1] == ids.check_digit(t[:-1], check) for t in texts)
+    assert len(set(texts)) == 1000
+    assert ids.infer_pattern(texts) == parsed.regex
+    assert not parsed.fits(texts[0][:-1] + str((int(texts[0][-1].replace("X", "0")) + 1) % 10))
 
 
 @pytest.mark.parametrize("texts", [["Anna", "Otto"], ["Anna", "Berta"], ["", "a1"], ["a1", "b22"]])

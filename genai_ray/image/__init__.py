@@ -67,4 +67,6 @@ MODALITY = Modality(
     unit="grey levels",
     evaluator=named("genai_ray.image.evaluate:EVALUATOR"),
     check=_check,
+    describe=named("genai_ray.image.describe:describe"),
+    recognised=named("genai_ray.image.describe:recognised"),
 )

@@ -4,8 +4,10 @@ Here YAML and overrides become plain values, and plain values become a Spec of a
 chooses that type and fills in the values of the preset.
 """
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
@@ -25,6 +27,7 @@ __all__ = [
     "Preset",
     "Section",
     "Spec",
+    "assignment",
     "dump",
     "override",
     "read_presets",
@@ -61,14 +64,32 @@ def read_presets(beside: str) -> dict[str, Preset]:
     return {name: Preset.model_validate(preset) for name, preset in values.items()}
 
 
+def assignment(path: Sequence[str], value: Any) -> str:
+    """The override of a key as a shell takes it; a part of the key that is no plain word is in double quotes."""
+    parts = (part if re.fullmatch(r"[^\W\d][\w-]*", part) else json.dumps(part, ensure_ascii=False) for part in path)
+    written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
+    return shlex.quote(f"{'.'.join(parts)}={written.removesuffix(chr(10)).removesuffix('...').strip()}")
+
+
+def _split(assigned: str) -> tuple[list[str], str | None]:
+    """The parts of a dotted key, some in double quotes, and the string behind the equals sign."""
+    parts: list[str] = []
+    while match := re.match(r'("(?:[^"\\]|\\.)*"|[^.="]+)(\.|=|$)', assigned):
+        parts.append(json.loads(match[1]) if match[1].startswith('"') else match[1])
+        assigned = assigned[match.end() :]
+        if match[2] != ".":
+            return parts, assigned if match[2] else None
+    return [], None
+
+
 def override(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """The values, with each `key=value` (a dotted key, a YAML value) set in them."""
     for one in overrides:
-        key, equals, string = one.partition("=")
-        if not equals or not key:
+        key, string = _split(one)
+        if not key or string is None:
             raise UserError("override", one, "must look like key=value", "Try train.workers=2.")
         section = values
-        *parents, last = key.split(".")
+        *parents, last = key
         for parent in parents:
             if section.get(parent) is None:
                 section[parent] = {}

@@ -42,6 +42,5 @@ MODALITY = Modality(
     unit="shares of a column's range",
     evaluator=named("genai_ray.table.evaluate:EVALUATOR"),
     describe=named("genai_ray.table.source:describe_file"),
-    suffixes=(".csv", ".tsv", ".parquet"),
-    described={"data": {"source": "table"}, "model": {"preset": "tvae"}},
+    recognised=named("genai_ray.table.files:recognised"),
 )

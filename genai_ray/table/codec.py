@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from genai_ray import rng
 from genai_ray.errors import UserError
-from genai_ray.spec import GenerateSpec
+from genai_ray.spec import GenerateSpec, assignment
 from genai_ray.table import conditions, constraints, ids, modes, values
 from genai_ray.table.columns import Column, Part, combinations
 from genai_ray.table.constraints import Rules
@@ -139,7 +139,7 @@ class TableCodec:
 
     def _numbers_of(self, cells: pa.Table | Mapping[str, pa.Array]) -> constraints.Numbers:
         """The numbers of a column by name, read from its cells once."""
-        return cache(lambda name: values.numbers(cells[name], self.by_name[name].unit))
+        return cache(lambda name: self.by_name[name].numbers(cells[name]))
 
     # --- from codes --------------------------------------------------------------------------
 
@@ -175,13 +175,13 @@ class TableCodec:
             column, amount = self.by_name[name], amounts[name]
             if name in self.distances:
                 amount = self.distances[name].restore(amount, number)
-            cells[name] = values.from_numbers(amount, column.type, column.unit)
+            cells[name] = column.cells(amount)
         for formula in self.rules.formulas:
             column = self.by_name[formula.column]
             amount = formula.compute(number, len(rows))
             if column.decimals is not None:
                 amount = np.round(amount, column.decimals)
-            cells[column.name] = values.from_numbers(amount, column.type, column.unit)
+            cells[column.name] = column.cells(amount)
         return pa.table([cells[c.name] for c in self.columns], schema=self.schema)
 
     def _from_categories(self, index: int, codes: NDArray[np.integer]) -> dict[str, pa.Array]:
@@ -193,7 +193,7 @@ class TableCodec:
         return {c.name: values.take(c.categories, of, c.type) for c, of in zip(columns, each, strict=True)}
 
     @cached_property
-    def _patterns(self) -> dict[str, ids.Pattern]:
+    def _patterns(self) -> dict[str, ids.Pattern | ids.Counted]:
         of_ids = [c for c in self.columns if c.kind == "id"]
         return {c.name: ids.parse_pattern(c.pattern, f"data.table.columns.{c.name}.pattern") for c in of_ids}
 
@@ -207,12 +207,15 @@ class TableCodec:
         """
         assert isinstance(spec, TableGenerateSpec)
         for name, pattern in self._patterns.items():
+            kind, path = self.by_name[name].type, ("data", "table", "columns", name, "pattern")
             if pattern.size < spec.samples:
+                longer = assignment(path, pattern.wider(spec.samples))
+                rule = f"has {pattern.size} ids, and {spec.samples} rows are requested"
+                raise UserError(".".join(path), pattern.regex, rule, f"Give {longer}, or ask for fewer rows.")
+            if pa.types.is_integer(kind) and int(pattern.largest(spec.samples)) > values.greatest(kind):
+                rule = f"has ids that {kind} does not hold, if {spec.samples} rows are requested"
                 raise UserError(
-                    f"data.table.columns.{name}.pattern",
-                    pattern.regex,
-                    f"has {pattern.size} ids, and {spec.samples} rows are requested",
-                    f"Set it to a longer one, such as {pattern.wider(spec.samples)}, or ask for fewer rows.",
+                    ".".join(path), pattern.regex, rule, f"Give {assignment(path[:-1], 'drop')}, or ask for fewer rows."
                 )
         for condition in spec.conditions or ():
             self.requested_codes(condition.where, "generate.conditions")

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from genai_ray.table import values
+from genai_ray.table import digits, values
 from genai_ray.table.spelling import Spelling
 
 Kind = Literal["numerical", "categorical", "boolean", "datetime", "id", "constant", "formula"]
@@ -21,8 +21,9 @@ class Column:
 
     categories: plain values (see `values.plain`) of a discrete column, without missing, ascending or in the order of an
     ordered dictionary; a rare or unknown value becomes `other`. low, high: the range of numbers that is generated. min,
-    max: the part of it that a spec demands. value: of a constant. spelling: in CSV, if it is another than Arrow's. why:
-    the reason for the kind.
+    max: the part of it that a spec demands. value: of a constant. spelling: in CSV, if it is another than Arrow's.
+    digits: the format of whole numbers that are dates or times, see `digits`. exact: dates beyond 2**53 units that
+    enough rows have; float64 holds none of them. why: the reason for the kind.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Column:
     pattern: str = ""
     value: Any = None
     spelling: Spelling | None = None
+    digits: str = ""
+    exact: tuple[int, ...] = ()
     why: str = field(default="", compare=False)
 
     @property
@@ -59,9 +62,21 @@ class Column:
         known = {v: i for i, v in enumerate(self.categories)}
         return np.array([*(known.get(v, unknown) for v in distinct), -1], np.int64)[which]
 
+    def numbers(self, cells: pa.ChunkedArray | pa.Array) -> NDArray[np.float64]:
+        """Cells as numbers (N,), NaN for missing."""
+        return digits.read(cells, self.digits) if self.digits else values.numbers(cells, self.unit)
+
+    def cells(self, numbers: NDArray[np.float64]) -> pa.Array:
+        """Numbers (N,), NaN for missing, as cells; dates within the years 1 to 9999."""
+        if not self.digits:
+            return values.from_numbers(numbers, self.type, self.unit, self.decimals, self.exact)
+        missing = np.isnan(numbers)
+        whole = digits.write(np.where(missing, 0, numbers), self.digits)
+        return pa.array(whole, mask=missing).cast(self.type)
+
     def shown(self, number: float) -> Any:
         """One of its numbers as people write it."""
-        return values.shown(number, self.type, self.unit)
+        return values.shown(number, digits.kind(self.digits) if self.digits else self.type, self.unit)
 
     def described(self) -> str:
         if self.kind in ("categorical", "boolean"):
@@ -74,7 +89,7 @@ class Column:
 
     def to_json(self) -> dict[str, Any]:
         out = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "why"}
-        out |= {"type": values.type_name(self.type), "categories": list(self.categories)}
+        out |= {"type": values.type_name(self.type), "categories": list(self.categories), "exact": list(self.exact)}
         if self.spelling is not None:
             out["spelling"] = self.spelling.to_json()
         defaults = {f.name: f.default for f in fields(self)}
@@ -82,9 +97,9 @@ class Column:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Column":
-        kind, categories = values.type_from_name(stored["type"]), stored.get("categories", ())
+        lists = {name: tuple(stored.get(name, ())) for name in ("categories", "exact")}
         spelling = Spelling.from_json(stored["spelling"]) if "spelling" in stored else None
-        return cls(**{**stored, "type": kind, "categories": tuple(categories), "spelling": spelling})
+        return cls(**{**stored, **lists, "type": values.type_from_name(stored["type"]), "spelling": spelling})
 
 
 def combinations(
@@ -108,7 +123,8 @@ class Part:
     == missing` is a missing value. A category has no offset and scale.
 
     size: number of codes. shares: of each code in the training rows. weights: of the modes of a
-    mixture, for encoding; 0 for what is no mode, empty for bins.
+    mixture, for encoding; 0 for what is no mode, empty for bins. lows, highs: the range of each code, of numbers
+    with wide gaps; empty for low..high. step, phase: numbers are phase + a multiple of step; 0: of any.
     """
 
     name: str
@@ -121,6 +137,10 @@ class Part:
     decimals: int | None = None
     missing: int | None = None
     weights: tuple[float, ...] = ()
+    lows: tuple[float, ...] = ()
+    highs: tuple[float, ...] = ()
+    step: float = 0.0
+    phase: float = 0.0
 
     @property
     def discrete(self) -> bool:
@@ -129,6 +149,8 @@ class Part:
 
     def to_json(self) -> dict[str, Any]:
         out = {f.name: getattr(self, f.name) for f in fields(self)}
+        # Codecs of earlier versions had none of these, and keep their digest.
+        out = {k: v for k, v in out.items() if v or k not in ("lows", "highs", "step", "phase")}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in out.items()}
 
     @classmethod

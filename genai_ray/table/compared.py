@@ -88,6 +88,7 @@ class Compared:
             "pair_trends": shapes.pair_trends(train, chosen, seed=self.tables.seed),
             "category_coverage": shapes.category_coverage(train, chosen, rare=self.tables.rare),
             "range_coverage": shapes.range_coverage(train, chosen),
+            "tail_error": shapes.tail_errors(train, chosen),
         }
 
     @cached_property
@@ -153,6 +154,10 @@ def category_coverage(compared: Compared) -> float | None:
 
 def range_coverage(compared: Compared) -> float | None:
     return _mean(compared.by_column["range_coverage"])
+
+
+def tail_error(compared: Compared) -> float | None:
+    return _mean(compared.by_column["tail_error"])
 
 
 def efficacy_f1(compared: Compared) -> float | None:

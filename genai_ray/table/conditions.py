@@ -64,7 +64,7 @@ def number_code(column: Column, part: Part, value: Any, field: str) -> int:
     if value is None:
         assert part.missing is not None
         return part.missing
-    number = values.numbers(as_cell(column, value), column.unit)
+    number = column.numbers(as_cell(column, value))
     if not part.low <= number[0] <= part.high:
         rule = f"must lie in {column.shown(part.low)} .. {column.shown(part.high)}"
         raise UserError(field, f"{column.name}={value}", rule, "Request a value in this range.")

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from genai_ray.errors import UserError, nearest
+from genai_ray.table import digits
 from genai_ray.table.columns import Column
 from genai_ray.table.spec import Constraint
 from genai_ray.table.values import value_type
@@ -228,7 +229,7 @@ def _domain(column: Column) -> str:
     ):
         return "number"
     if column.kind in ("datetime", "constant"):
-        kind = value_type(column.type)
+        kind = digits.kind(column.digits) if column.digits else value_type(column.type)
         if not pa.types.is_temporal(kind):
             return "category"
         return "time" if pa.types.is_time(kind) else "date"

@@ -8,17 +8,9 @@ from torch.nn import functional as F
 
 from genai_ray import losses, penalties
 from genai_ray.families import Batch, Draws, Moment, Phase
+from genai_ray.table.autoregressive import ArSampler
 from genai_ray.table.codec import TableCodec
-from genai_ray.table.nets import (
-    ArSampler,
-    Layout,
-    PackedDiscriminator,
-    ResidualMlp,
-    ScalarMlp,
-    SetNetwork,
-    TableSampler,
-    mlp,
-)
+from genai_ray.table.nets import Layout, PackedDiscriminator, ResidualMlp, ScalarMlp, SetNetwork, TableSampler, mlp
 from genai_ray.table.spec import TableArSpec, TableGanSpec, TableVaeSpec
 
 
@@ -177,7 +169,7 @@ class TableVae:
     def _beside(self, codes: Tensor) -> Tensor:
         """(N, M): 1 where the code of a number has a scalar beside it, else 0."""
         has = self._has_scalar = self._has_scalar.to(codes.device)
-        numeric = codes[:, self.layout.numeric]
+        numeric = self.layout.of_numeric(codes)
         return has[torch.arange(len(self.layout.numeric), device=codes.device), numeric]
 
 
@@ -231,4 +223,4 @@ class TableAr:
 def _table(rows: list[list[float]]) -> Tensor:
     """Rows of different lengths as one tensor, filled with zeros."""
     width = max(map(len, rows), default=0)
-    return torch.tensor([row + [0.0] * (width - len(row)) for row in rows])
+    return torch.tensor([row + [0.0] * (width - len(row)) for row in rows]).reshape(len(rows), width)

@@ -26,6 +26,7 @@ from genai_ray.table.values import dense, supported, whole
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq", ".parq")
 PLAIN = Numerals()
 _PARQUET = b"PAR1"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 #: How Hive names the folder of rows whose value is missing.
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 #: Files of other suffixes whose first bytes are looked at, in a folder that has none of these.
@@ -207,18 +208,21 @@ def strings(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return dense(column).cast(pa.string()).dictionary_encode()
 
 
-def recognises(uri: str) -> bool:
-    """Whether a file or folder looks like a table: CSV, or Parquet without a column of images."""
+def recognised(uri: str) -> dict[str, Any]:
+    """The `data` section that reads a file or a folder of CSV, or of Parquet without images; empty for all else."""
+    section = {"source": "table", "root": uri}
+    path = Path(uri).expanduser()
     try:
-        if Path(uri).expanduser().is_file() and not uri.lower().endswith(SUFFIXES):
-            path = Path(uri).expanduser()
-            store, keys = Store(str(path.parent)), [path.name]
-            return store.read_range(keys[0], 0, 4) == _PARQUET and not _has_images(store, keys[0])
-        store, keys = _keys("uri", uri, Counter())
-        ours = any(store.exists(k) for k in ("manifest.json", "spec.yaml", "dataset/manifest.json"))
-        return not ours and not _has_images(store, keys[0])
+        if path.is_file() and not uri.lower().endswith(SUFFIXES):
+            store, start = Store(str(path.parent)), path.open("rb").read(_LOOKED_AT)
+            is_string = b"\0" not in start or start.startswith(_UTF_16)
+            is_table = not _has_images(store, path.name) if start.startswith(_PARQUET) else is_string
+        else:
+            store, keys = _keys("uri", uri, Counter())
+            is_table = not _has_images(store, keys[0])
     except (UserError, OSError, pa.ArrowException):
-        return False
+        return {}
+    return section if is_table else {}
 
 
 def _has_images(store: Store, key: str) -> bool:

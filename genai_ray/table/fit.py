@@ -8,12 +8,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from genai_ray.errors import UserError
+from genai_ray.spec import assignment
 from genai_ray.table import constraints, modes, values
 from genai_ray.table.codec import Codes, Scalars, TableCodec
 from genai_ray.table.columns import Column, Part, combinations
 from genai_ray.table.constraints import Rules
+from genai_ray.table.problems import ColumnError, joined
 from genai_ray.table.spec import TableSpec
 
+#: Codes of all columns together, beyond which a network of them is too large: some 200 MB, several times over.
+MOST_CODES = 100_000
 #: A part, the indices of its columns, and the combinations of their codes; see `TableCodec`.
 _Piece = tuple[Part, tuple[int, ...], tuple[tuple[int, ...], ...]]
 
@@ -32,7 +36,7 @@ def fit_codec(
     constant = {c.name for c in columns if c.kind == "constant"}
     groups = [[n for n in group if n not in constant] for group in rules.together]
     group_of = {n: group for group in groups if len(group) > 1 for n in group}
-    columns = tuple(_completed(c, table, spec, c.name in group_of) for c in columns)
+    columns = _all_completed(columns, table, spec, group_of)
     pieces = list(_pieces(columns, group_of, table, spec))
     if not any(p.size > 1 if p.discrete else p.low < p.high for p, _, _ in pieces):
         raise UserError(
@@ -41,6 +45,7 @@ def fit_codec(
             "are columns of which none varies: nothing can be learnt",
             "Check the file, data.table.columns and data.table.rare.",
         )
+    _check_size(columns, table, spec)
     parts, members, combos = zip(*pieces, strict=True)
     codec = _with_modes(TableCodec(columns, parts, members, combos, rules), table, spec)
     codes, scalars = codec.encode(table)
@@ -94,6 +99,45 @@ def _of_distance(codec: TableCodec, part: Part, amounts: NDArray[np.float64], sp
     return replace(part, low=max(low, least), high=max(high, low, least), decimals=decimals)
 
 
+def _all_completed(
+    columns: Sequence[Column], table: pa.Table, spec: TableSpec, group_of: Mapping[str, list[str]]
+) -> tuple[Column, ...]:
+    """The columns with what their training rows say.
+
+    Raises:
+        UserError: for all of them that have too few rows of any value.
+    """
+    completed: list[Column] = []
+    problems: list[ColumnError] = []
+    for column in columns:
+        try:
+            completed.append(_completed(column, table, spec, column.name in group_of))
+        except ColumnError as error:
+            problems.append(error)
+    if problems:
+        raise joined(problems)
+    return tuple(completed)
+
+
+def _check_size(columns: Sequence[Column], table: pa.Table, spec: TableSpec) -> None:
+    """That there are not too many categories.
+
+    Raises:
+        UserError: with the least `rare` that leaves few enough.
+    """
+    large = max(columns, key=lambda c: len(c.categories))
+    if sum(len(c.categories) for c in columns) <= MOST_CODES:
+        return
+    which, _ = values.plain_dictionary(table.column(large.name))
+    counts = np.sort(np.bincount(which[which >= 0]))
+    fewer = assignment(("data", "table", "rare"), int(counts[-MOST_CODES // 2]) + 1)
+    rule = (
+        f"has {len(large.categories):,} categories of at least data.table.rare={spec.rare} rows, more than a model "
+        f"holds (all columns together {MOST_CODES:,})"
+    )
+    raise ColumnError(large.name, large.name, rule, f"Give {fewer}.")
+
+
 def _completed(column: Column, table: pa.Table, spec: TableSpec, grouped: bool) -> Column:
     """The column with what its training rows say: categories, or a range."""
     cells = table.column(column.name)
@@ -102,21 +146,27 @@ def _completed(column: Column, table: pa.Table, spec: TableSpec, grouped: bool) 
     of_numbers = values.is_number(column.type) or values.is_temporal(column.type)
     if not of_numbers or not (column.is_number or column.kind == "constant"):
         return column
-    numbers = values.numbers(cells, column.unit)
+    numbers = column.numbers(cells)
     numbers = np.sort(numbers[~np.isnan(numbers)])
     if len(numbers) < spec.rare:
         if column.kind == "formula":
             return column
-        raise UserError(
-            f"data.table.columns.{column.name}",
-            len(numbers),
-            f"is the number of training rows with a value, fewer than data.table.rare={spec.rare}",
-            "Set it to drop.",
-        )
+        rule = f"is the number of training rows with a value, fewer than data.table.rare={spec.rare}"
+        raise ColumnError(column.name, len(numbers), rule, "")
+    column = replace(column, exact=_beyond(column, numbers, cells, spec.rare))
     low, high = modes.span(numbers, spec.rare)
     low = column.min if column.min is not None else low
     high = column.max if column.max is not None else high
     return replace(column, low=low, high=max(high, low))
+
+
+def _beyond(column: Column, ascending: NDArray[np.float64], cells: pa.ChunkedArray, rare: int) -> tuple[int, ...]:
+    """Dates and times beyond 2**53 units that at least `rare` rows have."""
+    if column.kind != "datetime" or max(-ascending[0], ascending[-1]) <= values.EXACT or column.digits:
+        return ()
+    count = values.ticks(cells.drop_null()).to_numpy() // max(1, column.unit // values.tick_ns(column.type))
+    found, rows = np.unique(count[np.abs(count) > values.EXACT], return_counts=True)
+    return tuple(found[rows >= rare].tolist())
 
 
 def _with_categories(column: Column, cells: pa.ChunkedArray, spec: TableSpec) -> Column:
@@ -126,13 +176,9 @@ def _with_categories(column: Column, cells: pa.ChunkedArray, spec: TableSpec) ->
     if not (pa.types.is_dictionary(column.type) and column.type.ordered):
         kept.sort()
     if not kept:
-        raise UserError(
-            f"data.table.columns.{column.name}",
-            column.name,
-            f"has {int((counts > 0).sum())} "
-            f"categories, all of them in fewer than data.table.rare={spec.rare} training rows",
-            "Set it to drop, or choose a smaller data.table.rare.",
-        )
+        rule = f"has {int((counts > 0).sum())} categories, all of them in fewer than data.table.rare={spec.rare}"
+        smaller = assignment(("data", "table", "rare"), int(counts.max()))
+        raise ColumnError(column.name, column.name, f"{rule} training rows", f"Give {smaller}, for all columns.")
     other = distinct[int(counts.argmax())]
     if values.is_string(column.type) and counts[counts < spec.rare].sum() >= spec.rare:
         other = spec.rare_label
@@ -149,6 +195,6 @@ def _common_combinations(columns: list[Column], table: pa.Table, spec: TableSpec
             constraints.FIELD,
             [c.name for c in columns],
             f"have {len(distinct)} combinations, all of them in fewer than data.table.rare={spec.rare} rows",
-            "Drop the constraint, or choose a smaller data.table.rare.",
+            f"Drop the constraint, or give {assignment(('data', 'table', 'rare'), int(np.bincount(which).max()))}.",
         )
     return tuple(map(tuple, kept.tolist()))

@@ -3,6 +3,10 @@
 A pattern is a regular expression of literals, classes and fixed counts: `[A-Z]{3}-\\d{6}`. Its strings are numbered, as
 if each character were a digit of a number; a row's id is the string whose number a pseudorandom permutation gives to
 the row's index. So no two rows share an id, whoever makes them and in which order.
+
+Beyond regular expressions, a pattern may end with a check digit, `[0-9]{12}<ean>`, or be one number between two
+strings: `user_<1..30000>`, zero-padded `K<0001..0900>`, or in steps `<100..9000/100>`. Rows beyond the last of them
+count on, so that no id is wider than it must be.
 """
 
 import os.path
@@ -24,6 +28,18 @@ from numpy.typing import NDArray
 from genai_ray import rng
 from genai_ray.errors import UserError
 
+#: Check digits, by name: weights from the digit before the check digit on, in turn, the modulus, and whether the
+#: digits of a product are added.
+_CHECKS: dict[str, tuple[tuple[int, ...], int, bool]] = {
+    "luhn": ((2, 1), 10, True),
+    "ean": ((3, 1), 10, False),
+    "isbn10": (tuple(range(2, 11)), 11, False),
+}
+_COUNTED = re.compile(r"([^<>]*)<(\d+)\.\.(\d+)(?:/(\d+))?>([^<>]*)")
+#: Chance that a character of a class does not occur, below which it is no character of the ids.
+_CHANCE = 1e-6
+#: Numbers are counted on if the ids are at least this share of those between the least and the greatest.
+_DENSE = 0.5
 #: Numbers that a permutation is made of; ids of longer patterns are permuted in blocks.
 _LARGEST = 2**62
 _DIGITS = "[0-9]"
@@ -45,10 +61,14 @@ _REFUSED = {
 
 @dataclass(frozen=True)
 class Pattern:
-    """letters: by position in an id, its possible characters, in order."""
+    """letters: by position in an id, its possible characters, in order; without the check digit.
+
+    check: the name of the check digit, if there is one.
+    """
 
     regex: str
     letters: tuple[str, ...]
+    check: str = ""
 
     @cached_property
     def _runs(self) -> list[tuple[str, int]]:
@@ -59,13 +79,15 @@ class Pattern:
     def _like(self) -> re.Pattern[str]:
         least = [count if len(letters) == 1 else 1 for letters, count in self._runs]
         each = zip(self._runs, least, strict=True)
-        return re.compile("".join(f"{_written(c)}{{{least},{most}}}" for (c, most), least in each))
+        check = "" if not self.check else "[0-9X]" if _CHECKS[self.check][1] > 10 else _DIGITS
+        return re.compile("".join(f"{_written(c)}{{{least},{most}}}" for (c, most), least in each) + check)
 
     def fits(self, string: str) -> bool:
         """Whether a string is of this pattern, or only has a class that is repeated fewer times: a pattern may make
         longer ids than the source has.
         """
-        return self._like.fullmatch(string) is not None
+        right = not self.check or (len(string) > 1 and string[-1] == check_digit(string[:-1], self.check))
+        return right and self._like.fullmatch(string) is not None
 
     def wider(self, least: int) -> str:
         """The pattern with its longest class repeated so much more that it has `least` ids."""
@@ -78,7 +100,12 @@ class Pattern:
             size, more = size * len(self._runs[longest][0]), more + 1
         counts = [count + (more if i == longest else 0) for i, (_, count) in enumerate(self._runs)]
         written = [_written(letters) for letters, _ in self._runs]
-        return "".join(w + (f"{{{n}}}" if n > 1 else "") for w, n in zip(written, counts, strict=True))
+        check = f"<{self.check}>" if self.check else ""
+        return "".join(w + (f"{{{n}}}" if n > 1 else "") for w, n in zip(written, counts, strict=True)) + check
+
+    def largest(self, rows: int) -> str:
+        """The id of so many rows that is the greatest number, if the ids are digits."""
+        return "".join(map(max, self.letters)) + ("9" if self.check else "")
 
     @cached_property
     def size(self) -> int:
@@ -102,7 +129,8 @@ class Pattern:
                 letters = np.array([ord(c) for c in self.letters[position]], np.uint32)
                 number, digit = np.divmod(number, len(letters))
                 out[:, position] = letters[digit]
-        return out.view(f"<U{len(self.letters)}")[:, 0]
+        strings = out.view(f"<U{len(self.letters)}")[:, 0]
+        return _with_check_digits(strings, self.check) if self.check else strings
 
     def _blocks(self) -> list[tuple[list[int], int]]:
         """Positions from the last on, in blocks of fewer than _LARGEST strings each."""
@@ -117,12 +145,93 @@ class Pattern:
         return blocks
 
 
-def parse_pattern(regex: str, field: str) -> Pattern:
-    """The pattern that a regular expression of the small language means.
+@dataclass(frozen=True)
+class Counted:
+    """A number between two strings: low, low + step and so on to high, zero-padded to `width`; 0: not padded."""
+
+    regex: str
+    before: str
+    low: int
+    high: int
+    step: int
+    width: int
+    after: str
+
+    @property
+    def _count(self) -> int:
+        return (self.high - self.low) // self.step + 1
+
+    @property
+    def size(self) -> int:
+        """How many ids there are, those included that count on beyond the last."""
+        most = 10**self.width - 1 if self.width else _LARGEST
+        return (most - self.low) // self.step + 1
+
+    def fits(self, string: str) -> bool:
+        """Whether a string is of this pattern, of any number, which may have fewer digits."""
+        middle = string.removeprefix(self.before).removesuffix(self.after)
+        same = self.before + middle + self.after == string
+        return same and middle.isascii() and middle.isdigit() and (bool(self.width) or str(int(middle)) == middle)
+
+    def wider(self, least: int) -> str:
+        """The pattern with `least` ids."""
+        high = self.low + self.step * (least - 1)
+        step = f"/{self.step}" if self.step > 1 else ""
+        return f"{self.before}<{str(self.low).zfill(self.width and len(str(high)))}..{high}{step}>{self.after}"
+
+    def largest(self, rows: int) -> str:
+        """The greatest id of so many rows."""
+        blocks = -(-rows // self._count)
+        return f"{self.before}{self.low + self.step * (blocks * self._count - 1)}{self.after}"
+
+    def ids(self, rows: NDArray[np.int64], seed: int, salt: int) -> NDArray[np.str_]:
+        """The ids of rows (N,); see `Pattern.ids`. As many rows as there are numbers up to the last share them out."""
+        if len(rows) and rows.max() >= self.size:
+            raise ValueError(f"indices must lie in 0..{self.size - 1}")
+        block, index = np.divmod(rows, self._count)
+        number = rng.permute(rng.fold(seed, salt, 0), rng.Stream.SAMPLE_ID, index, self._count)
+        numbers = (self.low + self.step * (block * self._count + number.astype(np.int64))).astype(str)
+        numbers = np.char.zfill(numbers, self.width) if self.width else numbers
+        return np.char.add(np.char.add(self.before, numbers), self.after)
+
+
+def check_digit(digits: str, check: str) -> str:
+    """The check digit of a string of digits; other characters in it do not count."""
+    weights, modulus, added = _CHECKS[check]
+    total = 0
+    for i, digit in enumerate(reversed([int(c) for c in digits if c.isascii() and c.isdigit()])):
+        product = digit * weights[i % len(weights)]
+        total += product // 10 + product % 10 if added else product
+    left = -total % modulus
+    return "X" if left == 10 else str(left)
+
+
+def _with_check_digits(strings: NDArray[np.str_], check: str) -> NDArray[np.str_]:
+    return np.array([s + check_digit(s, check) for s in strings.tolist()])
+
+
+def parse_pattern(regex: str, field: str) -> Pattern | Counted:
+    """The pattern that a regular expression of the small language means, or one with a number or a check digit.
 
     Raises:
         UserError: for anything else in it.
     """
+    counted = _COUNTED.fullmatch(regex)
+    if counted is not None:
+        before, low, high, step, after = counted.groups()
+        width = len(low) if len(low) == len(high) and low.startswith("0") and len(low) > 1 else 0
+        ends = int(low), int(high), int(step or 1)
+        if ends[0] > ends[1] or ends[1] > _LARGEST or not ends[2]:
+            raise UserError(field, regex, "must count from a number to a greater one", "Write it as K<0001..0900>.")
+        return Counted(regex, before, *ends, width, after)
+    without, _, check = regex.removesuffix(">").rpartition("<")
+    if regex.endswith(">") and check in _CHECKS:
+        return Pattern(regex, _parse(without, field), check)
+    return Pattern(regex, _parse(regex, field))
+
+
+def _parse(regex: str, field: str) -> tuple[str, ...]:
+    """The characters of each position."""
 
     def wrong(rule: str) -> UserError:
         remedy = "Use literals, classes such as [A-Z0-9], \\d and fixed counts: INV-[0-9]{6}."
@@ -152,7 +261,7 @@ def parse_pattern(regex: str, field: str) -> Pattern:
         out += [letters] * count
     if not out:
         raise wrong("must have between 1 and 256 characters")
-    return Pattern(regex, tuple(out))
+    return tuple(out)
 
 
 def _letters(operator: Any, argument: Any) -> str:
@@ -182,44 +291,99 @@ def _written(letters: str) -> str:
 def infer_pattern(distinct: list[str]) -> str | None:
     """A pattern that strings, which all differ, seem to be made by; None if they seem not to be.
 
-    They have one length and at each position a kind of character, or one prefix and then a number.
+    They are one prefix and then numbers of which most are there, or have one length and at each position a kind of
+    character, or one prefix and then any number.
     """
     if not distinct or not all(distinct):
         return None
     lengths = {len(t) for t in distinct}
-    if len(lengths) == 1:
-        return _by_position(np.array(distinct, f"<U{lengths.pop()}"))
     prefix = os.path.commonprefix(distinct).rstrip("0123456789")  # noqa: RUF071 (these are no paths)
     tails = [t[len(prefix) :] for t in distinct]
-    if not all(t.isascii() and t.isdigit() for t in tails):
+    numbered = all(t.isascii() and t.isdigit() for t in tails)
+    if numbered and (len(lengths) == 1 or not any(len(t) > 1 and t[0] == "0" for t in tails)):
+        counted = _counted(prefix, tails, len(tails[0]) if len(lengths) == 1 else 0)
+        if counted:
+            return counted
+    if len(lengths) == 1:
+        return _by_position(distinct)
+    if not numbered:
         return None
-    return f"{re.escape(prefix)}{_DIGITS}{{{max(map(len, tails))}}}"
+    padded = any(t[0] == "0" for t in tails)
+    return re.escape(prefix) + (f"{_DIGITS}{{{max(map(len, tails))}}}" if padded else infer_whole(tails))
 
 
-def _by_position(strings: NDArray[np.str_]) -> str | None:
-    points = strings.view(np.uint32).reshape(len(strings), -1)
+def infer_whole(strings: list[str]) -> str:
+    """A pattern that whole numbers, which all differ, seem to be made by; none is negative or begins with 0."""
+    counted = _counted("", strings, 0)
+    if counted:
+        return counted
+    longest = max(map(len, strings))
+    found = _by_position([s for s in strings if len(s) == longest], whole=True)
+    return found or (f"[1-9]{_DIGITS}{{{longest - 1}}}" if longest > 1 else _DIGITS)
+
+
+def _counted(prefix: str, tails: list[str], width: int) -> str | None:
+    """The pattern of a prefix and numbers, of which most of those between the least and the greatest are there."""
+    if max(map(len, tails)) > 18 or "<" in prefix or ">" in prefix:
+        return None
+    numbers = np.unique(np.array(tails, np.int64))
+    step = int(np.gcd.reduce(np.diff(numbers))) if len(numbers) > 1 else 0
+    if not step or len(numbers) < _DENSE * ((numbers[-1] - numbers[0]) // step + 1):
+        return None
+    low, high = (str(n).zfill(width) for n in (numbers[0], numbers[-1]))
+    return f"{prefix}<{low}..{high}{f'/{step}' if step > 1 else ''}>"
+
+
+def _by_position(strings: list[str], whole: bool = False) -> str | None:
+    """whole: they are numbers, which do not begin with 0."""
+    rows = len(strings)
+    points = np.array(strings, f"<U{len(strings[0])}").view(np.uint32).reshape(rows, -1)
+    letters = ["".join(map(chr, np.unique(column))) for column in points.T]
     kinds: list[str] = []
-    for digits, run in groupby(map(_kind, points.T), key=lambda kind: kind == _DIGITS or kind.isdigit()):
+    for digits, run in groupby(
+        (_kind(seen, rows) for seen in letters), key=lambda kind: kind == _DIGITS or kind.isdigit()
+    ):
         run = list(run)
-        # Zeros before a number are its digits too.
-        kinds += [_DIGITS] * len(run) if digits and _DIGITS in run else run
+        # Zeros before a number are its digits too, unless there are too many rows for that.
+        merged = digits and _DIGITS in run and not whole and _by_chance(1, 10, rows)
+        kinds += [_DIGITS] * len(run) if merged else run
     varied = {k for k in kinds if k.startswith("[")}
-    if "?" in kinds or not any("0-9" in k for k in varied):
+    if "?" in kinds or not any(len(seen) > 1 and set(seen) & set("0123456789") for seen in letters):
         return None
     # Hexadecimal digits: letters at one position and digits at the next are of one kind.
-    for hexadecimal in ("[0-9a-f]", "[0-9A-F]"):
-        if hexadecimal in varied and varied <= {hexadecimal, _DIGITS}:
+    for hexadecimal, known in (("[0-9a-f]", "0123456789abcdef"), ("[0-9A-F]", "0123456789ABCDEF")):
+        if hexadecimal in varied and all(set(seen) <= set(known) for seen in letters if len(seen) > 1):
             kinds = [hexadecimal if k == _DIGITS else k for k in kinds]
+    if whole and kinds[0] == _DIGITS:
+        kinds[0] = "[1-9]"
+    check = _check_of(strings)
+    kinds = kinds[:-1] if check else kinds
     runs = [(kind, len(list(run))) for kind, run in groupby(kinds)]
-    return "".join(f"{k}{{{n}}}" if k.startswith("[") and n > 1 else k * n for k, n in runs)
+    return "".join(f"{k}{{{n}}}" if k.startswith("[") and n > 1 else k * n for k, n in runs) + check
 
 
-def _kind(points: NDArray[np.uint32]) -> str:
-    """The narrowest class that has all of some characters; ? for none."""
-    letters = "".join(map(chr, np.unique(points)))
-    if len(letters) == 1:
-        return re.escape(letters)
+def _check_of(strings: list[str]) -> str:
+    """The check digit that all strings end with, as a pattern has it; empty if there is none."""
+    if len(strings) < 10 or len(strings[0]) < 8 or not all(s[:-1].isdigit() for s in strings):
+        return ""
+    for check in _CHECKS:
+        fits = check != "isbn10" or len(strings[0]) == 10
+        if fits and all(s[-1] == check_digit(s[:-1], check) for s in strings):
+            return f"<{check}>"
+    return ""
+
+
+def _kind(seen: str, rows: int) -> str:
+    """The narrowest class that has all of some characters of `rows` rows; ? for none."""
+    if len(seen) == 1:
+        return re.escape(seen)
     for name in ("0-9", "A-Z", "a-z", "0-9a-f", "0-9A-F", "A-Z0-9", "a-z0-9", "A-Za-z0-9"):
-        if re.fullmatch(f"[{name}]+", letters):
-            return f"[{name}]"
+        if re.fullmatch(f"[{name}]+", seen):
+            known = len(_letters(*_parser.parse(f"[{name}]")[0]))
+            return f"[{name}]" if len(seen) == known or _by_chance(len(seen), known, rows) else _written(seen)
     return "?"
+
+
+def _by_chance(seen: int, known: int, rows: int) -> bool:
+    """Whether some of the known characters may be missing among those of `rows` rows by chance."""
+    return (known - seen) * (1 - 1 / known) ** rows > _CHANCE

@@ -2,7 +2,7 @@
 
 Strings that read as numbers, dates or booleans become such (see `reading`). Strings are an id if all differ and follow
 one pattern; else a category; else they are refused as free text. The types of Parquet are taken as they are; a
-dictionary of numbers is a category.
+dictionary of numbers is a category, and whole numbers such as 20240131 are dates.
 """
 
 import re
@@ -15,9 +15,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from genai_ray.errors import UserError, nearest
-from genai_ray.table import ids, values
+from genai_ray.spec import assignment
+from genai_ray.table import digits, ids, values
 from genai_ray.table.columns import Column
 from genai_ray.table.files import Files
+from genai_ray.table.problems import Choice, ColumnError, joined
 from genai_ray.table.reading import MANY, Reading, Source, as_dates, read_cells
 from genai_ray.table.spec import ColumnSpec
 from genai_ray.table.values import first_true, pc
@@ -45,15 +47,47 @@ def infer_columns(
         if name not in names:
             raise UserError("data.table.columns", name, "is not a column of the files", nearest(name, names))
     arrays, columns = {}, []
+    problems: list[ColumnError] = []
     for name in names:
         spec = _implied(name, specs.get(name, ColumnSpec()), unique, computed)
         if spec.type == "drop":
             continue
-        arrays[name], column = _infer(Source(files, name, spec, files.table.column(name)))
+        source = Source(files, name, spec, files.table.column(name))
+        try:
+            arrays[name], column = _infer(source)
+        except ColumnError as error:
+            problems.append(_with_ways_out(error, source))
+            continue
         columns.append(replace(column, kind="formula") if name in computed else column)
+    if problems:
+        raise joined(problems)
     if not columns:
         raise UserError("data.table.columns", list(specs), "leave no column", "Drop fewer.")
     return pa.table(arrays), tuple(columns)
+
+
+def _with_ways_out(error: ColumnError, source: Source) -> ColumnError:
+    """The error with those of its choices, and of the usual ones, with which the column can be learnt."""
+
+    said = source.spec.model_dump(exclude_defaults=True)
+
+    def works(choice: Choice) -> bool:
+        told = {"type": choice} if isinstance(choice, str) else dict(choice or {})
+        try:
+            spec = _implied(source.name, ColumnSpec.model_validate(told), (), ())
+            _infer(Source(source.files, source.name, spec, source.cells))
+        except (UserError, ValueError):
+            return False
+        return True
+
+    def whole(choice: Choice) -> Choice:
+        if not isinstance(choice, Mapping):
+            return choice
+        return {k: v for k, v in (said | dict(choice)).items() if v is not None} or None
+
+    likely = [c for c in map(whole, error.choices) if c != "drop" and works(c)]
+    usual = [c for c in ("categorical",) if c not in likely and works(c)]
+    return ColumnError(error.name, error.value, error.rule, error.hint, (*likely, "drop", *usual))
 
 
 def _implied(name: str, spec: ColumnSpec, unique: Collection[str], computed: Collection[str]) -> ColumnSpec:
@@ -79,7 +113,7 @@ def _implied(name: str, spec: ColumnSpec, unique: Collection[str], computed: Col
 def _infer(source: Source) -> tuple[pa.Array, Column]:
     cells = source.cells
     if cells.null_count == len(cells):
-        raise source.wrong("is a column that is all missing", f"Leave it out: {source.field}=drop.")
+        raise source.wrong("is a column that is all missing")
     reading = Reading(values.whole(cells), "of its type")
     if values.is_string(cells.type):
         reading = read_cells(source)
@@ -105,10 +139,7 @@ def _kind_of_strings(source: Source, reading: Reading) -> Column:
         return _constant(source, kind, len(distinct), complete, distinct[0].as_py())
     # Few distinct dates may be categories.
     if wanted is None and len(distinct) > MANY and as_dates(source) is not None:
-        raise source.wrong_cell(
-            f"is of type {kind} and reads as dates or times",
-            f"Set {source.field}=datetime, to have them as such, or =categorical, =id or =drop.",
-        )
+        raise source.wrong_cell(f"is of type {kind} and reads as dates or times", choices=["datetime", "id"])
     if wanted == "id" or (wanted is None and complete and len(distinct) == rows > 1):
         pattern = source.spec.pattern or (ids.infer_pattern(distinct.to_pylist()) if len(distinct) == rows else None)
         if wanted == "id":
@@ -119,13 +150,13 @@ def _kind_of_strings(source: Source, reading: Reading) -> Column:
             raise source.wrong_cell(
                 "is an id whose pattern is not seen in the cells",
                 f"Give {source.field}.pattern, such as [A-Z]{{3}}-[0-9]{{6}}.",
+                choices=[None],
             )
     if wanted is None and len(distinct) > MANY and counts[counts >= source.rare].sum() < rows / 2:
         raise source.wrong_cell(
             f"is free text: {len(distinct)} different strings in {rows} rows, most of them in "
             f"fewer than data.table.rare={source.rare}",
-            f"Set {source.field} to drop, to categorical (rare strings become one category), to id with "
-            "a pattern, or to datetime with its format.",
+            "Give it a pattern if it is an id, or a datetime_format; as a category, rare strings become one.",
         )
     _check_common(source, counts)
     return Column(source.name, "categorical", kind, why=reading.why)
@@ -137,10 +168,11 @@ def _id_of_strings(source: Source, regex: str, kind: pa.DataType) -> Column:
         odd = np.array([not pattern.fits(t) for t in source.distinct.to_pylist()])
         if odd.any():
             rule = f"does not fit the pattern {pattern.regex}"
-            raise source.wrong_cell(rule, "Correct the pattern.", odd)
+            raise source.wrong_cell(rule, "Correct the pattern.", odd, [{"pattern": None}])
     missing = first_true(source.strings.is_null())
     if missing is not None:
-        raise source.wrong("is an id, and missing in some rows", "Set another type, or drop it.", missing)
+        rule = "is an id, and missing in some rows"
+        raise source.wrong(rule, row=missing, choices=[None])
     why = _BY_SPEC if source.spec.type else "no string twice, all of one pattern"
     return Column(source.name, "id", kind, pattern=pattern.regex, why=why)
 
@@ -159,9 +191,12 @@ def _kind_of_values(source: Source, reading: Reading) -> tuple[pa.Array, Column]
     dense, kind = values.dense(array), array.type
     natural = _natural_kind(dense.type)
     if wanted not in (None, "categorical", "constant", *_FITS[natural]):
-        raise source.wrong(f"holds cells of type {kind}, which are not {wanted}", "Correct the type.")
+        raise source.wrong(f"holds cells of type {kind}, which are not {wanted}", choices=[None])
     if natural == "numerical":
         _check_numbers(source, dense)
+        column = _dates_in_digits(source, dense) if wanted in (None, "datetime") else None
+        if column:
+            return array, column
     distinct = pc.count_distinct(dense, mode="only_valid").as_py()
     complete = dense.null_count == 0 and not _has_nan(dense)
     if wanted == "constant" or (wanted is None and distinct == 1 and complete):
@@ -179,12 +214,14 @@ def _kind_of_values(source: Source, reading: Reading) -> tuple[pa.Array, Column]
     if natural == "datetime":
         unit = values.step_ns(dense)
         return array, Column(source.name, natural, kind, decimals=0, unit=unit, why=why)
+    if natural == "numerical":
+        _check_exact(source, dense)
     decimals = None if natural == "boolean" else _decimals(source, dense, reading.decimals)
     return array, Column(source.name, natural, kind, decimals=decimals, why=why)
 
 
 #: By what cells are, the kinds that a spec may make of them, besides a category and a constant.
-_FITS = {"datetime": ("datetime",), "boolean": ("boolean",), "numerical": ("numerical", "id", "boolean")}
+_FITS = {"datetime": ("datetime",), "boolean": ("boolean",), "numerical": ("numerical", "id", "boolean", "datetime")}
 
 
 def _natural_kind(kind: pa.DataType) -> Literal["datetime", "boolean", "numerical"]:
@@ -194,7 +231,7 @@ def _natural_kind(kind: pa.DataType) -> Literal["datetime", "boolean", "numerica
 
 
 def _check_numbers(source: Source, dense: Any) -> None:
-    """That numbers are finite, exact in float64, and 0 or 1 where they are to be booleans."""
+    """That numbers are finite, and 0 or 1 where they are to be booleans."""
     numbers = values.numbers(dense)
     row = first_true(np.abs(numbers) > _LARGEST)
     if row is not None:
@@ -205,18 +242,44 @@ def _check_numbers(source: Source, dense: Any) -> None:
             row,
             dense[row].as_py(),
         )
-    row = first_true(np.abs(numbers) > values.EXACT)
-    kept = pa.types.is_floating(dense.type) or source.spec.type not in (None, "numerical")
-    if row is not None and not kept:
-        raise source.wrong(
-            "is a whole number beyond 2**53, which float64 does not hold",
-            f"Set {source.field} to id or categorical, or store it as float.",
-            row,
-            dense[row].as_py(),
-        )
     row = first_true(~np.isin(numbers, (0, 1)) & ~np.isnan(numbers))
     if row is not None and source.spec.type == "boolean":
-        raise source.wrong("is not 0 or 1", "Use another type.", row, dense[row].as_py())
+        raise source.wrong("is not 0 or 1", "", row, dense[row].as_py(), [None])
+
+
+def _check_exact(source: Source, dense: Any) -> None:
+    """That float64 holds whole numbers that are modelled as numbers."""
+    row = None if pa.types.is_floating(dense.type) else first_true(np.abs(values.numbers(dense)) > values.EXACT)
+    if row is not None:
+        rule = "is a whole number beyond 2**53, which float64 does not hold"
+        raise source.wrong(rule, "Store it as float, if it is a measure.", row, dense[row].as_py(), ["id"])
+
+
+def _dates_in_digits(source: Source, dense: Any) -> Column | None:
+    """A column of dates or times that whole numbers write, as in 20240131; None if they are none."""
+    form, why = source.spec.datetime_format, _BY_SPEC
+    if form is None:
+        whole = values.decimals_of(values.numbers(dense)) == 0
+        form, why = digits.infer(source.name, dense) if whole else "", "all cells read as dates or times of the form "
+    if form and digits.is_digits(form):
+        row = first_true(np.isnan(digits.read(dense, form)) & ~np.isnan(values.numbers(dense)))
+        if row is None:
+            why = why if why == _BY_SPEC else why + form
+            unit = digits.unit_ns(form)
+            return Column(source.name, "datetime", dense.type, decimals=0, unit=unit, digits=form, why=why)
+        raise source.wrong(
+            f"does not fit datetime_format={form}",
+            "Correct the format or the cell.",
+            row,
+            dense[row].as_py(),
+            ["numerical"],
+        )
+    if source.spec.type == "datetime":
+        raise source.wrong(
+            f"holds cells of type {dense.type}, which are not datetime without a datetime_format such as %Y%m%d",
+            choices=[None],
+        )
+    return None
 
 
 def _decimals(source: Source, dense: Any, read: int | None) -> int | None:
@@ -225,33 +288,35 @@ def _decimals(source: Source, dense: Any, read: int | None) -> int | None:
     if source.spec.decimals is not None or read is not None:
         return read if source.spec.decimals is None else source.spec.decimals
     if pa.types.is_decimal(dense.type):
-        return max(0, dense.type.scale)
+        return values.decimals_used(dense)
     return values.decimals_of(values.numbers(dense), single=dense.type.bit_width < 64)
 
 
 def _id_of_numbers(source: Source, dense: Any, distinct: int, complete: bool) -> Column | None:
-    """An id of whole numbers, of the spec's pattern or of as many digits as the longest; None if they are no id."""
+    """An id of whole numbers, of the spec's pattern or no wider than they are; None if they are no id."""
     demanded, whole = source.spec.type == "id", pa.types.is_integer(dense.type)
     why = _BY_SPEC if demanded else _looks_like_id(source, dense, distinct) if whole and complete else ""
     if not why:
         return None
     if not whole or not complete:
         rule = "cannot be an id: ids are strings or whole numbers, and none is missing"
-        raise source.wrong(rule, "Set another type.")
+        raise source.wrong(rule, choices=[None])
     _check_unique(source, dense.dictionary_encode())
-    digits = len(str(pc.max(pc.abs(dense.cast(pa.int64(), safe=False))).as_py()))
-    regex = source.spec.pattern or ("[0-9]" if digits == 1 else f"[1-9][0-9]{{{digits - 1}}}")
-    pattern = ids.parse_pattern(regex, f"{source.field}.pattern")
-    if not "".join(pattern.letters).isdigit():
+    row = first_true(pc.less(dense, 0))
+    if row is not None:
+        if not demanded:
+            return None
+        raise source.wrong("is an id, and negative", "", row, dense[row].as_py(), [None])
+    regex = source.spec.pattern or ids.infer_whole(dense.cast(pa.string()).to_pylist())
+    largest = ids.parse_pattern(regex, f"{source.field}.pattern").largest(len(dense))
+    if not largest.isdigit():
         rule = "is a column of whole numbers, and its pattern has other characters"
-        raise source.wrong(rule, "Use digits, such as [0-9]{6}.", value=regex)
-    largest = "".join(map(max, pattern.letters))
-    limit = 2 ** (dense.type.bit_width - pa.types.is_signed_integer(dense.type)) - 1
-    if int(largest) > min(limit, 2**62):
+        raise source.wrong(rule, "Use digits, such as [0-9]{6}.", value=regex, choices=[{"pattern": None}])
+    if int(largest) > values.greatest(dense.type):
         if not demanded:
             return None  # ids of as many digits do not fit the type, so these are numbers
         rule = f"has ids up to {largest}, which {dense.type} does not hold"
-        raise source.wrong(rule, "Use a shorter pattern.", value=regex)
+        raise source.wrong(rule, "Use a shorter pattern.", value=regex, choices=[{"pattern": None}])
     return Column(source.name, "id", dense.type, pattern=regex, why=why)
 
 
@@ -273,7 +338,7 @@ def _constant(source: Source, kind: pa.DataType, distinct: int, complete: bool, 
     if distinct != 1 or not complete:
         more = "" if complete else " and missing ones"
         rule = f"is not constant: it has {distinct} different values{more}"
-        raise source.wrong(rule, "Set another type.")
+        raise source.wrong(rule, choices=[None])
     return Column(source.name, "constant", kind, value=value, why="one value in all rows")
 
 
@@ -285,9 +350,10 @@ def _check_unique(source: Source, cells: Any) -> None:
         first, second = (int(row) for row in np.flatnonzero(index == repeated[0])[:2])
         raise source.wrong(
             f"is an id, and is also in {source.files.location(first)}",
-            f"Remove the repeated row, or set {source.field}=categorical.",
+            "Remove the repeated row.",
             second,
             cells[second].as_py(),
+            [None],
         )
 
 
@@ -295,7 +361,8 @@ def _check_common(source: Source, counts: NDArray[np.int64]) -> None:
     if counts.max(initial=0) < source.rare:
         raise source.wrong(
             f"has {len(counts)} categories, all of them in fewer than data.table.rare={source.rare} rows",
-            f"Set {source.field}=drop, an id with a pattern, or a smaller data.table.rare.",
+            f"Give {assignment(('data', 'table', 'rare'), int(counts.max(initial=1)))}, or a pattern if it is an id.",
+            choices=[None] if source.spec.type else [],
         )
 
 
@@ -311,11 +378,12 @@ def _bounded(source: Source, column: Column) -> Column:
         if bound is None:
             continue
         if column.kind not in ("numerical", "datetime"):
-            raise source.wrong(f"is {column.kind} and has no {end}", f"Drop {end}.", value=bound)
+            raise source.wrong(f"is {column.kind} and has no {end}", value=bound, choices=[{end: None}])
         if isinstance(bound, str) != (column.kind == "datetime"):
             rule = f"is {column.kind}, and its {end} is of another kind"
-            raise source.wrong(rule, "Give a number, or a date as in 2024-12-31.", value=bound)
-        cell = _moment(source, bound, column.type) if isinstance(bound, str) else None
+            raise source.wrong(rule, "Give a number, or a date as in 2024-12-31.", None, bound, [{end: None}])
+        kind = digits.kind(column.digits) if column.digits else column.type
+        cell = _moment(source, bound, kind, end) if isinstance(bound, str) else None
         if cell is None and pa.types.is_floating(values.value_type(column.type)):
             # As the cells have it: float32 has no 0.1.
             cell = values.from_numbers(np.array([bound], np.float64), column.type)
@@ -323,9 +391,10 @@ def _bounded(source: Source, column: Column) -> Column:
     return replace(column, **bounds)
 
 
-def _moment(source: Source, string: str, kind: pa.DataType) -> pa.Array:
+def _moment(source: Source, string: str, kind: pa.DataType, end: str) -> pa.Array:
     try:
         return values.literal(string, kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         remedy = "Write it as 2024-12-31 or 2024-12-31T23:59:00."
-        raise source.wrong(f"does not read as {kind} ({error})", remedy, value=string) from None
+        rule = f"does not read as {kind} ({error})"
+        raise source.wrong(rule, remedy, value=string, choices=[{end: None}]) from None

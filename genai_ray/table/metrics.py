@@ -11,6 +11,12 @@ METRICS: dict[str, Metric] = {
     "pair_trends": Metric("higher", "Similarity of the relation of each pair of columns, mean", _IN + "pair_trends"),
     "category_coverage": Metric("higher", "Share of the real categories that occur, mean", _IN + "category_coverage"),
     "range_coverage": Metric("higher", "Share of the real range that is reached, mean", _IN + "range_coverage"),
+    "tail_error": Metric(
+        "lower",
+        "Error of sums, of the share of the top 1 % and of outer quantiles of numbers, mean",
+        _IN + "tail_error",
+        most=float("inf"),
+    ),
     "efficacy_f1": Metric(
         "higher", "F1 of classifiers trained on these rows, tested on the holdout", _IN + "efficacy_f1"
     ),

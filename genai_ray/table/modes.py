@@ -3,6 +3,9 @@
 Atoms: exact values that many rows have get a code of their own. Other values are coded by the mode
 of a Gaussian mixture that it belongs to (mode-specific normalisation, Xu et al. 2019, arXiv
 1907.00503, section 4.2), or by a bin of equal counts, both with a scalar that says where in it.
+
+No mode and no bin spans a wide gap, so that a mark such as -999 or 9999-12-31 is a value of its own, whatever its
+share. Where a bin at an end holds a long tail, it is halved by counts, so that sums are kept.
 """
 
 import warnings
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 
 from genai_ray import rng
 from genai_ray.table.columns import Part
+from genai_ray.table.values import spacing
 
 #: A value of at least this share of the rows is an atom.
 ATOM_SHARE = 0.01
@@ -24,6 +28,10 @@ FEW, FEW_REST = 50, 0.05
 COMPONENTS, CONCENTRATION, LEAST_WEIGHT = 10, 0.001, 0.005
 SAMPLE = 10_000
 BINS = 64
+#: A gap is wide if it is so many times what the rows of a bin on either side span, and this share of what most span.
+GAP, GAP_SHARE = 4.0, 0.25
+#: A tail is long if filling its bin evenly would move the mean by this share of the mean distance from the median.
+LONG_TAIL = 0.1
 #: Scalars of modes reach this far, four standard deviations being 1.
 REACH = 0.99
 _CHUNK = 65_536
@@ -50,7 +58,8 @@ def fit_parts(
         return list(pool.map(fit, parts, columns))
 
 
-Rest = Callable[[NDArray[np.float64], int], tuple[list[float], list[float], list[float]]]
+#: Of numbers (N,), `rare`, and the share of the codes that they may take: offsets, scales and weights of their codes.
+Rest = Callable[[NDArray[np.float64], int, float], tuple[list[float], list[float], list[float]]]
 
 
 def _fit(part: Part, values: NDArray[np.float64], rest_of: Rest, rare: int) -> Part:
@@ -63,21 +72,54 @@ def _fit(part: Part, values: NDArray[np.float64], rest_of: Rest, rare: int) -> P
     rest = np.clip(present[~common[np.searchsorted(distinct, present)]], part.low, part.high)
     atoms: list[float] = distinct[common].tolist()
     enough = len(rest) >= rare and not (len(distinct) <= FEW and len(rest) <= FEW_REST * len(present))
+    if atoms and not (len(rest) and enough):
+        return _with_codes(part, atoms, [], [], [], [])
+    groups = [rest]
+    intervals = _between_gaps(np.sort(np.append(rest, np.repeat(atoms, rare))), rare)
+    if len(intervals) > 1:
+        inside = (rest[(rest >= low) & (rest <= high)] for low, high in intervals)
+        groups = [group for group in inside if len(group) >= rare]
     offset, scale, weights = [], [], []
-    if not atoms or (len(rest) and enough):
+    ranges: list[tuple[float, float]] = []
+    spaced: list[NDArray[np.float64]] = []
+    for group in groups:
         # The atoms may lie outside of it, and so the column's own range is no bound for it.
-        rest = np.clip(rest, *span(np.sort(rest), rare))
-        if rest.min() == rest.max():
-            atoms = sorted({*atoms, float(rest[0])})
-        else:
-            offset, scale, weights = rest_of(rest, rare)
+        low, high = span(np.sort(group), rare)
+        if low == high:
+            atoms = sorted({*atoms, low})
+            continue
+        share = len(group) / sum(map(len, groups))
+        more = rest_of(np.clip(group, low, high), rare, share)
+        offset, scale = offset + more[0], scale + more[1]
+        weights += more[2] if share == 1 else [w * share for w in more[2]]
+        ranges += [(low, high)] * len(more[0])
+        spaced.append(group)
+    if spaced:
+        step, phase = spacing(np.concatenate(spaced), part.decimals)
+        part = replace(part, step=step, phase=phase)
+    # Bins have no values beyond their ends anyway.
+    gaps = len(intervals) > 1 and (weights or len(groups) > 1)
+    return _with_codes(part, atoms, offset, scale, weights, ranges if gaps else [])
+
+
+def _with_codes(
+    part: Part,
+    atoms: list[float],
+    offset: list[float],
+    scale: list[float],
+    weights: list[float],
+    ranges: list[tuple[float, float]],
+) -> Part:
+    """The part with codes for the atoms, then for the bins or modes, then for missing. ranges: of the bins or modes."""
     weights = [0.0] * len(atoms) + weights if weights else []
+    ranges = [(a, a) for a in atoms] + ranges if ranges else []
     offset, scale = atoms + offset, [0.0] * len(atoms) + scale
     missing = None
     if part.missing is not None:
         missing = len(offset)
         offset, scale = [*offset, 0.0], [*scale, 0.0]
         weights = [*weights, 0.0] if weights else []
+        ranges = [*ranges, (0.0, 0.0)] if ranges else []
     return replace(
         part,
         size=len(offset),
@@ -85,7 +127,45 @@ def _fit(part: Part, values: NDArray[np.float64], rest_of: Rest, rare: int) -> P
         scale=tuple(scale),
         missing=missing,
         weights=tuple(weights) if any(weights) else (),
+        lows=tuple(low for low, _ in ranges),
+        highs=tuple(high for _, high in ranges),
     )
+
+
+def _between_gaps(ascending: NDArray[np.float64], rare: int) -> list[tuple[float, float]]:
+    """The ranges that sorted numbers (N,) leave between their wide gaps, in order, of at least `rare` numbers each.
+
+    Up to `rare` - 1 numbers inside a gap do not hide it.
+    """
+    worth = max(2 * rare, len(ascending) // BINS)
+    ranges: list[tuple[float, float]] = []
+    parts = [ascending]
+    while parts:
+        part = parts.pop()
+        cut = _widest_gap(part, rare, worth)
+        if cut is None:
+            ranges.append((float(part[0]), float(part[-1])))
+        else:
+            parts += [part[:cut], part[cut:]]
+    return sorted(ranges)
+
+
+def _widest_gap(ascending: NDArray[np.float64], rare: int, worth: int) -> int | None:
+    """Where the numbers behind the widest gap begin; None if no gap is wide. worth: rows of a bin."""
+    n = len(ascending)
+    first = np.arange(rare, n - 2 * rare + 2)  # index of the first number that may lie inside the gap
+    if not len(first):
+        return None
+    before, after = first - 1, first + rare - 1
+    widths = ascending[after] - ascending[before]
+    left = ascending[before] - ascending[np.maximum(first - worth, 0)]
+    right = ascending[np.minimum(after + worth - 1, n - 1)] - ascending[after]
+    most = ascending[int(0.95 * (n - 1))] - ascending[int(0.05 * (n - 1))]
+    wide = (widths > GAP * np.maximum(left, right)) & (widths > GAP_SHARE * most)
+    if not wide.any():
+        return None
+    start = int(first[np.where(wide, widths, -np.inf).argmax()])
+    return start + int(np.diff(ascending[start - 1 : start + rare]).argmax())
 
 
 def span(ascending: NDArray[np.float64], rare: int) -> tuple[float, float]:
@@ -100,7 +180,7 @@ def span(ascending: NDArray[np.float64], rare: int) -> tuple[float, float]:
     return float(ascending[rare - 1]), float(ascending[-rare])
 
 
-def _modes(rest: NDArray[np.float64], rare: int) -> tuple[list[float], list[float], list[float]]:
+def _modes(rest: NDArray[np.float64], rare: int, share: float) -> tuple[list[float], list[float], list[float]]:
     """Means, four standard deviations and weights of the modes, by mean."""
     from sklearn.mixture import BayesianGaussianMixture
 
@@ -113,7 +193,7 @@ def _modes(rest: NDArray[np.float64], rare: int) -> tuple[list[float], list[floa
         return [_digits(mean, spread, 5)], [4 * _digits(spread, spread, 5)], [1.0]
     scaled = ((chosen - mean) / spread)[:, None]
     mixture = BayesianGaussianMixture(
-        n_components=min(COMPONENTS, len(np.unique(scaled))),
+        n_components=min(max(1, round(COMPONENTS * share)), len(np.unique(scaled))),
         weight_concentration_prior_type="dirichlet_process",
         weight_concentration_prior=CONCENTRATION,
         random_state=0,
@@ -142,11 +222,11 @@ def _digits(value: float, unit: float, count: int) -> float:
     return float(np.round(value, decimals)) if decimals < 300 else float(value)
 
 
-def _bins(rest: NDArray[np.float64], rare: int) -> tuple[list[float], list[float], list[float]]:
+def _bins(rest: NDArray[np.float64], rare: int, share: float) -> tuple[list[float], list[float], list[float]]:
     """Centres and half widths of bins of about equal counts, none of fewer than `rare` rows."""
     distinct, counts = np.unique(rest, return_counts=True)
     reached = counts.cumsum()
-    wanted = int(np.clip(len(rest) // max(1, rare), 1, BINS))
+    wanted = int(np.clip(len(rest) // max(1, rare), 1, max(1, round(BINS * share))))
     cuts = np.searchsorted(reached, len(rest) * np.arange(1, wanted) / wanted)
     cuts = np.unique(cuts[cuts < len(distinct) - 1])  # a bin ends with each of these
     while len(cuts):
@@ -157,11 +237,34 @@ def _bins(rest: NDArray[np.float64], rare: int) -> tuple[list[float], list[float
         # Joined with the smaller neighbour.
         left, right = (held[i] if 0 <= i < len(held) else len(rest) for i in (least - 1, least + 1))
         cuts = np.delete(cuts, least - 1 if left < right else least)
+    last = len(distinct) - 2
+    cuts = np.array(_with_long_tail(cuts.tolist(), distinct, counts, rare), np.int64)
+    mirrored = _with_long_tail((last - cuts[::-1]).tolist(), -distinct[::-1], counts[::-1], rare)
+    cuts = last - np.array(mirrored[::-1], np.int64)
     # Midway between values, so that no value lies on an edge, and no edge is a value.
     inner = (distinct[cuts] + distinct[cuts + 1]) / 2
     edges = np.concatenate([distinct[:1], inner, distinct[-1:]])
     centre, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
     return centre.tolist(), half.tolist(), []
+
+
+def _with_long_tail(cuts: list[int], distinct: NDArray[np.float64], counts: NDArray[np.int64], rare: int) -> list[int]:
+    """The cuts, at each of which a bin ends, with the last bin halved by counts, and its outer half again, as long as
+    filling it evenly would move the mean too far.
+    """
+    total = counts.sum()
+    median = distinct[np.searchsorted(counts.cumsum(), total / 2)]
+    limit = LONG_TAIL * (np.abs(distinct - median) @ counts)
+    while True:
+        first = cuts[-1] + 1 if cuts else 0
+        held = counts[first:]
+        inner = (distinct[first - 1] + distinct[first]) / 2 if first else distinct[0]
+        moved = ((inner + distinct[-1]) / 2 - distinct[first:]) @ held
+        inside = held.cumsum()
+        free = np.flatnonzero((inside >= rare) & (inside[-1] - inside >= rare))
+        if moved <= limit or not len(free):
+            return cuts
+        cuts = [*cuts, first + int(free[np.abs(inside[free] - inside[-1] / 2).argmin()])]
 
 
 def _bin_of(edges: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -208,6 +311,8 @@ def _encode(
         else:
             edges = np.append(offset[spans] - scale[spans], offset[spans[-1]] + scale[spans[-1]])
             codes[open_] = spans[_bin_of(edges, left)]
+    if part.lows:
+        codes = _nearest(part, clipped, codes, real)
     limit = REACH if part.weights else 1.0
     width = np.where(scale > 0, scale, 1)[codes]
     scalars = np.clip((clipped - offset[codes]) / width, -limit, limit)
@@ -215,6 +320,18 @@ def _encode(
     if part.missing is not None:
         codes[missing] = part.missing
     return codes, scalars.astype(np.float32)
+
+
+def _nearest(
+    part: Part, values: NDArray[np.float64], codes: NDArray[np.int32], real: NDArray[np.bool_]
+) -> NDArray[np.int32]:
+    """The codes (N,), and for values outside of the range of theirs the code whose range is nearest."""
+    lows, highs = np.array(part.lows), np.array(part.highs)
+    outside = np.flatnonzero((values < lows[codes]) | (values > highs[codes]))
+    far = np.maximum(lows - values[outside, None], values[outside, None] - highs)
+    codes = codes.copy()
+    codes[outside] = np.where(real, np.maximum(far, 0), np.inf).argmin(1)
+    return codes
 
 
 def _drawn(

@@ -6,7 +6,6 @@ scalars. See `columns.Part` for what a part is.
 
 import math
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +50,14 @@ class Layout:
 
     def scalars(self, raw: Tensor) -> Tensor:
         return raw[:, self.codes :]
+
+    def of_discrete(self, codes: Tensor) -> Tensor:
+        """Of codes (N, P) those of the discrete parts (N, D)."""
+        return codes.index_select(1, torch.tensor(self.discrete, dtype=torch.int64, device=codes.device))
+
+    def of_numeric(self, codes: Tensor) -> Tensor:
+        """Of codes (N, P) those of the numbers (N, M)."""
+        return codes.index_select(1, torch.tensor(self.numeric, dtype=torch.int64, device=codes.device))
 
     def has_scalar(self) -> list[list[bool]]:
         """For each number, which of its codes have a scalar beside them."""
@@ -160,43 +167,6 @@ class SetNetwork(nn.Module):
 # --- sampling ------------------------------------------------------------------------------------
 
 
-class ArSampler(nn.Module):
-    """(noise (N, P + M), labels (N, P) int64) -> codes (N, D) int64, values (N, M) float64.
-
-    The noise of a part picks its code; that of a number picks the position inside the bin or mode.
-    """
-
-    def __init__(self, net: nn.Module, layout: Layout):
-        super().__init__()
-        self.net, self.layout = net, layout
-        self.values = BusinessValues(layout)
-
-    def forward(self, noise: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        net: Any = self.net
-        layout, parts = self.layout, len(self.layout.sizes)
-        uniform = normal_cdf(noise)
-        free = torch.full_like(noise[:, :parts], -1).long() if labels is None else labels
-        known = [torch.where(free[:, i] >= 0, free[:, i], size) for i, size in enumerate(layout.sizes)]
-        total = torch.stack([net.embedded(i, code) for i, code in enumerate(known)]).sum(0)
-        codes = []
-        for i in range(parts):
-            head = slice(layout.starts[i], layout.starts[i] + layout.sizes[i])
-            logits = F.linear(net.hidden(total), net.heads.weight[head], net.heads.bias[head])
-            picked = pick(logits, uniform[:, i : i + 1])
-            code = torch.where(free[:, i] >= 0, free[:, i], picked)
-            total = total - net.embedded(i, known[i]) + net.embedded(i, code)
-            codes.append(code)
-        stacked = torch.stack(codes, 1)
-        scalars = self._scalars(uniform[:, parts:], noise[:, parts:])
-        return stacked[:, layout.discrete], self.values(stacked[:, layout.numeric], scalars)
-
-    def _scalars(self, uniform: Tensor, normal: Tensor) -> Tensor:
-        """Places inside bins are uniform; inside modes, normal of a quarter of their scale."""
-        if self.layout.bins:
-            return 2 * uniform - 1
-        return (0.25 * normal).clamp(-0.99, 0.99)
-
-
 class TableSampler(nn.Module):
     """(noise (N, L), labels (N, P) int64?) -> codes (N, D) int64, values (N, M) float64.
 
@@ -225,12 +195,16 @@ class TableSampler(nn.Module):
         if isinstance(self.net, ScalarMlp):
             spread = self.net.sigma() * noise[:, self.latent + parts :]
             scalars = (scalars + spread).clamp(-1.0, 1.0)
-        return codes[:, layout.discrete], self.values(codes[:, layout.numeric], scalars)
+        return layout.of_discrete(codes), self.values(layout.of_numeric(codes), scalars)
 
 
 class BusinessValues(nn.Module):
-    """(codes (N, M), scalars (N, M)) -> values (N, M) float64: offset + scale * scalar of the code, within the range,
-    rounded, NaN where missing.
+    """(codes (N, M), scalars (N, M)) -> values (N, M) float64: offset + scale * scalar of the code, within its range,
+    rounded to a multiple and to decimals, NaN where missing.
+
+    Buffers of each code of every number, one after the other: offset, scale, low, high; step and phase, see `Part`, and
+    a step of 0 for atoms. Of each number: unit, 10 to the power of its decimals; the code for missing; where its codes
+    start.
     """
 
     offset: Tensor
@@ -238,6 +212,8 @@ class BusinessValues(nn.Module):
     low: Tensor
     high: Tensor
     unit: Tensor
+    step: Tensor
+    phase: Tensor
     missing: Tensor
     starts: Tensor
 
@@ -250,21 +226,28 @@ class BusinessValues(nn.Module):
         flat = {
             "offset": [x for p in parts for x in p.offset],
             "scale": [x for p in parts for x in p.scale],
-            "low": [p.low for p in parts],
-            "high": [p.high for p in parts],
+            "low": [x for p in parts for x in p.lows or [p.low] * p.size],
+            "high": [x for p in parts for x in p.highs or [p.high] * p.size],
             # 0 means: not rounded.
             "unit": [0.0 if p.decimals is None else 10.0**p.decimals for p in parts],
+            "step": [p.step if scale else 0.0 for p in parts for scale in p.scale],
+            "phase": [p.phase for p in parts for _ in p.scale],
         }
+        self.stepped = any(p.step for p in parts)
         for name, values in flat.items():
             self.register_buffer(name, torch.tensor(values, dtype=torch.float64), False)
         missing = [-1 if p.missing is None else p.missing for p in parts]
-        self.register_buffer("missing", torch.tensor(missing), False)
-        self.register_buffer("starts", torch.tensor(starts[:-1]), False)
+        self.register_buffer("missing", torch.tensor(missing, dtype=torch.int64), False)
+        self.register_buffer("starts", torch.tensor(starts[:-1], dtype=torch.int64), False)
 
     def forward(self, codes: Tensor, scalars: Tensor) -> Tensor:
         at = codes + self.starts
         values = self.offset[at] + self.scale[at] * scalars.double()
-        values = torch.minimum(torch.maximum(values, self.low), self.high)
+        values = torch.minimum(torch.maximum(values, self.low[at]), self.high[at])
+        if self.stepped:
+            step, phase = self.step[at], self.phase[at]
+            steps = torch.where(step > 0, step, 1.0)
+            values = torch.where(step > 0, phase + torch.round((values - phase) / steps) * steps, values)
         unit = torch.where(self.unit > 0, self.unit, 1.0)
         values = torch.where(self.unit > 0, torch.round(values * unit) / unit, values)
         return torch.where(codes == self.missing, float("nan"), values)

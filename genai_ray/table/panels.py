@@ -130,7 +130,7 @@ def blocks(
     """
     shown = []
     if panels:
-        shown.append(_columns(panels, details.get("column_shapes", [])))
+        shown.append(_columns(panels, details.get("column_shapes", []), details.get("tail_error", [])))
     if pairs := details.get("pair_trends"):
         shown.append(_pairs(pairs))
     if efficacy := details.get("efficacy"):
@@ -148,8 +148,10 @@ def blocks(
     return shown
 
 
-def _columns(panels: Sequence[Panel], shapes: Sequence[Mapping[str, Any]]) -> Block:
+def _columns(panels: Sequence[Panel], shapes: Sequence[Mapping[str, Any]], tails: Sequence[Mapping[str, Any]]) -> Block:
     scores = {each["of"]: f"shape {each['fake']:.4g}, real {each['real']:.4g}" for each in shapes}
+    for each in tails:
+        scores[each["of"]] += f" · tail error {each['fake']:.3g}, real {each['real']:.3g}"
     figures = []
     for panel in panels:
         real, fake = (f"{share:.1%}" for share in panel.missing)

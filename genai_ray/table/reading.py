@@ -5,7 +5,7 @@ stay strings, but where a spec says that they are something else.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from genai_ray.errors import UserError
 from genai_ray.table import spelling, values
 from genai_ray.table.files import Files, strings
 from genai_ray.table.numerals import PLAIN
+from genai_ray.table.problems import Choice, ColumnError
 from genai_ray.table.spec import ColumnSpec
 from genai_ray.table.spelling import Spelling
 from genai_ray.table.values import first_true, pc
@@ -110,18 +110,23 @@ class Source:
         """The cells, given the meaning of each distinct string."""
         return meaning.take(self.strings.indices)
 
-    def wrong(self, rule: str, remedy: str, row: int | None = None, value: Any = None) -> UserError:
+    def wrong(
+        self, rule: str, remedy: str = "", row: int | None = None, value: Any = None, choices: Sequence[Choice] = ()
+    ) -> ColumnError:
+        """choices: what the spec may say of the column instead, the likeliest first."""
         if isinstance(value, str) and len(value) > _SHOWN:
             value = f"{value[:_SHOWN]}… ({len(value):,} characters)"
         where = f"{self.files.location(row)}: {value}" if row is not None else value
-        return UserError(self.field, where, rule, remedy)
+        return ColumnError(self.name, where, rule, remedy, tuple(choices))
 
-    def wrong_cell(self, rule: str, remedy: str, odd: NDArray[np.bool_] | None = None) -> UserError:
+    def wrong_cell(
+        self, rule: str, remedy: str = "", odd: NDArray[np.bool_] | None = None, choices: Sequence[Choice] = ()
+    ) -> ColumnError:
         """At the first cell whose distinct string is odd; None: at the first that is not missing."""
         index = self.strings.indices.fill_null(-1).to_numpy()
         row = first_true(index >= 0 if odd is None else np.append(odd, False)[index])
         assert row is not None
-        return self.wrong(rule, remedy, row, self.strings[row].as_py())
+        return self.wrong(rule, remedy, row, self.strings[row].as_py(), choices)
 
 
 class Reading(NamedTuple):
@@ -168,7 +173,7 @@ def _numbers(source: Source) -> Reading | None:
     number = source.like(PLAIN, plain=True) | source.like(_INFINITE)
     if wanted == "numerical" and not number.all():
         rule = "is not a number, as data.table.columns demands"
-        raise source.wrong_cell(rule, "Correct the cell, or change the type.", ~number)
+        raise source.wrong_cell(rule, "Correct the cell, or change the type.", ~number, [None])
     if wanted != "numerical":
         number &= ~source.like(_CODE, plain=True)
         if wanted is None and number.any() and not number.all():
@@ -184,7 +189,9 @@ def _numbers(source: Source) -> Reading | None:
     decimals = int(np.where(point < 0, 0, np.asarray(pc.utf8_length(plain)) - point - 1).max())
     if np.any(pc.match_substring_regex(plain, "[eE]")):
         decimals = values.decimals_of(numbers.to_numpy())
-    decimals = None if decimals is None or decimals > 12 else decimals
+    # What is written as 880.0 is whole, if all cells are.
+    fewest = values.decimals_of(numbers.drop_null().to_numpy())
+    decimals = None if decimals is None or decimals > 12 else min(decimals, 12 if fewest is None else fewest)
     return Reading(source.per_cell(numbers), "all cells are numbers", decimals, style)
 
 
@@ -195,8 +202,9 @@ def _refuse_mixed(source: Source, number: NDArray[np.bool_]) -> None:
         return
     raise source.wrong_cell(
         f"mixes numbers and strings; this is the first of {odd} cells that are no number",
-        f"Correct the cell, add it to data.table.nulls if it means a missing value, or set {source.field}=categorical.",
+        "Correct the cell, or add it to data.table.nulls if it means a missing value.",
         ~number,
+        ["categorical"],
     )
 
 
@@ -213,7 +221,7 @@ def _booleans(source: Source) -> Reading | None:
         return Reading(source.per_cell(pa.array(meanings, pa.bool_())), "true and false", None, style)
     if wanted == "boolean":
         remedy = f"Use {', '.join(words)}, or another type."
-        raise source.wrong_cell("is not true or false", remedy, odd)
+        raise source.wrong_cell("is not true or false", remedy, odd, [None])
     return None
 
 
@@ -223,7 +231,8 @@ def _dates(source: Source) -> Reading | None:
         return None
     parsed = _parsed_dates(source)
     if parsed is None and wanted == "datetime":
-        raise source.wrong_cell("does not read as dates", "Give datetime_format, such as %d/%m/%Y.")
+        rule = "does not read as dates"
+        raise source.wrong_cell(rule, "Give datetime_format, such as %d/%m/%Y.", choices=[None])
     if parsed is None:
         return None
     moments, form = parsed
@@ -252,6 +261,7 @@ def _parsed_dates(source: Source) -> tuple[pa.Array, str | None] | None:
                 f"does not fit datetime_format={form}",
                 f"Correct the format or the cell; what means a missing value belongs in {source.field}.nulls.",
                 parsed.is_null().to_numpy(zero_copy_only=False),
+                [None],
             )
         return _compact(parsed, form), form
     if source.like(f"({_ISO})|({_ISO_DAY})").all():
@@ -264,7 +274,8 @@ def _parsed_dates(source: Source) -> tuple[pa.Array, str | None] | None:
         if len(parsed) > 1:
             raise source.wrong_cell(
                 f"may be meant as {' or '.join(parsed)}",
-                f"Say which: {source.field}.datetime_format={next(iter(parsed))}.",
+                "Say which.",
+                choices=[{"datetime_format": form} for form in parsed],
             )
         for form, array in parsed.items():
             return _compact(array, form), form

@@ -228,8 +228,9 @@ def _name(condition: RowCondition) -> str:
 
 
 def cell_difference(outputs: Outputs, expected: Outputs, codec: Codec) -> NDArray[np.float64]:
-    """Of all cells of two runs of a graph: 1 for another category, the share of the range for another number, 0 for one
-    within _SPAN of it.
+    """Of the cells of two runs of a graph: 1 for another category, the share of the range for another number, 0 for one
+    within _SPAN of it. Cells of a row behind the first other one are left out: a model that draws them given it draws
+    others.
     """
     assert isinstance(codec, TableCodec)
     span = np.array([max(p.high - p.low, 1e-12) for p in codec.numeric])
@@ -237,4 +238,8 @@ def cell_difference(outputs: Outputs, expected: Outputs, codec: Codec) -> NDArra
     other = absent != np.isnan(expected[1])
     far = np.abs(np.where(absent, 0, outputs[1]) - np.where(absent, 0, expected[1])) / span
     far = np.where(other, 1.0, np.where(absent | (far < _SPAN), 0.0, far))
-    return np.concatenate([(outputs[0] != expected[0]).ravel() * 1.0, far.ravel()])
+    order = np.argsort([not part.discrete for part in codec.parts], kind="stable")
+    cells = np.empty((len(far), len(order)))
+    cells[:, order] = np.concatenate([(outputs[0] != expected[0]) * 1.0, far], 1)
+    before = np.cumsum(cells > 0, 1) - (cells > 0)
+    return cells[before == 0]

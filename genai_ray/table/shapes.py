@@ -103,6 +103,45 @@ def range_coverage(real: Columns, other: Columns) -> dict[str, float]:
     return scores
 
 
+#: Quantiles beyond which a tail lies, on either side.
+_TAILS = (0.001, 0.005, 0.01, 0.99, 0.995, 0.999)
+
+
+def tail_errors(real: Columns, other: Columns) -> dict[str, float]:
+    """How far the sum and the tails of each number or date are from the real ones: name -> 0 or more, 0 is best.
+
+    The mean of three errors: of the mean, in mean distances from the median; of the share that the 1 % of the rows that
+    are farthest from the real median have in all distances from it; and of the outer quantiles, each in its own
+    distance from the median, or the mean one if that is greater. A value that no real row could have moves all three,
+    where the Kolmogorov-Smirnov statistic sees only its share of the rows. Columns that are constant or without real
+    values are left out; one without other values has an error of 1.
+    """
+    scores = {}
+    for j, name in enumerate(real.number_names):
+        known, found = _present(real.numbers[:, j]), _present(other.numbers[:, j])
+        if not len(known) or known.min() == known.max():
+            continue
+        scores[name] = _tail_error(known, found) if len(found) else 1.0
+    return scores
+
+
+def _tail_error(real: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    median = np.median(real)
+    spread = np.abs(real - median).mean()
+    moved = abs((other - median).mean() - (real - median).mean()) / spread
+    top = abs(_top_share(np.abs(other - median)) - _top_share(np.abs(real - median)))
+    was, now = (np.quantile(values, _TAILS) for values in (real, other))
+    tails = (np.abs(now - was) / np.maximum(np.abs(was - median), spread)).mean()
+    return float(np.mean([moved, top, tails]))
+
+
+def _top_share(distances: NDArray[np.float64]) -> float:
+    """The share of the sum that the greatest 1 % of the numbers have, at least one of them."""
+    total = distances.sum()
+    top = np.sort(distances)[-max(1, len(distances) // 100) :]
+    return float(top.sum() / total) if total else 0.0
+
+
 # --- the distances underneath --------------------------------------------------------------------
 
 

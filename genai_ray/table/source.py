@@ -57,9 +57,13 @@ class TableData:
     def holdout_n(self) -> int:
         return self.holdout.num_rows
 
-    @cached_property
+    @property
     def summary(self) -> dict[str, Any]:
         """What was read, for people; see `describe_file`."""
+        return self._summary
+
+    @cached_property
+    def _summary(self) -> dict[str, Any]:
         table = pa.concat_tables([self.train, self.holdout])
         return _described(table, self.codec.columns, self.facts, self.rare)
 
@@ -183,7 +187,7 @@ def load_table(spec: TableDataSpec, *, conditional: bool = False) -> TableData:
             "model.conditional",
             True,
             "needs columns of categories, and the table has none",
-            "Set model.conditional=false, or data.table.columns.NAME=categorical.",
+            "Give model.conditional=false, or make a column categorical.",
         )
     return TableData(codec, train, holdout, codes, scalars, conditional, facts=facts, rare=spec.table.rare)
 
@@ -243,7 +247,7 @@ def _column_summary(column: Column, cells: pa.ChunkedArray, rare: int) -> dict[s
     if column.kind == "id":
         return out | {"pattern": column.pattern}
     if column.is_number:
-        numbers = values.numbers(cells, column.unit)
+        numbers = column.numbers(cells)
         ends = (float(np.nanmin(numbers)), float(np.nanmax(numbers)))
         return out | {"range": [*map(column.shown, ends)], "decimals": column.decimals}
     order = np.argsort(-counts, kind="stable")[:5]
@@ -285,7 +289,7 @@ def _check_rows(rules: Rules, columns: tuple[Column, ...], table: pa.Table, sour
     by_name = {c.name: c for c in columns}
 
     def number(name: str) -> NDArray[np.float64]:
-        return values.numbers(table.column(name), by_name[name].unit)
+        return by_name[name].numbers(table.column(name))
 
     for rule, used, kept in constraints.rule_masks(rules, by_name, number, table.num_rows):
         row = values.first_true(~kept)

@@ -145,7 +145,7 @@ class TableSpec(Section):
         if not isinstance(columns, Mapping):
             return columns
         named = cast(Mapping[Any, Any], columns)
-        return {str(n): {"type": v} if isinstance(v, str) else v for n, v in named.items()}
+        return {str(n): {"type": v} if v is None or isinstance(v, str) else v for n, v in named.items()}
 
     @field_validator("delimiter")
     @classmethod

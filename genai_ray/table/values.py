@@ -21,7 +21,11 @@ pc: Any = pyarrow.compute
 DAY_NS = 86_400 * 10**9
 #: Whole numbers up to here are exact in float64, which numbers travel in.
 EXACT = 2**53
+#: Seconds since 1970 at which the year 1 begins and the year 9999 ends, beyond which Python has no dates.
+_FIRST_S, _END_S = -62_135_596_800, 253_402_300_800
 _TICKS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+#: Different numbers from which on a common step is no chance.
+_SPACED = 20
 #: Steps in which dates and times may be kept, in nanoseconds, the longest first.
 _STEPS = (DAY_NS, 3600 * 10**9, 60 * 10**9, 10**9, 10**6, 10**3, 1)
 _NAMES = (
@@ -86,6 +90,11 @@ def is_number(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
 
 
+def greatest(kind: pa.DataType) -> int:
+    """The greatest whole number of an integer type; of unsigned 64 bits what signed ones hold."""
+    return 2 ** min(63, kind.bit_width - pa.types.is_signed_integer(kind)) - 1
+
+
 def tick_ns(kind: pa.DataType) -> int:
     """Nanoseconds of one tick of a temporal type; 1 for any other."""
     kind = value_type(kind)
@@ -141,8 +150,18 @@ def numbers(column: pa.ChunkedArray | pa.Array, unit: int = 1) -> NDArray[np.flo
     return out
 
 
-def from_numbers(values: NDArray[np.float64], kind: pa.DataType, unit: int = 1) -> pa.Array:
-    """Numbers (N,) as a column; NaN becomes a missing cell. What a type cannot hold is clipped; no zero is negative."""
+def from_numbers(
+    values: NDArray[np.float64],
+    kind: pa.DataType,
+    unit: int = 1,
+    decimals: int | None = None,
+    exact: Sequence[int] = (),
+) -> pa.Array:
+    """Numbers (N,) as a column; NaN becomes a missing cell. What a type cannot hold is clipped, and so are dates before
+    the year 1 or after 9999; no zero is negative.
+
+    decimals: of cells of a decimal type. exact: whole numbers beyond 2**53, one of which every number there is.
+    """
     missing = np.isnan(values)
     cells = value_type(kind)
     if pa.types.is_floating(cells):
@@ -153,13 +172,21 @@ def from_numbers(values: NDArray[np.float64], kind: pa.DataType, unit: int = 1) 
         limit = 10.0 ** (cells.precision - cells.scale) - 10.0**-cells.scale
         limit = min(limit, float(EXACT))
         clipped = np.clip(values, -limit, limit)
-        array = pa.array(clipped, mask=missing).cast(cells, safe=False)
+        if decimals is not None and decimals < cells.scale:
+            # By way of a whole number: float64 has no 0.1, and the decimals of the type would show it.
+            count = np.rint(np.where(missing, 0, clipped) * 10.0**decimals).astype(np.int64)
+            least = pa.scalar(decimal.Decimal(1).scaleb(-decimals), pa.decimal128(decimals + 1, decimals))
+            array = pc.multiply(pa.array(count, mask=missing).cast(pa.decimal128(19, 0)), least).cast(cells)
+        else:
+            array = pa.array(clipped, mask=missing).cast(cells, safe=False)
     else:
         width = cells.bit_width
         unsigned = pa.types.is_unsigned_integer(cells)
         low, high = (0, 2**width - 1) if unsigned else (-(2 ** (width - 1)), 2 ** (width - 1) - 1)
         if pa.types.is_time(cells):
             low, high = 0, DAY_NS // tick_ns(cells) - 1
+        elif pa.types.is_temporal(cells):
+            low, high = max(low, _FIRST_S * 10**9 // tick_ns(cells)), min(high, _END_S * 10**9 // tick_ns(cells) - 1)
         tick = tick_ns(cells) if pa.types.is_temporal(cells) else unit
         # Ticks of today are beyond what float64 holds exactly, so they are counted as integers.
         ratio = max(1, unit // tick)
@@ -167,6 +194,12 @@ def from_numbers(values: NDArray[np.float64], kind: pa.DataType, unit: int = 1) 
         steps = np.rint(np.where(missing, 0, values) * (1 if unit >= tick else unit / tick))
         wide: Any = np.uint64 if unsigned else np.int64
         integers = np.clip(steps, least, most).astype(wide) * wide(ratio)
+        if pa.types.is_temporal(cells):
+            integers = np.clip(integers, low, high)
+        if len(exact):
+            far = np.flatnonzero(np.abs(steps) > EXACT)
+            nearest = np.abs(np.array(exact, np.float64) - steps[far, None]).argmin(1)
+            integers[far] = np.array(exact, np.int64)[nearest] * ratio
         array = pa.array(integers, mask=missing)
         if pa.types.is_temporal(cells) and width == 32:
             array = array.cast(pa.int32())
@@ -264,9 +297,35 @@ def _written_with(values: NDArray[np.float64], decimals: int, single: bool) -> b
     return bool(np.array_equal(rounded, values))
 
 
+def decimals_used(cells: pa.Array) -> int:
+    """Fewest decimals that all cells of a decimal type are written with."""
+    for decimals in range(max(0, cells.type.scale)):
+        if pc.all(pc.equal(pc.round(cells, decimals), cells)).as_py() is not False:
+            return decimals
+    return max(0, cells.type.scale)
+
+
+def spacing(numbers: NDArray[np.float64], decimals: int | None) -> tuple[float, float]:
+    """(step, phase): all numbers (N,) are phase + a multiple of step, of several units of their last decimal; zeros if
+    there is no such step, or too few different numbers to say so.
+    """
+    if decimals is None:
+        return 0.0, 0.0
+    counts = np.unique(np.rint(numbers * 10.0**decimals))
+    if len(counts) < _SPACED or np.abs(counts[[0, -1]]).max() > EXACT:
+        return 0.0, 0.0
+    whole_ = counts.astype(np.int64)
+    step = int(np.gcd.reduce(np.diff(whole_)))
+    # Few numbers may be the only ones that use the last decimal.
+    if step % 10 and (whole_ % 10 != whole_[0] % 10).sum() < _SPACED / 2:
+        return 0.0, 0.0
+    phase = int(whole_[0]) % step
+    return (step / 10.0**decimals, phase / 10.0**decimals) if step > 1 else (0.0, 0.0)
+
+
 def tidy(value: float) -> float | int:
-    """A whole number without its `.0`, for people."""
-    return int(value) if math.isfinite(value) and value == int(value) else value
+    """A whole number without its `.0`, for people; no number of NumPy, which would say so."""
+    return int(value) if math.isfinite(value) and value == int(value) else float(value)
 
 
 def shown(value: float, kind: pa.DataType, unit: int) -> Any:

@@ -1,11 +1,10 @@
 """Train a model, data-parallel, by Ray Train: `train(spec)`."""
 
-import sys
 from dataclasses import dataclass
 
 from genai_ray import cluster, modalities
 from genai_ray.modality import Data
-from genai_ray.progress import SHOWN, outline
+from genai_ray.progress import SHOWN, outline, show
 from genai_ray.runs import claim
 from genai_ray.spec import Spec, dump
 from genai_ray.storage import Store
@@ -49,7 +48,7 @@ def train(spec: Spec, data: Data | None = None) -> TrainResult:
     claim(store, spec)
     if (samples := finished(store, spec)) is not None:
         return TrainResult(samples=samples, seconds=0.0, rate=0.0)
-    print(outline({"data": data.summary}, most=SHOWN), file=sys.stderr, flush=True)
+    show(outline({"data": data.summary}, most=SHOWN))
     shared = {"spec": dump(spec), "codec": data.codec.to_json(), "source": data.digest}
     if not spec.train.workers:
         return TrainResult(**train_rank(shared, data, rank=0, world=1))
