@@ -8,15 +8,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-import yaml
-
 from genai_ray import modalities
 from genai_ray.dataset.manifest import read_files, read_manifest
 from genai_ray.errors import GateError, IncompleteError, UserError
 from genai_ray.modality import Data, Measured, Metric, Shipped, gate_parts
 from genai_ray.report.page import Report, Score, render_html
 from genai_ray.runs import loss_curves
-from genai_ray.spec import Spec, dump
+from genai_ray.spec import Spec, dump, format_yaml
 from genai_ray.storage import Store
 
 
@@ -136,7 +134,7 @@ def _report(spec: Spec, dataset: Shipped, measured: Measured, result: EvaluateRe
         blocks=measured.blocks,
         losses=dataset.losses,
         provenance=dataset.manifest.about,
-        spec_yaml=yaml.safe_dump(dump(spec), sort_keys=False),
+        spec_yaml=format_yaml(dump(spec)),
     )
 
 
