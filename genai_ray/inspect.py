@@ -28,12 +28,12 @@ def inspect(uri: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         return described
     if name.endswith(".onnx"):
         try:
-            model = Store(folder or ".").read(name)
+            model = Store(folder or ".", "uri").read(name)
         except FileNotFoundError:
             raise UserError("uri", uri, "must be a file that exists", "Check the path.") from None
         card, digest = read_model(model, where=uri)
         return {"digest": digest, "bytes": len(model), **json.loads(card.to_json())}
-    store = Store(uri)
+    store = Store(uri, "uri")
     store.check(write=False)
     manifest = read_manifest(store) or read_manifest(store.at("dataset"))
     spec = saved_spec(store)

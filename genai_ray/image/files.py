@@ -301,7 +301,7 @@ def _root_error(spec: ImageDataSpec, rule: str, remedy: str) -> UserError:
 @lru_cache(maxsize=8)
 def _store(uri: str) -> Store:
     """One connection per store and process."""
-    return Store(uri)
+    return Store(uri, "data.root")
 
 
 def _listing(spec: ImageDataSpec, store: Store, prefix: str = "") -> dict[str, tuple[int, str]]:

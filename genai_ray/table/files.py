@@ -102,11 +102,11 @@ def _keys(field: str, uri: str) -> tuple[Store, list[str]]:
         if not path.exists():
             raise UserError(field, uri, "must be a file or a folder that exists", "Check the path.")
         if path.is_file():
-            return Store(str(path.parent)), [path.name]
+            return Store(str(path.parent), field), [path.name]
         uri = str(path)
-    elif folder.count("/") > 1 and (parent := Store(folder)).exists(name):
+    elif folder.count("/") > 1 and (parent := Store(folder, field)).exists(name):
         return parent, [name]
-    store = Store(uri)
+    store = Store(uri, field)
     # Names with these in front are of tools, such as the receipts of a data set of ours.
     seen = [k for k in store.list() if not any(p.startswith((".", "_")) for p in k.split("/"))]
     keys = [k for k in seen if k.lower().endswith(SUFFIXES)]
