@@ -24,6 +24,7 @@ def connect(store: Store) -> None:
         UserError: for an address without a cluster, or a cluster whose nodes do not share the store.
     """
     import ray
+    from ray.exceptions import RayError
 
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS") or "local"
@@ -31,7 +32,7 @@ def connect(store: Store) -> None:
         dashboard = True if address == "local" else None
         try:
             ray.init(address=address, include_dashboard=dashboard, logging_level=logging.WARNING, log_to_driver=True)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             if address == "local":
                 raise
             raise _no_cluster(address, f"must be the address of a Ray cluster that can be joined ({error})") from error
@@ -43,20 +44,43 @@ def connect(store: Store) -> None:
 
 
 def require_answer(address: str) -> None:
-    """Check the form of RAY_ADDRESS, and that something listens there: Ray itself waits long, or ends the process.
+    """Check the form of RAY_ADDRESS, and that a cluster answers there: Ray itself would try for minutes.
 
     Raises:
         UserError: if not.
     """
-    if address in ("local", "auto"):
+    if address == "local":
         return
-    match = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+)\]?:(\d+)", address)
-    if match is None:
+    match = re.fullmatch(r"(ray://)?(\[[^\[\]]+\]|[^/:\[\]]+):(\d+)", address)
+    if address != "auto" and match is None:
         raise _no_cluster(address, "must be host:port of the head of a cluster, ray://host:port, auto or local")
+    # Ray looks for a loopback address at that of the node, and for "auto" at the newest cluster of this machine.
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
     try:
-        socket.create_connection((match[1], int(match[2])), _ANSWER_S).close()
+        target = (
+            address.removeprefix("ray://") if match and match[1] else canonicalize_bootstrap_address_or_die(address)
+        )
+        _shake_hands(target)
     except (OSError, OverflowError) as error:
         raise _no_cluster(address, f"must be the address of a cluster that runs ({error})") from None
+
+
+def _shake_hands(target: str) -> None:
+    """Raises:
+    OSError: if no gRPC server answers at host:port.
+    """
+    import grpc
+
+    host, _, port = target.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return  # only Ray has the keys to say more
+    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=_ANSWER_S)
+        except grpc.FutureTimeoutError:
+            raise ConnectionError(f"what listens at {target} is no Ray") from None
 
 
 def require_shared(store: Store, hosts: Set[str], *, grows: bool) -> None:
