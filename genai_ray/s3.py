@@ -42,6 +42,7 @@ _REGION = (
     "AuthorizationHeaderMalformed",
     "IllegalLocationConstraintException",
 )
+_UPLOADS = ("PutObject", "CreateMultipartUpload", "UploadPart")
 _UNKNOWN_UPLOAD = ("NotImplemented", "InvalidArgument", "InvalidRequest", "MissingContentLength", "501")
 # Besides 429 and all of 5xx: the request arrived damaged or too slowly, collided with another one, completed an upload
 # whose first response was lost, or was refused with a response that was cut off ("400").
@@ -298,7 +299,7 @@ class S3:
             remedy = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy."
             return f"the server refuses the credentials ({code}) for {operation}", remedy
         rule = f"{self.host} refuses {operation} of {key or 'the bucket'} ({code}: {message})"
-        if operation == "PutObject" and code in _UNKNOWN_UPLOAD:
+        if operation in _UPLOADS and code in _UNKNOWN_UPLOAD:
             setting = "AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
             return rule, f"Set {setting}, which uploads without aws-chunked, and check that the server is one of S3."
         return rule, "Check AWS_ENDPOINT_URL, AWS_REGION and AWS_PROFILE, and what this server supports."

@@ -46,7 +46,7 @@ class Store:
             )
         if uri.startswith("s3://") and not _BUCKET.match(uri):
             raise UserError(field, uri, "must name a bucket", "Write s3://bucket/prefix.")
-        self.uri = uri.removeprefix("file://").rstrip("/") or "/"
+        self.uri = os.path.expanduser(uri.removeprefix("file://")).rstrip("/") or "/"
         #: Whether every node of a cluster has it: a bucket, or a folder that is declared so by file://.
         self.shared = "://" in uri
         self.field = field

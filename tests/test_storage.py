@@ -226,7 +226,14 @@ def test_an_s3_uri_names_a_bucket(uri: str):
 
 
 @pytest.mark.parametrize(
-    ("uri", "same"), [("file:///a/b", "/a/b"), ("/a/b/", "/a/b"), ("s3://b/p/", "s3://b/p"), ("s3://b", "s3://b")]
+    ("uri", "same"),
+    [
+        ("~/a", f"{Path.home()}/a"),
+        ("file:///a/b", "/a/b"),
+        ("/a/b/", "/a/b"),
+        ("s3://b/p/", "s3://b/p"),
+        ("s3://b", "s3://b"),
+    ],
 )
 def test_spellings_of_one_place(uri: str, same: str):
     assert Store(uri).uri == same
