@@ -233,3 +233,10 @@ def test_an_error_names_the_column_as_an_override_does():
     with pytest.raises(UserError) as caught:
         modalities.parse(override(text, ['data.table.columns."price [USD].x".decimals=-1']))
     assert caught.value.field == 'data.table.columns."price [USD].x".decimals'
+
+
+def test_a_name_that_was_split_at_its_dot_is_told_how_to_be_written():
+    text = {"name": "x", "data": {"source": "table", "root": "x.csv"}, "model": {"preset": "table_ar"}}
+    with pytest.raises(UserError, match="is not a key of the spec") as caught:
+        modalities.parse(override(text, ["data.table.columns.note.text=drop"]))
+    assert 'data.table.columns."note.text"' in caught.value.remedy

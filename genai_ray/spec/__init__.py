@@ -102,7 +102,10 @@ def _user_error(error: pydantic.ValidationError, kind: type[Spec], values: Mappi
     field, value = dotted(path) or "spec", problem["input"]
     if problem["type"] == "extra_forbidden":
         known = _keys_at(kind, path[:-1], values)
-        return UserError(field, value, "is not a key of the spec" + _for_which(values, path), nearest(path[-1], known))
+        remedy = nearest(path[-1], known)
+        if len(path) > 3 and not path[-2].isdecimal():  # below a name of the user's
+            remedy += f" A name with a dot in it stands in quotes: {dotted([*path[:-2], '.'.join(path[-2:])])}."
+        return UserError(field, value, "is not a key of the spec" + _for_which(values, path), remedy)
     if problem["type"] == "missing":
         return UserError(field, None, "is required", f"Add `{path[-1]}: …` to the spec.")
     if problem["type"] in ("literal_error", "union_tag_invalid"):
