@@ -27,6 +27,20 @@ def refuse_other_spec(store: Store, spec: Spec) -> None:
         refuse_difference(fingerprint.fields(saved, "train"), fingerprint.fields(spec, "train"), store.uri)
 
 
+def refuse_other_data(spec: Spec, stored: str, loaded: str) -> None:
+    """Raises:
+    UserError: if the samples of the source (their digest: loaded) are not those that the run was trained on (stored).
+    """
+    if stored != loaded:
+        field = "source" if spec.data.root is None else "root"
+        raise UserError(
+            f"data.{field}",
+            getattr(spec.data, field),
+            "holds other samples than the run was begun with",
+            "Restore them, or give the run another name.",
+        )
+
+
 def save_spec(store: Store, spec: Spec) -> None:
     """Write spec.yaml."""
     fields = fingerprint.fields(spec, "train")

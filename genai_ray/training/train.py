@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from genai_ray import cluster, lease, modalities
-from genai_ray.errors import UserError
 from genai_ray.modality import Data
-from genai_ray.runs import refuse_other_spec, save_spec
+from genai_ray.runs import refuse_other_data, refuse_other_spec, save_spec
 from genai_ray.spec import Spec, dump
 from genai_ray.storage import Store
 from genai_ray.training import checkpoint
@@ -47,7 +46,8 @@ def train(spec: Spec, data: Data | None = None) -> TrainResult:
         )
     with lease.hold(store, spec.train.lease_s, "train.lease_s") as held:
         refuse_other_spec(store, spec)
-        refuse_other_data(store, spec, data.digest)
+        if (stored := checkpoint.latest(store)) is not None:
+            refuse_other_data(spec, stored["source"], data.digest)
         save_spec(store, spec)
         if (samples := finished(store, spec)) is not None:
             return TrainResult(samples=samples, seconds=0.0, rate=0.0)
@@ -58,21 +58,6 @@ def train(spec: Spec, data: Data | None = None) -> TrainResult:
             result = train_rank(shared, data, rank=0, world=1, held=held)
         held.check()
     return TrainResult(**result)
-
-
-def refuse_other_data(store: Store, spec: Spec, digest: str) -> None:
-    """Raises:
-    UserError: if the run was begun with other samples than those of the digest.
-    """
-    stored = checkpoint.latest(store)
-    if stored is not None and stored["source"] != digest:
-        field = "source" if spec.data.root is None else "root"
-        raise UserError(
-            f"data.{field}",
-            getattr(spec.data, field),
-            "holds other samples than the run was begun with",
-            "Restore them, or give the run another name.",
-        )
 
 
 def finished(store: Store, spec: Spec) -> int | None:
