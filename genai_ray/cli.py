@@ -5,6 +5,7 @@ failed. Heavy packages are imported by the verb that needs them, so that help an
 """
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -32,6 +33,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")
 Folder = Annotated[Path, typer.Option("--folder", help="where the stack keeps keys and objects")]
 Port = Annotated[int | None, typer.Option(help="chosen among the free ones if not given")]
 _FOLDER = Path(".genai-ray")
+_INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
 
 
 @app.command()
@@ -185,7 +187,7 @@ def env(folder: Folder = _FOLDER) -> None:
     if stack is None or not stack.alive:
         raise UserError("local", str(folder), "must be up", "Run `genai-ray local up` first.")
     for name, value in stack.environment.items():
-        typer.echo(f"export {name}={value}")
+        typer.echo(f"export {name}={shlex.quote(value)}")
 
 
 @local_app.command("run")
@@ -221,14 +223,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command `genai-ray`: runs a verb and exits with its code."""
     try:
         code = app(list(arguments) if arguments is not None else None, standalone_mode=False)
+        if code == _INTERRUPTED:
+            typer.echo("\nstopped; the same command resumes", err=True)
+            code = IncompleteError.exit_code
     except (UserError, IncompleteError, GateError, ParityError) as error:
         typer.echo(f"error: {error}", err=True)
         code = error.exit_code
     except typer.Abort:
         code = 1
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command resumes", err=True)
-        code = IncompleteError.exit_code
     except Exception as error:
         message = getattr(error, "format_message", None)  # click's usage errors have it
         if message is None:

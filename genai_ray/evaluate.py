@@ -8,15 +8,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-import yaml
-
 from genai_ray import modalities
 from genai_ray.dataset.manifest import read_files, read_manifest
 from genai_ray.errors import GateError, IncompleteError, UserError
 from genai_ray.modality import Data, Measured, Metric, Shipped, gate_parts
 from genai_ray.report.page import Report, Score, render_html
-from genai_ray.runs import loss_curves
-from genai_ray.spec import Spec, dump
+from genai_ray.runs import loss_curves, refuse_other_data
+from genai_ray.spec import Spec, dump, format_yaml
 from genai_ray.storage import Store
 
 
@@ -51,7 +49,8 @@ def evaluate(spec: Spec, data: Data | None = None) -> EvaluateResult:
 
     Raises:
         IncompleteError: if the data set is not complete.
-        UserError: if a file is not what the manifest says, or a gate cannot be measured.
+        UserError: if a file is not what the manifest says, the data are others than were learnt, or a gate cannot be
+            measured.
         GateError: if a gate fails; the report is written, `_SUCCESS` is not.
     """
     store = Store(spec.run_uri)
@@ -64,6 +63,7 @@ def evaluate(spec: Spec, data: Data | None = None) -> EvaluateResult:
         raise UserError("generate.sink", "discard", "leaves nothing to measure", "Generate with another sink.")
     kind = modalities.of_spec(spec)
     data = data or kind.load(spec)
+    refuse_other_data(spec, manifest.card["training"]["data"], data.digest)
     files = read_files(dataset_store, manifest)
     dataset = Shipped(manifest=manifest, files=files, run=store, losses=loss_curves(store))
     measured = kind.evaluator().measure(spec, dataset, data)
@@ -138,7 +138,7 @@ def _report(spec: Spec, dataset: Shipped, data: Data, measured: Measured, result
         blocks=measured.blocks,
         losses=dataset.losses,
         provenance=dataset.manifest.about,
-        spec_yaml=yaml.safe_dump(dump(spec), sort_keys=False),
+        spec_yaml=format_yaml(dump(spec)),
     )
 
 

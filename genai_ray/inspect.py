@@ -27,12 +27,12 @@ def inspect(uri: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     folder, _, name = uri.rstrip("/").rpartition("/")
     if name.endswith(".onnx"):
         try:
-            model = Store(folder or ".").read(name)
+            model = Store(folder or ".", "uri").read(name)
         except FileNotFoundError:
             raise UserError("uri", uri, "must be a file that exists", "Check the path.") from None
         card, digest = read_model(model, where=uri)
         return {"digest": digest, "bytes": len(model), **json.loads(card.to_json())}
-    store, spec, manifest = Store(uri), None, None
+    store, spec, manifest = Store(uri, "uri"), None, None
     if not Path(uri).is_file():
         store.check(write=False)
         manifest = read_manifest(store) or read_manifest(store.at("dataset"))

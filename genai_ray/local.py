@@ -65,7 +65,7 @@ class Stack:
     @property
     def environment(self) -> dict[str, str]:
         """What a client needs: S3 endpoint and keys, the Iceberg catalog as pyiceberg's `default`, address and token of
-        the jobs API.
+        the jobs API, and no proxy on the way to them.
         """
         catalog = {
             "TYPE": "rest",
@@ -75,6 +75,7 @@ class Stack:
             "S3__ENDPOINT": f"http://{HOST}:{self.s3_port}",
             "S3__REGION": "us-east-1",
         }
+        direct = _direct_hosts()
         return {
             **{f"PYICEBERG_CATALOG__DEFAULT__{name}": value for name, value in catalog.items()},
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -84,6 +85,8 @@ class Stack:
             "RAY_API_SERVER_ADDRESS": f"http://{HOST}:{self.dashboard_port}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
+            "no_proxy": direct,
+            "NO_PROXY": direct,
         }
 
     @property
@@ -335,7 +338,7 @@ def answers(stack: Stack) -> bool:
         return False
     with environment(stack.environment):
         try:
-            Store(f"s3://{BUCKET}").check()  # the bucket is created after the first answer
+            Store(f"s3://{BUCKET}").check(write=False)  # the bucket is created after the first answer
         except UserError:
             return False
     return True
@@ -353,8 +356,9 @@ def _ray_answers(stack: Stack) -> bool:
 def _http_status(url: str, token: str = "") -> int | None:
     """The status of a GET; None if there is no answer within 5 s."""
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with direct.open(request, timeout=5) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -402,6 +406,12 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return probe.getsockname()[1]
+
+
+def _direct_hosts() -> str:
+    """What `no_proxy` holds: the hosts of the stack, after those of the user."""
+    given = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").replace(" ", "").split(",")
+    return ",".join(dict.fromkeys([*filter(None, given), HOST, _RAY_HOST, "localhost"]))
 
 
 def _path() -> str:

@@ -10,7 +10,7 @@ import yaml
 
 from genai_ray import modalities
 from genai_ray.errors import UserError
-from genai_ray.spec import Spec, dump, fingerprint
+from genai_ray.spec import Spec, dump, fingerprint, format_yaml
 from genai_ray.storage import Store
 
 #: Of spec.yaml; version 0 wrote none.
@@ -18,18 +18,34 @@ FORMAT = 1
 _PACKAGES = ("genai-ray", "ray", "torch", "onnxruntime-gpu", "onnxruntime", "pyarrow", "numpy")
 
 
-def claim(store: Store, spec: Spec) -> None:
-    """Write spec.yaml, unless the run was trained with a spec of another fingerprint.
-
-    Raises:
-        UserError: listing each field that differs.
+def refuse_other_spec(store: Store, spec: Spec) -> None:
+    """Raises:
+    UserError: if training of the run began with a spec of another fingerprint, listing each field that differs.
     """
-    fields = fingerprint.fields(spec, "train")
     saved = saved_spec(store)
     if saved is not None and store.list("train/"):
-        refuse_difference(fingerprint.fields(saved, "train"), fields, store.uri)
+        refuse_difference(fingerprint.fields(saved, "train"), fingerprint.fields(spec, "train"), store.uri)
+
+
+def refuse_other_data(spec: Spec, stored: str, loaded: str) -> None:
+    """Raises:
+    UserError: if the samples of the source (their digest: loaded) are not those that the run was trained on (stored).
+    """
+    if stored != loaded:
+        field = "source" if spec.data.root is None else "root"
+        raise UserError(
+            f"data.{field}",
+            getattr(spec.data, field),
+            "holds other samples than the run was begun with",
+            "Restore them, or give the run another name.",
+        )
+
+
+def save_spec(store: Store, spec: Spec) -> None:
+    """Write spec.yaml."""
+    fields = fingerprint.fields(spec, "train")
     document = {"spec": dump(spec), "fingerprint": fingerprint.digest(fields), "versions": versions()}
-    store.put("spec.yaml", yaml.safe_dump(document, sort_keys=False).encode())
+    store.put("spec.yaml", format_yaml(document).encode())
 
 
 def saved_spec(store: Store) -> Spec | None:

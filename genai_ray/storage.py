@@ -1,103 +1,78 @@
-"""Store: the only place that knows local paths, S3, credentials, retries and atomic writes.
+"""Store: the only place that knows local paths and atomic writes; `s3.py` does the same for S3.
 
 A store is a folder or an `s3://bucket/prefix`; keys are relative, with `/`. A put is atomic or raises; a reader never
-sees a part of an object. Credentials and the endpoint come from the environment or the standard AWS chain
-(`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...) and are never part of a Store, so a Store can be pickled, printed and
+sees a part of an object. Credentials and the endpoint are never part of a Store, so a Store can be pickled, printed and
 logged.
-
-Requests to a server that fails are retried for a minute, so that a restart of it does not end the work of hours.
 """
 
-import base64
 import contextlib
-import io
-import itertools
-import logging
+import errno
 import os
-import random
 import re
 import stat
 import tempfile
 import time
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
-from genai_ray.errors import IncompleteError, UserError
+from genai_ray.errors import UserError
+from genai_ray.s3 import S3, StoreUnavailableError
 
-T = TypeVar("T")
 Keys = list[str]
 
-_PATIENCE_S = 60.0  # since the first failure of a call
-_CHECK_PATIENCE_S = 3.0
-_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 4.0
+__all__ = ["Store", "StoreUnavailableError"]
+
 _DAY_S = 86_400.0
-_MULTIPART_BYTES = 64 << 20
-_EXISTS = ("PreconditionFailed", "412")
-_BEYOND_END = ("InvalidRange", "416")
-_REFUSED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
-# Besides 429 and all of 5xx: the request arrived damaged or too slowly, collided with another one, completed an upload
-# whose first response was lost, or was refused with a response that was cut off ("400").
-_TRANSIENT = (
-    "RequestTimeout",
-    "IncompleteBody",
-    "BadDigest",
-    "XAmzContentSHA256Mismatch",
-    "XAmzContentChecksumMismatch",
-    "ConditionalRequestConflict",
-    "OperationAborted",
-    "NoSuchUpload",
-    "400",
-)
+#: Of jobs' working directories, in the folder of a Ray session.
+_JOB_FOLDER = "working_dir_files"
+#: How file systems without hard links answer (FAT, SMB, many of FUSE).
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _BUCKET = re.compile(r"s3://[A-Za-z0-9._:-]+(/|$)")
 
 
-class StoreUnavailableError(OSError, IncompleteError):
-    """The store failed for longer than requests are retried; the same command resumes later."""
-
-
-class _TruncatedError(OSError):
-    """The data that arrived are not those that were sent."""
-
-
-class _RefusedError(OSError):
-    """The server refuses this request; sending it again does not help."""
-
-    code = ""
-    retried = False
-
-
 class Store:
-    """Objects under one URI.
+    """Objects under one URI. field: of the spec, which errors name.
 
     Raises:
         UserError: from every method, when the store does not exist or refuses the keys.
         StoreUnavailableError: from every method but `check`, when it failed for a minute.
     """
 
-    def __init__(self, uri: str):
+    def __init__(self, uri: str, field: str = "store"):
         if "://" in uri and not uri.startswith(("s3://", "file://")):
-            raise UserError("store", uri, "must be a folder or start with s3://", "Change store.")
+            raise UserError(
+                field,
+                uri,
+                "must be a folder or start with s3://",
+                "Copy what it names to a folder or a bucket; clouds with an S3 interface have AWS_ENDPOINT_URL.",
+            )
         if uri.startswith("s3://") and not _BUCKET.match(uri):
-            raise UserError("store", uri, "must name a bucket", "Write s3://bucket/prefix.")
-        self.uri = uri.removeprefix("file://").rstrip("/") or "/"
-        self._backend: _Local | _S3 | None = None
+            raise UserError(field, uri, "must name a bucket", "Write s3://bucket/prefix.")
+        self.uri = os.path.expanduser(uri.removeprefix("file://")).rstrip("/") or "/"
+        #: Whether every node of a cluster has it: a bucket, or a folder that is declared so by file://.
+        self.shared = "://" in uri
+        self.field = field
+        self._backend: _Local | S3 | None = None
 
     def __reduce__(self) -> Any:
-        return Store, (self.uri,)
+        return Store, (self._declared, self.field)
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
 
+    @property
+    def _declared(self) -> str:
+        return f"file://{self.uri}" if self.shared and self.path() else self.uri
+
     def at(self, path: str) -> "Store":
         """The store of a subfolder."""
-        return Store(f"{self.uri}/{path.strip('/')}")
+        return Store(f"{self._declared}/{path.strip('/')}", self.field)
 
     def check(self, *, write: bool = True) -> None:
         """Fail before any work is done if the store does not exist or cannot be listed.
 
-        write: a folder must also be writable.
+        write: try also what a run rests on: one write, one that must not replace it, and the clock. Nothing is left.
 
         Raises:
             UserError: also if it cannot be reached, which at the start is a mistake of the user.
@@ -154,31 +129,47 @@ class Store:
         """Remove an object, if it exists."""
         self._open().delete(key)
 
-    def _open(self) -> "_Local | _S3":
+    def _open(self) -> "_Local | S3":
         if self._backend is None:
-            self._backend = _S3(self.uri) if self.uri.startswith("s3://") else _Local(self.uri)
+            self._backend = S3(self.uri, self.field) if self.uri.startswith("s3://") else _Local(self.uri, self.field)
         return self._backend
 
 
 class _Local:
-    def __init__(self, uri: str):
-        self.root = Path(uri)
+    def __init__(self, uri: str, field: str):
+        self.root, self.field = Path(uri), field
         self.swept: set[Path] = set()
 
     def check(self, *, write: bool) -> None:
         if not write:
             return
-        # The first put creates the folder; here only the rights of its parent can be checked.
-        folder = self.root
-        while not folder.exists():
-            folder = folder.parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            raise UserError(
-                "store",
-                str(self.root),
-                f"{folder} must be a folder that can be written",
-                "Choose another folder with store=… or change its rights.",
+        if _JOB_FOLDER in self.root.parts:
+            raise self._error(
+                "lies in the folder that Ray made for this job, and deletes",
+                f"Give a bucket, {self.field}=s3://bucket/prefix, or the absolute path of a folder that stays.",
             )
+        # The first put creates the folder; here its nearest parent stands for it.
+        folder, written = self.root, list[str]()
+        try:
+            while not folder.exists():
+                folder = folder.parent
+            for content in (b"1", b"2"):
+                written.append(_write(folder, content))
+            written.append(f"{written[0]}-claimed")
+            claims = [_claim(name, written[2]) for name in written[:2]]
+            skew = abs(time.time() - os.stat(written[2]).st_mtime)
+        except OSError as error:
+            raise self._not_writable(folder, error) from None
+        finally:
+            for name in written:
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
+        if claims != [True, False]:
+            rule = f"must keep two drivers apart, and {folder} lets both create one file"
+            raise self._error(rule, f"Choose a folder on another file system with {self.field}=….")
+        if skew > _DAY_S / 2:
+            rule = f"the clocks of its file system and of this machine differ by {skew:.0f} s"
+            raise self._error(f"{rule}, so files in use would be taken for leftovers", "Set the clock.")
 
     def read(self, key: str) -> bytes:
         return (self.root / key).read_bytes()
@@ -199,13 +190,10 @@ class _Local:
     def put_if_absent(self, key: str, data: bytes) -> bool:
         temporary = self._temporary(key, data)
         try:
-            # link, unlike rename, refuses to replace.
-            os.link(temporary, self.root / key)
-        except FileExistsError:
-            return False
+            return _claim(temporary, self.root / key)
         finally:
-            os.unlink(temporary)
-        return True
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
 
     def listing(self, prefix: str, lost: Keys) -> Iterator[tuple[str, tuple[int, str]]]:
         for path in _files(self.root / prefix.rpartition("/")[0], lost):
@@ -231,25 +219,17 @@ class _Local:
         folder = (self.root / key).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=".tmp-", dir=folder)
+            self._sweep(folder)
+            return _write(folder, data)
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
-            raise UserError(
-                "store",
-                str(self.root),
-                f"must be a folder that can be written ({error})",
-                "Choose another folder with store=… or change its rights.",
-            ) from None
-        self._sweep(folder)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-        except BaseException:
-            os.unlink(name)
-            raise
-        return name
+            raise self._not_writable(folder, error) from None
+
+    def _not_writable(self, folder: Path, error: OSError) -> UserError:
+        remedy = f"Choose another folder with {self.field}=… or change its rights."
+        return self._error(f"must be a folder that can be written ({error.strerror}: {folder})", remedy)
+
+    def _error(self, rule: str, remedy: str) -> UserError:
+        return UserError(self.field, str(self.root), rule, remedy)
 
     def _sweep(self, folder: Path) -> None:
         """Once per folder: remove files that killed writers left; no write takes a day."""
@@ -282,183 +262,39 @@ def _files(folder: Path, lost: Keys) -> Iterator[Path]:
         yield from (Path(place, name) for name in names)
 
 
-class _S3:
-    def __init__(self, uri: str):
-        import boto3
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError
+def _write(folder: Path, data: bytes) -> str:
+    """Name of a new file with the data, synced to disk."""
+    handle, name = tempfile.mkstemp(prefix=".tmp-", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(OSError):  # not every file system has rights
+            os.chmod(name, 0o644)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return name
 
-        # At INFO, botocore logs the source of the credentials in every process of a job.
-        logging.getLogger("botocore").setLevel(logging.WARNING)
-        self.uri = uri
-        self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        self.prefix = f"{prefix}/" if prefix else ""
-        config = Config(
-            # These retry single requests, such as one part of a large upload; `_call` retries for longer.
-            retries={"mode": "standard", "total_max_attempts": 3},
-            connect_timeout=3,
-            read_timeout=30,
-            max_pool_connections=32,
-        )
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        try:
-            self.client: Any = boto3.Session().client("s3", config=config, region_name=region or "us-east-1")
-        except (BotoCoreError, ValueError) as error:
-            raise UserError(
-                "store",
-                uri,
-                f"needs AWS settings that can be used ({error})",
-                "Check AWS_ENDPOINT_URL (http://host:port) and AWS_PROFILE.",
-            ) from None
 
-    def check(self, *, write: bool) -> None:
-        try:
-            self._call("", self._page, patience_s=_CHECK_PATIENCE_S, MaxKeys=1)
-        except StoreUnavailableError as error:
-            raise UserError(
-                "store",
-                self.uri,
-                f"must be reachable ({error.__cause__})",
-                "Check AWS_ENDPOINT_URL; `genai-ray local up` starts a server on this machine.",
-            ) from None
-
-    def read(self, key: str) -> bytes:
-        return self._call(key, self._get)
-
-    def read_range(self, key: str, start: int, stop: int) -> bytes:
-        if stop <= start:
-            return b""
-        try:
-            return self._call(key, self._get, Range=f"bytes={start}-{stop - 1}")
-        except _RefusedError as error:
-            if error.code in _BEYOND_END:
-                return b""
+def _claim(temporary: str, target: str | Path) -> bool:
+    """Give a file a second or another name, unless that is taken; returns whether it has it."""
+    try:
+        os.link(temporary, target)  # unlike rename, it refuses to replace
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
             raise
-
-    def put(self, key: str, data: bytes) -> None:
-        self._call(key, self._upload if len(data) > _MULTIPART_BYTES else self._put, Body=data)
-
-    def put_if_absent(self, key: str, data: bytes) -> bool:
+        # For an instant the target is an empty file.
         try:
-            self._call(key, self._put, Body=data, IfNoneMatch="*")
-        except _RefusedError as error:
-            if error.code not in _EXISTS:
-                raise
-            # The response to an earlier attempt may have been lost: then the object is ours.
-            with contextlib.suppress(FileNotFoundError):
-                return error.retried and self.read(key) == data
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        except FileExistsError:
             return False
-        return True
-
-    def listing(self, prefix: str, lost: Keys) -> Iterator[tuple[str, tuple[int, str]]]:
-        token: dict[str, Any] = {}
-        while True:
-            page = self._call(prefix, self._page, **token)
-            for entry in page.get("Contents", ()):
-                yield entry["Key"][len(self.prefix) :], (entry["Size"], entry.get("ETag", ""))
-            if not page.get("IsTruncated"):
-                return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
-
-    def exists(self, key: str) -> bool:
         try:
-            self._call(key, self.client.head_object)
-        except FileNotFoundError:
-            return False
-        return True
-
-    def delete(self, key: str) -> None:
-        self._call(key, self.client.delete_object)
-
-    # --- requests --------------------------------------------------------------------------------
-
-    def _get(self, **arguments: Any) -> bytes:
-        answer = self.client.get_object(**arguments)
-        data = answer["Body"].read()
-        if len(data) != answer["ContentLength"]:
-            raise _TruncatedError(f"{len(data)} of {answer['ContentLength']} bytes arrived")
-        return data
-
-    def _put(self, Body: bytes, **arguments: Any) -> None:
-        # The request carries the body's length, SHA-256 and CRC32; a server keeps nothing if they do not match.
-        answer = self.client.put_object(Body=Body, **arguments)
-        stored = answer.get("ChecksumCRC32")
-        if stored and base64.b64decode(stored) != zlib.crc32(Body).to_bytes(4, "big"):
-            raise _TruncatedError(f"the server stored a body with CRC32 {stored}")
-
-    def _upload(self, Body: bytes, **arguments: Any) -> None:
-        # A multipart upload: the object becomes visible when the last part is confirmed.
-        self.client.upload_fileobj(io.BytesIO(Body), **arguments)
-
-    def _page(self, Key: str, **arguments: Any) -> dict[str, Any]:
-        return self.client.list_objects_v2(Prefix=Key, **arguments)
-
-    def _call(self, key: str, request: Callable[..., T], *, patience_s: float | None = None, **arguments: Any) -> T:
-        """Make a request until it is answered or patience ends."""
-        deadline = None
-        for failed in itertools.count():
-            try:
-                return request(Bucket=self.bucket, Key=self.prefix + key, **arguments)
-            except Exception as error:
-                if not _passes(error):
-                    self._refused(error, key, failed)
-                now = time.monotonic()
-                patience = _PATIENCE_S if patience_s is None else patience_s
-                deadline = deadline or now + patience
-                if now >= deadline:
-                    raise StoreUnavailableError(f"{self.uri}: failed for {patience:g} s ({error})") from error
-                # Jitter, so that many workers do not come back at once; no sample depends on it.
-                pause = min(_PAUSE_S * 2**failed, _LONGEST_PAUSE_S) * random.uniform(0.5, 1)
-                time.sleep(min(pause, deadline - now))
-        raise AssertionError
-
-    def _refused(self, error: Exception, key: str, failed: int) -> NoReturn:
-        """Raise a UserError for what a user can correct, a FileNotFoundError for a missing key."""
-        from botocore import exceptions
-
-        if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
-            remedy = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use a folder: store=runs."
-            raise UserError("store", self.uri, "needs credentials and there are none", remedy) from None
-        if not isinstance(error, exceptions.ClientError):
-            raise error
-        code = error.response.get("Error", {}).get("Code", "")
-        if code in ("NoSuchKey", "404"):
-            raise FileNotFoundError(f"{self.uri}: no object {key}") from None
-        if code == "NoSuchBucket":
-            raise UserError(
-                "store", self.uri, f"bucket {self.bucket!r} does not exist", "Create it or correct the name."
-            ) from None
-        if code in _REFUSED:
-            raise UserError(
-                "store",
-                self.uri,
-                f"the server refuses the credentials ({code})",
-                "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy.",
-            ) from None
-        refused = _RefusedError(f"{self.uri}: {key} is refused ({error})")
-        refused.code = code
-        retries = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)
-        refused.retried = failed + retries > 0
-        raise refused from None
-
-
-def _passes(error: Exception) -> bool:
-    """Whether a failure may be transient."""
-    import urllib3
-    from botocore import exceptions, parsers
-
-    if isinstance(error, exceptions.ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        code = error.response.get("Error", {}).get("Code", "")
-        # 501: the server does not support the request.
-        return status == 429 or (status >= 500 and status != 501) or code in _TRANSIENT
-    return isinstance(
-        error,
-        exceptions.ConnectionError  # refused, unknown host, TLS
-        | exceptions.HTTPClientError  # closed, reset, too slow
-        | exceptions.IncompleteReadError
-        | exceptions.FlexibleChecksumError
-        | urllib3.exceptions.HTTPError  # while botocore reads the body of an error response
-        | parsers.ResponseParserError
-        | _TruncatedError,
-    )
+            os.replace(temporary, target)
+        except OSError:
+            os.unlink(target)
+            raise
+    return True

@@ -1,6 +1,7 @@
 """The command line: exit codes, errors that help, and nothing written after a mistake."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -149,8 +150,12 @@ def test_verbs_one_by_one_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "agreement_min" in err
 
 
-@pytest.mark.slow
-def test_sigterm_exits_3(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [(signal.SIGINT, 0), pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow)],
+    ids=["Ctrl-C", "SIGTERM"],
+)
+def test_a_signal_ends_training_as_incomplete(number: signal.Signals, workers: int, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -158,7 +163,7 @@ def test_sigterm_exits_3(tmp_path: Path) -> None:
         "train",
         DIGITS,
         f"store={tmp_path}",
-        "train.workers=1",
+        f"train.workers={workers}",
         "train.samples=10_000_000",
         "train.log_seconds=0.5",
     ]
@@ -169,9 +174,9 @@ def test_sigterm_exits_3(tmp_path: Path) -> None:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    process.terminate()
+    process.send_signal(number)
     assert process.wait(30) == 3
-    assert "the same command resumes" in (tmp_path / "log").read_text()
+    assert (tmp_path / "log").read_text().endswith("the same command resumes\n")
 
 
 @pytest.mark.ray

@@ -15,7 +15,7 @@ from genai_ray.evaluate import evaluate, gate_outcomes
 from genai_ray.image.encoding import encode_png
 from genai_ray.image.parquet import write_parquet
 from genai_ray.image.rows import ImageRead, ImageRows
-from genai_ray.image.source import ImageData
+from genai_ray.image.source import ImageData, in_memory, load
 from genai_ray.image.spec import ImageRun
 from genai_ray.storage import Store
 
@@ -102,6 +102,13 @@ def test_altered_file_is_refused(generated: ImageRun) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"part-000001.parquet'; is missing or differs from"):
         evaluate(generated)
+
+
+def test_other_images_than_were_learnt_measure_nothing(generated: ImageRun) -> None:
+    data = in_memory(load(generated))
+    data.train_images[0] ^= 255
+    with pytest.raises(UserError, match=r"data.source: got 'digits'; holds other samples than the run was begun with"):
+        evaluate(generated, data)
 
 
 def test_unfinished_data_set(run_store: Path) -> None:

@@ -136,6 +136,7 @@ NEITHER: dict[str, Any] = {
     "generate.gpus_per_worker": 0.5,
     "generate.gpu_memory_gb": 4.0,
     "generate.lease_s": 4.0,
+    "train.lease_s": 4.0,
     # The digest of the model file tells what the export made.
     "export.precision": "fp16",
     "export.difference_max": 4.0,

@@ -13,7 +13,7 @@ import pytest
 from conftest import images_of, kill_when, small_spec
 from fault_proxy import FaultProxy
 
-from genai_ray import local, storage
+from genai_ray import local
 from genai_ray.dataset.generate import AttemptCounter, ShardWorker, generate
 from genai_ray.dataset.manifest import read_manifest
 from genai_ray.dataset.plan import Plan, Shard, open_plan, read_fields
@@ -193,7 +193,7 @@ def test_a_store_that_is_gone_is_no_fault_of_the_shard(
     counter = ray.remote(AttemptCounter).options(num_cpus=0).remote()
     proxy = FaultProxy(s3_stack.s3_port, {}, seed=0)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-    monkeypatch.setattr(storage, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr("genai_ray.s3._PATIENCE_S", 0.5)
     with proxy.running():
         worker = ShardWorker(made.store.uri, made.fields, spec.generate.model_dump(), [counter])
         proxy.faults = {"error": 1.0}

@@ -3,7 +3,9 @@
 import os
 import socket
 import stat
+import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -40,6 +42,18 @@ def test_keys_are_readable_by_the_owner_only(tmp_path: Path) -> None:
         ours = [p for p in psutil.net_connections("tcp") if p.status == "LISTEN" and str(p.pid) in stack.processes]
         assert ours
         assert {getattr(p.laddr, "ip", None) for p in ours} == {"127.0.0.1"}
+
+
+def test_the_proxies_of_a_network_are_not_for_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "intranet.example, 127.0.0.1")
+    with local.running(tmp_path, with_ray=False) as stack:
+        assert stack.environment["no_proxy"] == stack.environment["NO_PROXY"]
+        assert stack.environment["no_proxy"].split(",")[:2] == ["intranet.example", "127.0.0.1"]
+        with local.environment(stack.environment):
+            assert urllib.request.getproxies()["http"] == "http://127.0.0.1:9"
+            for name in ("AWS_ENDPOINT_URL", "RAY_API_SERVER_ADDRESS"):
+                assert urllib.request.proxy_bypass(urlsplit(stack.environment[name]).netloc)
 
 
 def test_port_in_use(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genai_ray import local as stacks
-from genai_ray import storage
 from genai_ray.errors import IncompleteError, UserError
 from genai_ray.storage import Store, StoreUnavailableError
 
@@ -227,7 +226,14 @@ def test_an_s3_uri_names_a_bucket(uri: str):
 
 
 @pytest.mark.parametrize(
-    ("uri", "same"), [("file:///a/b", "/a/b"), ("/a/b/", "/a/b"), ("s3://b/p/", "s3://b/p"), ("s3://b", "s3://b")]
+    ("uri", "same"),
+    [
+        ("~/a", f"{Path.home()}/a"),
+        ("file:///a/b", "/a/b"),
+        ("/a/b/", "/a/b"),
+        ("s3://b/p/", "s3://b/p"),
+        ("s3://b", "s3://b"),
+    ],
 )
 def test_spellings_of_one_place(uri: str, same: str):
     assert Store(uri).uri == same
@@ -518,7 +524,7 @@ def test_of_lost_answers_the_own_object_is_known(s3_uri: str, proxy: FaultProxy)
 @pytest.mark.s3
 @pytest.mark.parametrize("fault", ["cut_request", "damaged_request", "reset"])
 def test_half_a_put_is_no_put(s3_uri: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, fault: str):
-    monkeypatch.setattr(storage, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr("genai_ray.s3._PATIENCE_S", 0.5)
     store = Store(s3_uri)
     store.put("there", b"before")
     proxy.faults = {fault: 1.0}
@@ -533,8 +539,8 @@ def test_half_a_put_is_no_put(s3_uri: str, proxy: FaultProxy, monkeypatch: pytes
 @pytest.mark.s3
 @pytest.mark.parametrize("fault", ["error", "slow_down", "reset", "cut_answer", "damaged_answer"])
 def test_patience_ends(s3_uri: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, fault: str):
-    monkeypatch.setattr(storage, "_PATIENCE_S", 0.5)
-    monkeypatch.setattr(storage, "_CHECK_PATIENCE_S", 0.5)
+    monkeypatch.setattr("genai_ray.s3._PATIENCE_S", 0.5)
+    monkeypatch.setattr("genai_ray.s3._CHECK_PATIENCE_S", 0.5)
     store = Store(s3_uri)
     store.put("key", b"1234")
     proxy.faults = {fault: 1.0}
@@ -552,7 +558,7 @@ def test_patience_ends(s3_uri: str, proxy: FaultProxy, monkeypatch: pytest.Monke
 def test_what_the_server_refuses_is_not_tried_again(s3_uri: str, proxy: FaultProxy):
     proxy.poison = b"poison"
     store = Store(s3_uri)
-    with pytest.raises(OSError, match=r"poison-1 is refused .*EntityTooLarge"):
+    with pytest.raises(UserError, match=r"refuses PutObject of poison-1 \(EntityTooLarge"):
         store.put("poison-1", b"1")
     assert proxy.injected == {"poison": 1}
 

@@ -52,7 +52,8 @@ def assert_bit_equal(a: dict, b: dict) -> None:
     "preset", ["mlp_gan", pytest.param("dcgan", marks=pytest.mark.slow), pytest.param("vae", marks=pytest.mark.slow)]
 )
 def test_killed_training_goes_on_to_the_same_weights(preset: str, tmp_path: Path) -> None:
-    options = [f"model.preset={preset}", "train.samples=12800"]
+    # A trainer that was killed on this machine is not waited for.
+    options = [f"model.preset={preset}", "train.samples=12800", "train.lease_s=600"]
     if preset == "mlp_gan":
         options += ["model.generator_widths=[32]", "model.discriminator_widths=[32]"]
     undisturbed = small_spec(tmp_path / "a", *options)
@@ -186,15 +187,18 @@ def test_finished_run_refuses_another_fingerprint(tmp_path: Path) -> None:
     assert train(small_spec(tmp_path, "train.log_seconds=1")).seconds == 0
 
 
-def test_other_images_than_the_run_began_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize("finished", [False, True])
+def test_other_images_than_the_run_began_with(tmp_path: Path, finished: bool) -> None:
     spec = small_spec(tmp_path)
     train(spec)
     store = Store(spec.run_uri)
-    store.delete(checkpoint.key(1280))
-    data = in_memory(load(spec))
+    if not finished:
+        store.delete(checkpoint.key(1280))
+    saved, data = store.read("spec.yaml"), in_memory(load(spec))
     data.train_images[0] ^= 255
-    with pytest.raises(UserError, match="holds other samples than the run was begun with"):
-        train(spec, data)
+    with pytest.raises(UserError, match=r"data.source: got 'digits'; holds other samples than the run was begun with"):
+        train(small_spec(tmp_path, "train.log_seconds=7"), data)
+    assert store.read("spec.yaml") == saved
 
 
 def test_conditional_model_without_classes(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from genai_ray import cluster
-from genai_ray.dataset import lease
+from genai_ray import cluster, lease
 from genai_ray.dataset import manifest as manifests
 from genai_ray.dataset.plan import Plan, Shard, open_plan, refuse_other_fields, reopen, write_fields
 from genai_ray.dataset.shards import ShardMaker, with_settled_rows
@@ -56,8 +55,8 @@ def generate(spec: Spec) -> GenerateResult:
     started = time.monotonic()
     stored = len(plan.store.list("_receipts/"))
     if stored < plan.shard_count:
-        _require_cluster(plan.spec, plan.shard_count - stored)
-    with lease.hold(plan.store, spec.generate.lease_s) as held:
+        _require_cluster(plan.store, plan.spec, plan.shard_count - stored)
+    with lease.hold(plan.store, spec.generate.lease_s, "generate.lease_s") as held:
         if (manifest := manifests.read_manifest(plan.store)) is not None:
             return _finished(plan, manifest)  # another driver was faster
         write_fields(plan)
@@ -94,8 +93,8 @@ def _commit(plan: Plan) -> None:
 # --- the Ray Data job ----------------------------------------------------------------------------
 
 
-def _require_cluster(spec: GenerateSpec, shards: int) -> None:
-    cluster.connect()
+def _require_cluster(store: Store, spec: GenerateSpec, shards: int) -> None:
+    cluster.connect(store)
     gpu = {"GPU": float(spec.gpus_per_worker)} if spec.device == "cuda" else {}
     cluster.require(
         "generate.workers",

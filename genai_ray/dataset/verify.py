@@ -134,8 +134,8 @@ def _contents(uri: str, manifest: Manifest) -> tuple[list[Shard], list[FileRecor
 
 
 def _find(uri: str) -> tuple[Store, Manifest]:
-    Store(uri).check(write=False)
-    for store in (Store(uri), Store(uri).at("dataset")):
+    Store(uri, "uri").check(write=False)
+    for store in (Store(uri, "uri"), Store(uri, "uri").at("dataset")):
         manifest = manifests.read_manifest(store)
         if manifest is not None:
             return store, manifest

@@ -78,7 +78,7 @@ def read_conditions(spec: GenerateSpec, card: ModelCard, reserved: frozenset[str
 def _read_table(uri: str) -> pa.Table:
     folder, _, name = uri.rpartition("/")
     try:
-        data = io.BytesIO(Store(folder or "/").read(name))
+        data = io.BytesIO(Store(folder or "/", "generate.conditions").read(name))
         return pacsv.read_csv(data) if name.endswith(".csv") else pq.read_table(data)
     except (FileNotFoundError, IsADirectoryError, pa.ArrowInvalid) as error:
         rule = f"must be a Parquet or CSV file ({str(error).splitlines()[0]})"

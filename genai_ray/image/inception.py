@@ -33,7 +33,7 @@ def read_weights(uri: str) -> bytes:
     """The file of weights from a path or an s3:// URI. Raises UserError if it is missing, or another file."""
     folder, _, name = uri.rpartition("/")
     try:
-        data = Store(folder or ("/" if uri.startswith("/") else ".")).read(name)
+        data = Store(folder or ("/" if uri.startswith("/") else "."), "evaluate.inception").read(name)
     except OSError as error:
         raise UserError("evaluate.inception", uri, f"must be a file ({error})", _ORIGIN) from None
     digest = hashlib.sha256(data).hexdigest()

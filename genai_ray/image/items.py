@@ -68,7 +68,7 @@ class NoImageError(ValueError):
 @lru_cache(maxsize=8)
 def store_of(uri: str) -> Store:
     """One connection per store and process."""
-    return Store(uri)
+    return Store(uri, "data.root")
 
 
 def listed(spec: ImageDataSpec, store: Store, prefix: str = "") -> tuple[Objects, list[str]]:

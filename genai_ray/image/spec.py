@@ -267,13 +267,6 @@ class ImageGenerateSpec(GenerateSpec):
         "its other columns stand beside the sample",
     )
 
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _class_names_are_strings(cls, classes: Any) -> Any:
-        # YAML reads the class 3 as a number.
-        named = cast(Mapping[Any, Any], classes)
-        return {str(name): value for name, value in named.items()} if isinstance(classes, Mapping) else classes
-
     @field_validator("conditions")
     @classmethod
     def _workers_find_the_conditions(cls, conditions: str | None) -> str | None:

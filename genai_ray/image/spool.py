@@ -84,7 +84,7 @@ def open_spool(spec: ImageDataSpec, source: Source, run: Store, *, on_cluster: b
         header = json.loads(store.read("spool.json"))
     except FileNotFoundError:
         if on_cluster:
-            cluster.connect()
+            cluster.connect(run)
         header = _prepare(spec, source, store)
     shards, labels = _shards(spec, store, header), None
     if shards.codec.classes is not None:

@@ -4,18 +4,16 @@ Here YAML and overrides become plain values, and plain values become a Spec of a
 chooses that type and fills in the values of the preset.
 """
 
-import json
 import re
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 import pydantic
-import yaml
 from pydantic import BaseModel
 
 from genai_ray.errors import UserError, nearest
+from genai_ray.spec.notation import assignment, dotted, format_yaml, override, parse_yaml, read_yaml
 from genai_ray.spec.sections import DataSpec, EvaluateSpec, ExportSpec, GenerateSpec, ModelSpec, Preset, Section, Spec
 
 __all__ = [
@@ -28,7 +26,9 @@ __all__ = [
     "Section",
     "Spec",
     "assignment",
+    "dotted",
     "dump",
+    "format_yaml",
     "override",
     "read_presets",
     "read_yaml",
@@ -40,72 +40,10 @@ __all__ = [
 S = TypeVar("S", bound=Spec)
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The plain values of a spec file.
-
-    Raises:
-        UserError: for a file that is missing or not YAML, or a key that appears twice.
-    """
-    see = "See jobs/specs/."
-    try:
-        values: Any = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError("spec", str(path), f"must be a readable YAML file ({error})", see) from None
-    except yaml.YAMLError as error:
-        raise UserError("spec", str(path), f"must be valid YAML ({error})", see) from None
-    if not isinstance(values, dict):
-        raise UserError("spec", str(path), "must hold `key: value` lines", see)
-    return cast(dict[str, Any], values)
-
-
 def read_presets(beside: str) -> dict[str, Preset]:
     """The presets in the `presets.yaml` in the folder of a file, by name."""
-    values = yaml.safe_load(Path(beside).with_name("presets.yaml").read_text(encoding="utf-8"))
+    values = parse_yaml(Path(beside).with_name("presets.yaml").read_text(encoding="utf-8"))
     return {name: Preset.model_validate(preset) for name, preset in values.items()}
-
-
-def assignment(path: Sequence[str], value: Any) -> str:
-    """The override of a key as a shell takes it; a part of the key that is no plain word is in double quotes."""
-    parts = (part if re.fullmatch(r"[^\W\d][\w-]*", part) else json.dumps(part, ensure_ascii=False) for part in path)
-    written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
-    return shlex.quote(f"{'.'.join(parts)}={written.removesuffix(chr(10)).removesuffix('...').strip()}")
-
-
-def _split(assigned: str) -> tuple[list[str], str | None]:
-    """The parts of a dotted key, some in double quotes, and the string behind the equals sign."""
-    parts: list[str] = []
-    while match := re.match(r'("(?:[^"\\]|\\.)*"|[^.="]+)(\.|=|$)', assigned):
-        parts.append(json.loads(match[1]) if match[1].startswith('"') else match[1])
-        assigned = assigned[match.end() :]
-        if match[2] != ".":
-            return parts, assigned if match[2] else None
-    return [], None
-
-
-def override(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """The values, with each `key=value` (a dotted key, a YAML value) set in them."""
-    for one in overrides:
-        key, string = _split(one)
-        if not key or string is None:
-            raise UserError("override", one, "must look like key=value", "Try train.workers=2.")
-        section = values
-        *parents, last = key
-        for parent in parents:
-            if section.get(parent) is None:
-                section[parent] = {}
-            if not isinstance(section[parent], dict):
-                raise UserError("override", one, f"{parent} is a value, not a section", "Shorten the key.")
-            section = cast(dict[str, Any], section[parent])
-        try:
-            value: Any = yaml.safe_load(string) if string else None
-        except yaml.YAMLError as error:
-            quote = "Quote a string: key='\"a: b\"'."
-            raise UserError("override", one, f"must hold a YAML value ({error})", quote) from None
-        # YAML 1.1 takes 1_000 for a number, but not 1e-4 without a point.
-        if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
-            value = float(value)
-        section[last] = value
-    return values
 
 
 def validate(kind: type[S], values: Mapping[str, Any]) -> S:
@@ -149,17 +87,6 @@ def without_unread(kind: type[Spec], values: Mapping[str, Any]) -> dict[str, Any
     return out
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key that appears twice is an error; the default keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # pyright: ignore
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"key {key!r} appears {keys.count(key)} times")
-        return super().construct_mapping(node, deep)
-
-
 def _user_error(error: pydantic.ValidationError, kind: type[Spec], values: Mapping[str, Any]) -> UserError:
     """The first problem pydantic found, in the four parts of a user error."""
     problems = error.errors(include_url=False)
@@ -169,13 +96,16 @@ def _user_error(error: pydantic.ValidationError, kind: type[Spec], values: Mappi
     context: dict[str, Any] = problem.get("ctx", {})
     if isinstance(context.get("error"), UserError):
         return context["error"]
-    path = [str(part) for part in problem["loc"] if "[" not in str(part)]
+    path = _path(problem["loc"], values)
     if path[:1] == ["model"] and len(path) > 1 and path[1] == _value_at(values, "model", "family"):
         del path[1]  # pydantic names the family of the union there
-    field, value = ".".join(path) or "spec", problem["input"]
+    field, value = dotted(path) or "spec", problem["input"]
     if problem["type"] == "extra_forbidden":
         known = _keys_at(kind, path[:-1], values)
-        return UserError(field, value, "is not a key of the spec" + _for_which(values, path), nearest(path[-1], known))
+        remedy = nearest(path[-1], known)
+        if len(path) > 3 and not path[-2].isdecimal():  # below a name of the user's
+            remedy += f" A name with a dot in it stands in quotes: {dotted([*path[:-2], '.'.join(path[-2:])])}."
+        return UserError(field, value, "is not a key of the spec" + _for_which(values, path), remedy)
     if problem["type"] == "missing":
         return UserError(field, None, "is required", f"Add `{path[-1]}: …` to the spec.")
     if problem["type"] in ("literal_error", "union_tag_invalid"):
@@ -187,6 +117,22 @@ def _user_error(error: pydantic.ValidationError, kind: type[Spec], values: Mappi
     rule = problem["msg"].removeprefix("Value error, ")
     remedy = f"Change {field} in the spec or give {field}=… on the command line."
     return UserError(field, value, rule[0].lower() + rule[1:], remedy)
+
+
+def _path(loc: Sequence[int | str], values: Mapping[str, Any]) -> list[str]:
+    """The keys and indices that lead to a problem, without the names of types that pydantic adds."""
+    path: list[str] = []
+    inside: Any = values
+    for part in loc:
+        if isinstance(inside, list) and isinstance(part, int):
+            is_key = True
+        else:
+            is_key = isinstance(inside, Mapping) and part in inside
+        if is_key or "[" not in str(part):
+            path.append(str(part))
+        if is_key:
+            inside = cast(Any, inside)[part]
+    return path
 
 
 def _value_at(values: Mapping[str, Any], section: str, name: str) -> Any:

@@ -250,6 +250,7 @@ class TrainSpec(Section):
     stall_timeout_s: float = outside(
         900.0, ge=1, description="a worker that waits this long for another treats it as crashed"
     )
+    lease_s: float = outside(30.0, ge=1, description="a driver without a heartbeat for this long is considered dead")
     mlflow: str | None = outside(None, description="tracking URI; null: no MLflow")
 
     @property
@@ -417,7 +418,11 @@ class Spec(Section):
 
     name: str = outside(..., pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     seed: int = Field(default=0, ge=0, lt=2**63)
-    store: str = outside("runs", description="folder or s3://bucket/prefix", validate_default=True)
+    store: str = outside(
+        "runs",
+        description="folder or s3://bucket/prefix; file:///folder: one that every node of the cluster has",
+        validate_default=True,
+    )
     data: DataSpec
     model: ModelSpec
     train: TrainSpec = TrainSpec()
@@ -432,6 +437,8 @@ class Spec(Section):
     def _store_is_absolute(cls, store: str) -> str:
         if re.fullmatch("s3:/*", store):
             raise ValueError("must name a bucket, as in s3://bucket/prefix")
+        if store.startswith("file://") and not store.startswith("file:///"):
+            raise ValueError("must be an absolute path, as in file:///shared/runs")
         return absolute(store)
 
     @property

@@ -249,11 +249,11 @@ def _keys(field: str, uri: str, left_out: Counter[str]) -> tuple[Store, list[str
         if not path.exists():
             raise UserError(field, uri, "must be a file or a folder that exists", "Check the path.")
         if path.is_file():
-            return Store(str(path.parent)), [path.name]
+            return Store(str(path.parent), field), [path.name]
         uri = str(path)
-    elif folder.count("/") > 1 and (parent := Store(folder)).exists(name):
+    elif folder.count("/") > 1 and (parent := Store(folder, field)).exists(name):
         return parent, [name]
-    store = Store(uri)
+    store = Store(uri, field)
     every = store.list()
     seen = [k for k in every if not any(map(_hidden, k.split("/")))]
     keys = [k for k in seen if k.lower().endswith(SUFFIXES)]

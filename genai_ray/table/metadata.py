@@ -55,9 +55,11 @@ def read_metadata(uri: str, columns: Collection[str], decided: Collection[str]) 
 def _table(uri: str) -> dict[str, Any]:
     folder, _, name = uri.rpartition("/")
     try:
-        content = json.loads(Store(folder or ".").read(name))
+        content = json.loads(Store(folder or ".", FIELD).read(name))
     except FileNotFoundError:
         raise UserError(FIELD, uri, "must be a file that exists", "Check the path.") from None
+    except UserError:
+        raise
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(FIELD, uri, f"must be JSON ({error})", "Check the file.") from None
     tables = content.get("tables") if isinstance(content, dict) else None

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from genai_ray import modalities
 from genai_ray.errors import IncompleteError, UserError
+from genai_ray.lease import Lease
 from genai_ray.modality import Data
 from genai_ray.spec import Spec
 from genai_ray.storage import Store
@@ -33,7 +34,8 @@ def resources(spec: Spec) -> dict[str, float]:
     return {"CPU": float(spec.train.cpus_per_worker)} | gpu
 
 
-def train_on_cluster(spec: Spec, shared: dict[str, Any], data: Data) -> dict[str, Any]:
+def train_on_cluster(spec: Spec, shared: dict[str, Any], data: Data, held: Lease) -> dict[str, Any]:
+    """The fields of a TrainResult; raises LeaseError when the lease is lost."""
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -68,7 +70,7 @@ def train_on_cluster(spec: Spec, shared: dict[str, Any], data: Data) -> dict[str
             ),
         )
         try:
-            result: Any = _while_alive(heartbeat, 2 * spec.train.start_timeout_s, trainer.fit)
+            result: Any = _while_alive(heartbeat, 2 * spec.train.start_timeout_s, trainer.fit, held)
             result = result.return_value
         except TrainingFailedError as error:
             raise IncompleteError(
@@ -99,8 +101,8 @@ class _Heartbeat:
         return time.monotonic() - self._last
 
 
-def _while_alive(heartbeat: Any, limit_s: float, call: Callable[[], Any]) -> Any:
-    """The result of a call, which is abandoned when the last heartbeat is older than the limit.
+def _while_alive(heartbeat: Any, limit_s: float, call: Callable[[], Any], held: Lease) -> Any:
+    """The result of a call, which is abandoned when the last heartbeat is older than the limit, or the lease is lost.
 
     An abandoned call keeps running in this process, and ends with it.
     """
@@ -118,6 +120,7 @@ def _while_alive(heartbeat: Any, limit_s: float, call: Callable[[], Any]) -> Any
     while True:
         with contextlib.suppress(TimeoutError):
             return done.result(timeout=_HEARTBEAT_S)
+        held.check()
         age: Any = ray.get(heartbeat.age.remote(), timeout=limit_s)
         if age > limit_s:
             raise IncompleteError(
@@ -157,8 +160,10 @@ def _preempted() -> bool:
     return ray.train.get_preemption_info() is not None
 
 
-def train_rank(shared: dict[str, Any], data: Data, *, rank: int, world: int) -> dict[str, Any]:
-    """What every worker runs; returns the fields of a TrainResult."""
+def train_rank(
+    shared: dict[str, Any], data: Data, *, rank: int, world: int, held: Lease | None = None
+) -> dict[str, Any]:
+    """What every worker runs; returns the fields of a TrainResult. held: the lease, where the driver does it itself."""
     spec, codec = modalities.parse(shared["spec"]), modalities.codec_from_json(shared["codec"])
     device = torch.device(spec.train.device)
     torch.set_num_threads(max(1, int(spec.train.cpus_per_worker)))
@@ -178,6 +183,8 @@ def train_rank(shared: dict[str, Any], data: Data, *, rank: int, world: int) -> 
             stack.enter_context(watcher.log)
         for seen in steps(spec, state, data, first, rank, world, watcher, _preempted):
             samples = seen
+            if held:
+                held.check()
     seconds = time.monotonic() - started
     return {"samples": samples, "seconds": seconds, "rate": (samples - first) / max(seconds, 1e-9)}
 
@@ -193,12 +200,5 @@ def _resume(store: Store, spec: Spec, state: State, rank: int, world: int) -> in
         if rank and samples:
             stored = checkpoint.unpack(store.read(checkpoint.key(samples)))
     if stored is not None:
-        if stored["source"] != state.source:
-            raise UserError(
-                "data",
-                spec.data.source,
-                "holds other samples than the run was begun with",
-                "Restore them, or give the run another name.",
-            )
         state.load_state_dict(stored)
     return samples

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from genai_ray import cluster, modalities
+from genai_ray import cluster, lease, modalities
 from genai_ray.modality import Data
 from genai_ray.progress import SHOWN, outline, show
-from genai_ray.runs import claim
+from genai_ray.runs import refuse_other_data, refuse_other_spec, save_spec
 from genai_ray.spec import Spec, dump
 from genai_ray.storage import Store
 from genai_ray.training import checkpoint
@@ -26,9 +26,9 @@ def train(spec: Spec, data: Data | None = None) -> TrainResult:
     """Train until `spec.train.samples` real samples were seen; resumes from the newest checkpoint.
 
     Raises:
-        UserError: for bad input, another fingerprint, or more workers than the cluster has.
+        UserError: for bad input, another fingerprint, other data, or more workers than the cluster has.
         DivergedError: for a loss that is not finite.
-        IncompleteError: if workers crash or do not come up, or the store takes nothing.
+        IncompleteError: if workers crash or do not come up, the store takes nothing, or another driver trains the run.
     """
     store = Store(spec.run_uri)
     store.check()
@@ -36,7 +36,7 @@ def train(spec: Spec, data: Data | None = None) -> TrainResult:
         require_mlflow(spec.train.mlflow)
     data = data or modalities.of_spec(spec).load(spec)
     if spec.train.workers:
-        cluster.connect()
+        cluster.connect(store)
         cluster.require(
             "train.workers",
             spec.train.least_workers,
@@ -45,14 +45,21 @@ def train(spec: Spec, data: Data | None = None) -> TrainResult:
             remedy="Lower train.workers or train.cpus_per_worker, or use a larger cluster; "
             "train.start_timeout_s says how long to wait.",
         )
-    claim(store, spec)
-    if (samples := finished(store, spec)) is not None:
-        return TrainResult(samples=samples, seconds=0.0, rate=0.0)
-    show(outline({"data": data.summary}, most=SHOWN))
-    shared = {"spec": dump(spec), "codec": data.codec.to_json(), "source": data.digest}
-    if not spec.train.workers:
-        return TrainResult(**train_rank(shared, data, rank=0, world=1))
-    return TrainResult(**train_on_cluster(spec, shared, data))
+    with lease.hold(store, spec.train.lease_s, "train.lease_s") as held:
+        refuse_other_spec(store, spec)
+        if (stored := checkpoint.latest(store)) is not None:
+            refuse_other_data(spec, stored["source"], data.digest)
+        save_spec(store, spec)
+        if (samples := finished(store, spec)) is not None:
+            return TrainResult(samples=samples, seconds=0.0, rate=0.0)
+        show(outline({"data": data.summary}, most=SHOWN))
+        shared = {"spec": dump(spec), "codec": data.codec.to_json(), "source": data.digest}
+        if spec.train.workers:
+            result = train_on_cluster(spec, shared, data, held)
+        else:
+            result = train_rank(shared, data, rank=0, world=1, held=held)
+        held.check()
+    return TrainResult(**result)
 
 
 def finished(store: Store, spec: Spec) -> int | None:

@@ -1,12 +1,12 @@
-"""One driver at a time works on a data set: a lease in its store, renewed by a heartbeat.
+"""One driver at a time trains a run, and one makes a data set: a lease in the store, renewed by a heartbeat.
 
 A lease is an object `_lease/000001.json`, its name being its term. It is put if absent, so only one of two drivers gets
 it. The holder puts it again every third of `seconds` with a higher beat. A driver that meets a lease watches its beat
 by its own clock: a beat that rises belongs to a living driver. If it does not rise for `seconds`, the driver puts the
 next term if absent; the old holder, should it wake up, sees that term and stops. No two clocks are compared.
 
-Two drivers could not corrupt anything, as shards are pure functions and puts are atomic; the lease keeps them from
-doing all work twice.
+Two drivers could not corrupt a data set, as shards are pure functions and puts are atomic; the lease keeps them from
+doing all work twice, and on a GPU from mixing the checkpoints of two trainings.
 """
 
 import contextlib
@@ -32,14 +32,14 @@ _JOIN_S = 5.0
 
 
 class LeaseError(IncompleteError):
-    """Another driver works on the same data set; the message says which."""
+    """Another driver does the same work; the message says which."""
 
 
 class Lease:
     """A lease that this process holds; `check` raises once another driver has taken it."""
 
-    def __init__(self, store: Store, term: int, seconds: float, content: dict[str, Any]):
-        self.store, self.key, self.seconds = store, _key(term), seconds
+    def __init__(self, store: Store, term: int, seconds: float, field: str, content: dict[str, Any]):
+        self.store, self.key, self.seconds, self.field = store, _key(term), seconds, field
         self._term, self._content = term, content
         self._lost: str | None = None
         self._done = threading.Event()
@@ -52,7 +52,7 @@ class Lease:
         """
         if self._lost is not None:
             raise LeaseError(
-                f"{self.store.uri}: this driver had no heartbeat for generate.lease_s={self.seconds:g} s, and "
+                f"{self.store.uri}: this driver had no heartbeat for {self.field}={self.seconds:g} s, and "
                 f"{self._lost} took over"
             )
 
@@ -75,20 +75,22 @@ class Lease:
 
 
 @contextlib.contextmanager
-def hold(store: Store, seconds: float) -> Iterator[Lease]:
-    """Hold the lease of a data set for the length of a block; waits at most `seconds` for a silent holder.
+def hold(store: Store, seconds: float, field: str) -> Iterator[Lease]:
+    """Hold the lease of a run or a data set for the length of a block; waits at most `seconds` for a silent holder.
+
+    field: of the spec, which holds the seconds.
 
     Raises:
         LeaseError: if another driver holds it and is alive.
     """
-    lease = _acquire(store, seconds)
+    lease = _acquire(store, seconds, field)
     try:
         yield lease
     finally:
         lease.release()
 
 
-def _acquire(store: Store, seconds: float) -> Lease:
+def _acquire(store: Store, seconds: float, field: str) -> Lease:
     content = {
         "host": socket.gethostname(),
         "user": _user(),
@@ -106,7 +108,7 @@ def _acquire(store: Store, seconds: float) -> Lease:
             for key in store.list(_PREFIX):
                 if key < _key(term + 1):
                     store.delete(key)
-            return Lease(store, term + 1, seconds, content)
+            return Lease(store, term + 1, seconds, field, content)
 
 
 def _wait_until_dead(store: Store, term: int, stored: dict[str, Any], seconds: float) -> None:
@@ -117,8 +119,8 @@ def _wait_until_dead(store: Store, term: int, stored: dict[str, Any], seconds: f
             return  # released
         if newest > term or latest.get("beat") != stored.get("beat"):
             raise LeaseError(
-                f"{store.uri}: {_holder(latest)} works on this data set; wait for it, or stop it and resume with the "
-                "same command"
+                f"{store.uri}: {_holder(latest)} works on it; wait for that, or stop it and resume with the same "
+                "command"
             )
         time.sleep(min(_POLL_S, seconds / 6))
 
@@ -130,7 +132,7 @@ def _newest(store: Store) -> tuple[int, dict[str, Any]]:
         return 0, {}
     term = int(keys[-1].removeprefix(_PREFIX).removesuffix(".json"))
     try:
-        return term, json.loads(store.read(keys[-1]))
+        return term, json.loads(store.read(keys[-1]) or b"{}")  # empty while it is written, where there are no links
     except FileNotFoundError:
         return 0, {}  # released since it was listed
 
