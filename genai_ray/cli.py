@@ -93,7 +93,8 @@ def plan(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -
     from genai_ray.plan import estimate as verb
 
     estimate = verb(_load(spec, overrides))
-    _show(estimate, as_json, outline(estimate, most=SHOWN))
+    rest = {key: value for key, value in estimate.items() if key != "data"}
+    _show(estimate, as_json, f"{outline(estimate['data'], most=SHOWN)}\n{outline(rest)}")
 
 
 @app.command()

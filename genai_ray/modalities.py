@@ -43,7 +43,7 @@ def describe(uri: str, overrides: Sequence[str]) -> Json | None:
     for kind in every():
         data = kind.recognised(uri)
         if data and kind.describe is not None:
-            values = {"name": "inspect", "data": data, "model": {"preset": next(iter(kind.presets))}}
+            values = {"name": "inspect", "data": data, "model": {"preset": kind.preset}}
             return kind.describe(parse(specs.override(values, overrides)).data)
     return None
 
@@ -74,7 +74,7 @@ def parse(values: Mapping[str, Any]) -> Spec:
         return specs.validate(modality("image").spec, values)  # which says what is wrong with it
     values["data"] = {"source": "digits"} | dict(data)
     kind = _of_source(str(values["data"]["source"]))
-    values["model"] = _filled_in(kind, {"preset": "dcgan"} | dict(model), values["data"]["source"])
+    values["model"] = _filled_in(kind, {"preset": kind.preset} | dict(model), values["data"]["source"])
     spec = specs.validate(kind.spec, values)
     if spec.generate.sink not in kind.sinks:
         rule = f"must be one of {', '.join(kind.sinks)} for {kind.noun}s"

@@ -322,7 +322,8 @@ class Modality(Generic[R]):
     """One kind of data, from the spec to the report.
 
     name: its name in the registry, and in codecs. noun: what one sample is called.
-    spec: the type of its specs. sources: the values of `data.source`. presets: its models by name.
+    spec: the type of its specs. sources: the values of `data.source`. presets: its models by name; preset: the
+    one that is used if a spec names none.
     batch: samples in one call of a model, unless the spec sets it.
     outputs: names of the outputs of its graphs. sinks: by the name in the spec; created on use.
     metrics: by the name that gates use.
@@ -342,6 +343,7 @@ class Modality(Generic[R]):
     spec: type[Spec]
     sources: tuple[str, ...]
     presets: Mapping[str, Preset]
+    preset: str
     batch: int
     outputs: tuple[str, ...]
     sinks: Mapping[str, Callable[[], Sink[R]]]

@@ -24,7 +24,6 @@ def estimate(spec: Spec) -> dict[str, Any]:
     """
     Store(spec.run_uri).check(write=False)
     describe = modalities.of_spec(spec).describe
-    data = {} if describe is None else {"data": describe(spec.data)}
     plan = with_settled_rows(open_plan(spec))
     shards, rows, shard_rows = plan.shard_count, spec.generate.samples, plan.spec.shard_rows
     done = len(plan.store.list("_receipts/"))
@@ -35,7 +34,7 @@ def estimate(spec: Spec) -> dict[str, Any]:
     puts, prices = files + shards + 3, spec.prices  # the files, their receipts, and the manifest
     nodes = math.ceil(spec.generate.workers / prices.workers_per_node)
     return {
-        **data,
+        "data": {} if describe is None else describe(spec.data),
         "uri": plan.store.uri,
         "model": plan.digest,
         "rows": rows,

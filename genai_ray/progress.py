@@ -72,27 +72,32 @@ def show(text: str) -> None:
     sys.stderr.flush()
 
 
-def outline(values: Mapping[str, Any], *, most: int | None = None, indent: str = "") -> str:
-    """Nested values, a line for each; a mapping of plain values inside another one is one line.
+def outline(values: Mapping[str, Any], *, most: int | None = None) -> str:
+    """Nested values, a line for each; of a mapping of mappings a line for each of these.
 
-    most: values of a mapping that are shown, of those inside another one; None: all.
+    most: values of a mapping inside another one that are shown; None: all.
     """
-    lines = []
-    for key, value in islice(values.items(), None if not indent else most):
-        if isinstance(value, Mapping) and any(isinstance(inside, Mapping) for inside in value.values()):
-            lines += [f"{indent}{key}", outline(value, most=most, indent=indent + "  ")]
-        else:
-            lines.append(f"{indent}{key:<14} {_shown(value, most)}".rstrip())
-    if indent and most is not None and len(values) > most:
-        lines.append(f"{indent}and {len(values) - most:,} more")
+    lines: list[str] = []
+    for key, value in values.items():
+        if not (isinstance(value, Mapping) and any(isinstance(inside, Mapping) for inside in value.values())):
+            lines.append(f"{key:<14} {_shown(value, most)}".rstrip())
+            continue
+        lines.append(key)
+        lines += [f"  {name:<14} {_shown(inside, most)}".rstrip() for name, inside in islice(value.items(), most)]
+        if most is not None and len(value) > most:
+            lines.append(f"  and {len(value) - most:,} more")
     return "\n".join(lines)
 
 
 def _shown(value: Any, most: int | None = None) -> str:
     if isinstance(value, Mapping):
-        each = [f"{k} {_shown(v)}" for k, v in islice(value.items(), most)]
+        named = ((k, v) for k, v in value.items() if v is not None)
+        each = [
+            f"{_shown(k)} ({_shown(v)})" if isinstance(v, Mapping) else f"{_shown(k)} {_shown(v)}"
+            for k, v in islice(named, most)
+        ]
         more = 0 if most is None else len(value) - most
         return ", ".join(each + [f"and {more:,} more"] * (more > 0))
     if isinstance(value, list | tuple):
         return " .. ".join(map(_shown, value)) if len(value) == 2 else ", ".join(map(_shown, value))
-    return f"{value:,}" if isinstance(value, int | float) else str(value)
+    return f"{value:,}" if isinstance(value, int | float) else " ".join(str(value).split())

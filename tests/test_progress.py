@@ -18,11 +18,18 @@ def test_deeper_mappings_have_a_line_for_each_entry():
     assert text.splitlines()[1].startswith("  age")
 
 
+def test_what_lies_deeper_stays_in_its_line():
+    column = {"type": "categorical", "decimals": None, "most frequent": {"a": 2, "b\nc": 1}}
+    assert outline({"columns": {"k": column}}).splitlines()[1].split(maxsplit=1)[1] == (
+        "type categorical, most frequent (a 2, b c 1)"
+    )
+
+
 def test_of_many_entries_some_are_shown_and_the_rest_is_counted():
     classes = {f"c{i}": i for i in range(1000)}
     columns = {f"c{i}": {"type": "numerical"} for i in range(300)}
     assert outline({"classes": classes}, most=2) == "classes        c0 0, c1 1, and 998 more"
-    lines = outline({"data": {"columns": columns}}, most=3).splitlines()
-    assert lines[-1].strip() == "and 297 more"
-    assert len(lines) == 6
+    lines = outline({"columns": columns}, most=3).splitlines()
+    assert lines[-1] == "  and 297 more"
+    assert len(lines) == 5
     assert len(outline({"columns": columns}).splitlines()) == 301

@@ -45,6 +45,7 @@ MODALITY = Modality(
     spec=ImageRun,
     sources=SOURCES,
     presets=PRESETS,
+    preset="dcgan",
     batch=BATCH,
     outputs=("image",),
     sinks={

@@ -24,6 +24,7 @@ MODALITY = Modality(
     spec=TableRun,
     sources=SOURCES,
     presets=PRESETS,
+    preset="table_ar",
     batch=BATCH,
     outputs=("codes", "values"),
     sinks={

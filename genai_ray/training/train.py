@@ -52,7 +52,7 @@ def train(spec: Spec, data: Data | None = None) -> TrainResult:
         save_spec(store, spec)
         if (samples := finished(store, spec)) is not None:
             return TrainResult(samples=samples, seconds=0.0, rate=0.0)
-        show(outline({"data": data.summary}, most=SHOWN))
+        show(outline(data.summary, most=SHOWN))
         shared = {"spec": dump(spec), "codec": data.codec.to_json(), "source": data.digest}
         if spec.train.workers:
             result = train_on_cluster(spec, shared, data, held)
