@@ -9,7 +9,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from genai_ray.errors import UserError, nearest
+from genai_ray.errors import UserError, nearest, store_is_of
 from genai_ray.image.spec import ImageGenerateSpec
 from genai_ray.provenance import ModelCard
 from genai_ray.quotas import counts_of
@@ -78,7 +78,8 @@ def read_conditions(spec: GenerateSpec, card: ModelCard, reserved: frozenset[str
 def _read_table(uri: str) -> pa.Table:
     folder, _, name = uri.rpartition("/")
     try:
-        data = io.BytesIO(Store(folder or "/").read(name))
+        with store_is_of("generate.conditions", uri):
+            data = io.BytesIO(Store(folder or "/").read(name))
         return pacsv.read_csv(data) if name.endswith(".csv") else pq.read_table(data)
     except (FileNotFoundError, IsADirectoryError, pa.ArrowInvalid) as error:
         rule = f"must be a Parquet or CSV file ({str(error).splitlines()[0]})"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genai_ray.errors import UserError
+from genai_ray.errors import UserError, store_is_of
 from genai_ray.metrics.distances import blocks
 from genai_ray.metrics.fidelity import Moments, frechet_from_moments
 from genai_ray.storage import Store
@@ -33,7 +33,8 @@ def read_weights(uri: str) -> bytes:
     """The file of weights from a path or an s3:// URI. Raises UserError if it is missing, or another file."""
     folder, _, name = uri.rpartition("/")
     try:
-        data = Store(folder or ("/" if uri.startswith("/") else ".")).read(name)
+        with store_is_of("evaluate.inception", uri):
+            data = Store(folder or ("/" if uri.startswith("/") else ".")).read(name)
     except OSError as error:
         raise UserError("evaluate.inception", uri, f"must be a file ({error})", _ORIGIN) from None
     digest = hashlib.sha256(data).hexdigest()
