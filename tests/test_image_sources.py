@@ -20,6 +20,7 @@ from genai_ray import modalities
 from genai_ray.errors import UserError
 from genai_ray.image.codec import ImageCodec
 from genai_ray.image.describe import describe, recognised
+from genai_ray.image.inception import read_weights
 from genai_ray.image.listing import image_suffixes
 from genai_ray.image.source import ImageData
 from genai_ray.image.spec import ImageDataSpec
@@ -655,6 +656,12 @@ def test_a_root_that_cannot_be_read_names_the_root(source: Any, root: str, remed
         load_resident(ImageDataSpec(source=source, root=root))
     assert (caught.value.field, caught.value.value) == ("data.root", root)
     assert remedy in caught.value.remedy
+
+
+def test_other_keys_that_name_files_are_named_themselves():
+    with pytest.raises(UserError) as caught:
+        read_weights("hf://u/weights.pt")
+    assert caught.value.field == "evaluate.inception"
 
 
 def test_an_archive_is_unpacked_by_the_command_that_is_shown(tmp_path: Path):

@@ -15,19 +15,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from genai_ray.errors import UserError
-from genai_ray.image.items import (
-    Item,
-    Labels,
-    NoImageError,
-    Pieces,
-    Source,
-    errors_of_source,
-    listed,
-    root_error,
-    stamp,
-    store_of,
-)
+from genai_ray.errors import UserError, store_is_of
+from genai_ray.image.items import Item, Labels, NoImageError, Pieces, Source, listed, root_error, stamp, store_of
 from genai_ray.image.listing import choose_parquet, setting
 from genai_ray.image.spec import ImageDataSpec
 from genai_ray.modality import Json
@@ -103,7 +92,7 @@ def parquet_items(spec: ImageDataSpec, piece: Sequence[Any]) -> Iterator[Item]:
     """The items of a piece: file, row group, rows of the file before it, and which of its rows."""
     key, size, version, group, before, start, stop = piece
     try:
-        with errors_of_source(spec), _parquet_file(spec, key, size, version) as file:
+        with store_is_of("data.root", spec.root), _parquet_file(spec, key, size, version) as file:
             schema = file.schema_arrow
             shape, columns = _raw_shape(spec, schema, key), _image_columns(spec, schema)
             first = 0
@@ -134,7 +123,7 @@ def _content(spec: ImageDataSpec, key: str, cell: Any) -> bytes:
     beside = PurePosixPath(key).parent / path
     if not beside.is_absolute() and ".." not in beside.parts:
         try:
-            with errors_of_source(spec):
+            with store_is_of("data.root", spec.root):
                 return store.read(str(beside))
         except FileNotFoundError:
             pass

@@ -12,19 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from genai_ray.errors import store_is_of
 from genai_ray.image.cells import parquet_items, parquet_source
-from genai_ray.image.items import (
-    Item,
-    Labels,
-    Pieces,
-    Source,
-    check_root,
-    errors_of_source,
-    listed,
-    root_error,
-    stamp,
-    store_of,
-)
+from genai_ray.image.items import Item, Labels, Pieces, Source, check_root, listed, root_error, stamp, store_of
 from genai_ray.image.listing import choose_images, class_of, plain_names
 from genai_ray.image.spec import ImageDataSpec
 
@@ -39,7 +29,7 @@ def list_source(spec: ImageDataSpec) -> Source:
         UserError: for a source that is missing, empty, or whose files do not fit together.
     """
     check_root(spec)
-    with errors_of_source(spec):
+    with store_is_of("data.root", spec.root):
         return (_folder if spec.source == "folder" else parquet_source)(spec)
 
 
@@ -103,7 +93,7 @@ def _folder(spec: ImageDataSpec) -> Source:
 
 def _read_file(spec: ImageDataSpec, key: str) -> bytes:
     try:
-        with errors_of_source(spec):
+        with store_is_of("data.root", spec.root):
             return store_of(str(spec.root)).read(key)
     except (FileNotFoundError, PermissionError) as error:
         rule = f"must stay as it was, and be readable on every node ({error})"

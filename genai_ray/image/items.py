@@ -2,8 +2,7 @@
 
 import hashlib
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -87,17 +86,6 @@ def stamp(objects: Objects, keys: Sequence[str]) -> str:
 
 def root_error(spec: ImageDataSpec, rule: str, remedy: str) -> UserError:
     return UserError("data.root", spec.root, rule, remedy)
-
-
-@contextmanager
-def errors_of_source(spec: ImageDataSpec) -> Iterator[None]:
-    """Errors of the store that a source lies in name `data.root`, not `store`."""
-    try:
-        yield
-    except UserError as error:
-        if error.field != "store":
-            raise
-        raise root_error(spec, error.rule, error.remedy.replace("store=", "data.root=")) from None
 
 
 def check_root(spec: ImageDataSpec) -> None:
