@@ -1,8 +1,7 @@
 """The ways in which a run can fail, each with its exit code."""
 
 import difflib
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -35,17 +34,6 @@ class GateError(RuntimeError):
     """The data set is complete, but its measured quality does not pass the gates of the spec."""
 
     exit_code = 4
-
-
-@contextmanager
-def store_is_of(field: str, value: object) -> Generator[None, None, None]:
-    """Within, errors of a store name the key of the spec that says where it lies, not `store`."""
-    try:
-        yield
-    except UserError as error:
-        if error.field != "store":
-            raise
-        raise UserError(field, value, error.rule, error.remedy.replace("store=", f"{field}=")) from None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

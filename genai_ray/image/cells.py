@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from genai_ray.errors import UserError, store_is_of
+from genai_ray.errors import UserError
 from genai_ray.image.items import Item, Labels, NoImageError, Pieces, Source, listed, root_error, stamp, store_of
 from genai_ray.image.listing import choose_parquet, setting
 from genai_ray.image.spec import ImageDataSpec
@@ -92,7 +92,7 @@ def parquet_items(spec: ImageDataSpec, piece: Sequence[Any]) -> Iterator[Item]:
     """The items of a piece: file, row group, rows of the file before it, and which of its rows."""
     key, size, version, group, before, start, stop = piece
     try:
-        with store_is_of("data.root", spec.root), _parquet_file(spec, key, size, version) as file:
+        with _parquet_file(spec, key, size, version) as file:
             schema = file.schema_arrow
             shape, columns = _raw_shape(spec, schema, key), _image_columns(spec, schema)
             first = 0
@@ -123,8 +123,7 @@ def _content(spec: ImageDataSpec, key: str, cell: Any) -> bytes:
     beside = PurePosixPath(key).parent / path
     if not beside.is_absolute() and ".." not in beside.parts:
         try:
-            with store_is_of("data.root", spec.root):
-                return store.read(str(beside))
+            return store.read(str(beside))
         except FileNotFoundError:
             pass
     raise NoImageError(

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from genai_ray.errors import store_is_of
 from genai_ray.image.cells import parquet_items, parquet_source
 from genai_ray.image.items import Item, Labels, Pieces, Source, check_root, listed, root_error, stamp, store_of
 from genai_ray.image.listing import choose_images, class_of, plain_names
@@ -29,8 +28,7 @@ def list_source(spec: ImageDataSpec) -> Source:
         UserError: for a source that is missing, empty, or whose files do not fit together.
     """
     check_root(spec)
-    with store_is_of("data.root", spec.root):
-        return (_folder if spec.source == "folder" else parquet_source)(spec)
+    return (_folder if spec.source == "folder" else parquet_source)(spec)
 
 
 def items(spec: ImageDataSpec, pieces: Pieces) -> Iterator[Item]:
@@ -93,8 +91,7 @@ def _folder(spec: ImageDataSpec) -> Source:
 
 def _read_file(spec: ImageDataSpec, key: str) -> bytes:
     try:
-        with store_is_of("data.root", spec.root):
-            return store_of(str(spec.root)).read(key)
+        return store_of(str(spec.root)).read(key)
     except (FileNotFoundError, PermissionError) as error:
         rule = f"must stay as it was, and be readable on every node ({error})"
         remedy = "Restore the file or its rights; on several nodes use an s3:// URI or a shared folder."
