@@ -26,7 +26,7 @@ from genai_ray.table.files import Files
 from genai_ray.table.fit import fit_codec
 from genai_ray.table.infer import infer_columns
 from genai_ray.table.spec import ColumnSpec, TableDataSpec, TableRun
-from genai_ray.table.spelling import Notation
+from genai_ray.table.spelling import FileSpelling
 
 
 @dataclass(frozen=True)
@@ -221,8 +221,8 @@ def _csv(source: Files) -> dict[str, str] | None:
     part = source.parts[0]
     if part.dialect is None or part.dialect.delimiter == "space":
         return None
-    notation = Notation(part.dialect.delimiter, part.encoding, part.dialect.escape).to_json()
-    return None if notation == Notation().to_json() else notation
+    own = FileSpelling(part.dialect.delimiter, part.encoding, part.dialect.escape).to_json()
+    return None if own == FileSpelling().to_json() else own
 
 
 def _described(table: pa.Table, columns: tuple[Column, ...], facts: Mapping[str, Any], rare: int) -> dict[str, Any]:
