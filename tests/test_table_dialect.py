@@ -219,7 +219,7 @@ def odd_at(rows: str, index: int) -> str:
 def test_what_means_a_missing_value_is_counted_and_set_by_column(tmp_path: Path):
     rows = "".join(f"{('NA', 'DE')[i % 2]},{('None', 'full', '')[i % 3]},{i % 4}\n" for i in range(ROWS))
     about = described(tmp_path / "t.csv", "country,basement,n\n" + rows)
-    assert about["missing"] == {"country": {"NA": 20}, "basement": {"None": 14, "": 13}}
+    assert about["missing"] == {"country": {"NA": 20}, "basement": {"None": 14, "(empty)": 13}}
     about = described(tmp_path / "t.csv", "country,basement,n\n" + rows, columns={"country": {"nulls": []}})
     assert about["columns"]["country"]["most frequent"] == {"NA": 20, "DE": 20}
     assert "country" not in about["missing"]

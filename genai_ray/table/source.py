@@ -209,7 +209,10 @@ def describe_file(spec: TableDataSpec) -> dict[str, Any]:
 
 def _facts(source: Files, held: int | None) -> dict[str, Any]:
     """What is known of the files: how many, how they are read, what means a missing value, what was left out."""
-    facts = {"files": len(source.parts), **source.facts}
+    facts: dict[str, Any] = {"files": len(source.parts), **source.facts}
+    if "missing" in facts:
+        shown = {name: {s or "(empty)": n for s, n in counts.items()} for name, counts in facts["missing"].items()}
+        facts["missing"] = shown
     if held is not None:
         where = source.parts[-1].key if source.held else f"a share of {held / max(1, source.table.num_rows):.2g}"
         facts["holdout"] = f"{held}, {where}"
