@@ -77,10 +77,13 @@ def test_columns_of_any_type_can_be_dropped(tmp_path: Path):
     pq.write_table(pa.table({"k": ["a", "b"] * (N // 2), **ODD}), path)
     with pytest.raises(UserError, match=r"tags \(list<") as caught:
         describe_file(spec_of(path))
-    assert "data.table.columns={pairs: drop, place: drop, raw: drop, tags: drop, took: drop, uid: drop}" in str(
-        caught.value
-    )
+    assert all(f"{name}: drop" in caught.value.remedy for name in ODD)
     assert list(describe_file(spec_of(path, columns=dict.fromkeys(ODD, "drop")))["columns"]) == ["k"]
+    with pytest.raises(UserError, match="Leave them out: ") as caught:
+        describe_file(spec_of(path, columns={"k": "categorical", "tags": "drop"}))
+    about = describe(str(path), shlex.split(caught.value.remedy.removeprefix("Leave them out: ").partition(";")[0]))
+    assert about is not None
+    assert {name: column["why"] for name, column in about["columns"].items()} == {"k": "as the spec says"}
 
 
 def test_an_index_of_pandas_without_a_name_is_left_out(tmp_path: Path):

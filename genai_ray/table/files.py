@@ -342,12 +342,14 @@ def _parquet(spec: TableSpec, field: str, key: str, content: bytes, left_out: di
             table = table.set_column(i, column.name, pa.nulls(table.num_rows))
     kept = {n: kind for n, kind in odd.items() if n not in spec.columns or spec.columns[n].type != "drop"}
     if kept:
+        said: dict[str, Any] = {n: c.model_dump(exclude_defaults=True) for n, c in spec.columns.items()}
+        columns = said | dict.fromkeys(kept, "drop")
         raise UserError(
             field,
             f"{key}: {', '.join(f'{n} ({kind})' for n, kind in kept.items())}",
             "has columns of types that no model here makes and CSV has no notation for",
-            f"Leave them out: {_override('columns', dict.fromkeys(kept, 'drop'))}; or store durations as numbers, "
-            "and lists and structs as columns of their parts.",
+            f"Leave them out: {_override('columns', columns)}; or store durations as numbers, and lists and structs as "
+            "columns of their parts.",
         )
     return table.replace_schema_metadata(None)
 
