@@ -1,20 +1,28 @@
 # ruff: noqa: RUF001
 """How files of delimited text are written is found, shown with its evidence, and asked where two readings fit."""
 
+import csv
 import re
+import tempfile
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tables import load_csv, spec_of
 
 from genai_ray import modalities
 from genai_ray import spec as specs
 from genai_ray.errors import UserError
 from genai_ray.table import encodings
+from genai_ray.table.files import read_files, strings
 from genai_ray.table.source import describe_file
+from genai_ray.table.spec import TableSpec
 
 ROWS = 40
 
@@ -211,7 +219,7 @@ def odd_at(rows: str, index: int) -> str:
 def test_what_means_a_missing_value_is_counted_and_set_by_column(tmp_path: Path):
     rows = "".join(f"{('NA', 'DE')[i % 2]},{('None', 'full', '')[i % 3]},{i % 4}\n" for i in range(ROWS))
     about = described(tmp_path / "t.csv", "country,basement,n\n" + rows)
-    assert about["missing"] == {"country": {"NA": 20}, "basement": {"None": 14, "": 13}}
+    assert about["missing"] == {"country": {"NA": 20}, "basement": {"None": 14, "(empty)": 13}}
     about = described(tmp_path / "t.csv", "country,basement,n\n" + rows, columns={"country": {"nulls": []}})
     assert about["columns"]["country"]["most frequent"] == {"NA": 20, "DE": 20}
     assert "country" not in about["missing"]
@@ -316,8 +324,6 @@ def test_a_damaged_file_is_not_read_as_another_encoding(tmp_path: Path):
 
 
 def test_separators_have_names_that_need_no_quotes():
-    from genai_ray.table.spec import TableSpec
-
     spec = TableSpec(delimiter="pipe", decimal="comma", thousands="point")
     assert (spec.delimiter, spec.decimal, spec.thousands) == ("|", ",", ".")
     assert TableSpec(**yaml.safe_load(yaml.safe_dump(spec.model_dump(mode="json")))) == spec
@@ -335,3 +341,46 @@ def test_strings_of_parquet_have_no_dialect(tmp_path: Path):
     assert about["columns"]["x"]["type"] == "categorical"
     about = describe_file(spec_of(tmp_path / "t.parquet", columns={"x": "numerical"}, decimal="comma"))
     assert about["columns"]["x"]["range"] == [1.5, 2.5]
+
+
+# --- whatever pandas writes ----------------------------------------------------------------------
+
+WORDS = ["red", "Köln", "New York", "a, b", "x; y", "tab\there", 'say "hi"', "line\nbreak", "", "a|b", "C:\\dir\\"]
+COLUMNS = {
+    "age": st.integers(0, 99),
+    "price (USD)": st.decimals(-9999, 9999, places=2).map(float),
+    "first name": st.sampled_from(WORDS),
+    "a,b": st.sampled_from(["a", "b"]),
+    "x;y": st.dates(date(2000, 1, 1), date(2030, 1, 1)).map(str),
+    'q"q': st.booleans(),
+    "客户": st.sampled_from(["北京", "上海"]),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.data(), sep=st.sampled_from(",;\t|"), encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "gb18030"])
+)
+def test_what_pandas_writes_is_read_or_asked_about(data: st.DataObject, sep: str, encoding: str):
+    names = data.draw(st.lists(st.sampled_from(list(COLUMNS)), min_size=2, unique=True))
+    rows = data.draw(st.lists(st.tuples(*(COLUMNS[n] for n in names)), min_size=12, max_size=20))
+    frame = pd.DataFrame(rows, columns=names)
+    decimal = data.draw(st.sampled_from(".,")) if sep != "," else "."
+    quoting = data.draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+    text = frame.to_csv(index=False, sep=sep, decimal=decimal, quoting=quoting)
+    assert text is not None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.csv"
+        path.write_bytes(text.encode(encoding))
+        try:
+            read = read_files(TableSpec(), str(path), None)
+        except UserError as error:
+            if not error.remedy.startswith("Say which: "):
+                raise
+            return
+    assert read.table.column_names == names
+    for name in names:
+        expected = [None if v == "" else v for v in frame[name].tolist()]
+        cells = read.numerals.plain(strings(read.table.column(name)).dictionary_decode()).to_pylist()
+        found = [float(c) for c in cells] if isinstance(expected[0], float) else cells
+        assert found == [v if isinstance(v, float | None) else str(v) for v in expected]

@@ -1,6 +1,7 @@
 """What the files of a table say beside their cells: folders, indices of pandas, types; and which files are read."""
 
 import gzip
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from tables import back, load_csv, spec_of
 
 from genai_ray.errors import UserError
+from genai_ray.modalities import describe
 from genai_ray.table.files import recognised
 from genai_ray.table.source import describe_file, load_table
 
@@ -75,10 +77,13 @@ def test_columns_of_any_type_can_be_dropped(tmp_path: Path):
     pq.write_table(pa.table({"k": ["a", "b"] * (N // 2), **ODD}), path)
     with pytest.raises(UserError, match=r"tags \(list<") as caught:
         describe_file(spec_of(path))
-    assert "data.table.columns={pairs: drop, place: drop, raw: drop, tags: drop, took: drop, uid: drop}" in str(
-        caught.value
-    )
+    assert all(f"{name}: drop" in caught.value.remedy for name in ODD)
     assert list(describe_file(spec_of(path, columns=dict.fromkeys(ODD, "drop")))["columns"]) == ["k"]
+    with pytest.raises(UserError, match="Leave them out: ") as caught:
+        describe_file(spec_of(path, columns={"k": "categorical", "tags": "drop"}))
+    about = describe(str(path), shlex.split(caught.value.remedy.removeprefix("Leave them out: ").partition(";")[0]))
+    assert about is not None
+    assert {name: column["why"] for name, column in about["columns"].items()} == {"k": "as the spec says"}
 
 
 def test_an_index_of_pandas_without_a_name_is_left_out(tmp_path: Path):
@@ -120,6 +125,26 @@ def test_files_are_known_by_their_first_bytes(tmp_path: Path):
     (folder / "_SUCCESS").write_text("")
     about = describe_file(spec_of(folder))
     assert (about["rows"], about["left out"]) == (40, {"hidden": 1})
+
+
+@pytest.mark.parametrize(
+    ("start", "says"), [(b"PK\x03\x04", "an Excel workbook or a zip file"), (b"BZh9", "compressed by bzip2")]
+)
+def test_files_that_are_no_text_are_named(tmp_path: Path, start: bytes, says: str):
+    (tmp_path / "t.csv").write_bytes(start + bytes(range(256)))
+    with pytest.raises(UserError, match=f"is {says}, which is not read"):
+        describe_file(spec_of(tmp_path / "t.csv"))
+
+
+def test_columns_of_one_name_can_be_named_as_the_error_says(tmp_path: Path):
+    path = tmp_path / "t.csv"
+    path.write_text("x,y,x\n" + "1,a,2.5\n2,b,3.5\n" * 20)
+    with pytest.raises(UserError, match="2 columns named 'x'") as caught:
+        describe_file(spec_of(path))
+    overrides = shlex.split(caught.value.remedy.removeprefix("Name them all: ").removesuffix("."))
+    about = describe(str(path), overrides)
+    assert about is not None
+    assert list(about["columns"]) == ["x", "y", "x_3"]
 
 
 def test_what_a_folder_holds_besides_is_counted(tmp_path: Path):

@@ -18,18 +18,18 @@ from tables import load_csv
 from genai_ray.provenance import Manifest
 from genai_ray.storage import Store
 from genai_ray.table import spelling
-from genai_ray.table.codec import TableCodec, learnt, notation
+from genai_ray.table.codec import TableCodec, file_spelling, learnt
 from genai_ray.table.sinks import CSV, TableRead, TableRows, retyped
 from genai_ray.table.source import TableData
-from genai_ray.table.spelling import Notation, Spelling
+from genai_ray.table.spelling import FileSpelling, Spelling
 
 N = 60
 
 
-def shipped(folder: Path, table: pa.Table, own: Notation | None, **manifest: Any) -> tuple[bytes, pa.Table]:
+def shipped(folder: Path, table: pa.Table, own: FileSpelling | None, **manifest: Any) -> tuple[bytes, pa.Table]:
     """The bytes of a file of rows, and the rows as they are read back."""
     store = Store(str(folder))
-    (record,) = CSV.write(TableRows(0, 0, table, {}, notation=own), store)
+    (record,) = CSV.write(TableRows(0, 0, table, {}, spelling=own), store)
     if manifest:
         about: dict[str, Any] = {
             "fingerprint": "",
@@ -75,12 +75,12 @@ EDGES = pa.table(
 @pytest.mark.parametrize("name", EDGES.column_names)
 def test_cells_of_every_type_come_back(tmp_path: Path, name: str):
     table = EDGES.select([name])
-    for own in (None, Notation(";")):
+    for own in (None, FileSpelling(";")):
         assert shipped(tmp_path, table, own)[1].equals(table)
 
 
 def test_all_types_beside_one_another_come_back(tmp_path: Path):
-    for own in (None, Notation("\t", "utf-16", "backslash")):
+    for own in (None, FileSpelling("\t", "utf-16", "backslash")):
         assert shipped(tmp_path, EDGES, own)[1].equals(EDGES)
 
 
@@ -90,8 +90,8 @@ def test_files_of_several_megabytes_with_line_breaks_come_back(tmp_path: Path):
 
 
 STRINGS = st.text(alphabet=st.sampled_from(list("aé城\n\r\t \"',;|\\0")), max_size=6)
-NOTATIONS = st.builds(
-    Notation,
+SPELLINGS = st.builds(
+    FileSpelling,
     st.sampled_from([",", ";", "\t", "|"]),
     st.sampled_from(["utf-8", "utf-16"]),
     st.sampled_from(["double", "backslash"]),
@@ -101,14 +101,14 @@ NOTATIONS = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(
     cells=st.lists(st.tuples(st.none() | STRINGS, st.none() | STRINGS), min_size=1, max_size=6),
-    notation=st.none() | NOTATIONS,
+    own=st.none() | SPELLINGS,
 )
-def test_whatever_is_in_the_cells_it_comes_back(cells: list[tuple[str | None, str | None]], notation: Notation | None):
+def test_whatever_is_in_the_cells_it_comes_back(cells: list[tuple[str | None, str | None]], own: FileSpelling | None):
     first, second = ([*column] for column in zip(*cells, strict=True))
     table = pa.table({"x": pa.array(first, pa.string()), "y": pa.array(second, pa.string())})
     store: Any = _Memory()
-    (record,) = CSV.write(TableRows(0, 0, table, {}, notation=notation), store)
-    found = spelling.read(store.data, notation or Notation())
+    (record,) = CSV.write(TableRows(0, 0, table, {}, spelling=own), store)
+    found = spelling.read(store.data, own or FileSpelling())
     assert record.rows == table.num_rows
     assert found.equals(table)
 
@@ -154,6 +154,7 @@ def columns_of(data: TableData) -> dict[str, Spelling | None]:
         (["J", "N"], {"type": "boolean"}, Spelling(words=("J", "N"))),
         (["1", "0"], {"type": "boolean"}, Spelling(words=("1", "0"))),
         (["94.90", "158.55"], {}, Spelling(decimals=2)),
+        (["94.900", "158.550"], {"decimals": 2}, Spelling(decimals=2)),
         (["94,90", "1.158,55"], {}, Spelling(decimal=",", thousands=".", decimals=2)),
         (["94,9", "158"], {}, Spelling(decimal=",")),
         (["94.9", "158"], {}, None),
@@ -170,7 +171,7 @@ def test_columns_are_spelled_as_in_the_source(tmp_path: Path, cells: list[str], 
     assert columns_of(data) == {"x": style, "k": None}
     column = data.train["x"]
     strings = spelling.spelled(column, style)
-    if style is not None:
+    if style is not None and "decimals" not in options:
         assert set(strings.to_pylist()) == set(cells)
     assert spelling.unspelled(strings, column.type, style).equals(column.combine_chunks())
 
@@ -186,7 +187,7 @@ def test_a_file_is_written_as_the_source_was(tmp_path: Path):
     assert codec.csv == {"delimiter": ";", "encoding": "cp1252", "escape": "double"}
     table = pa.concat_tables([data.train, data.holdout])
     manifest = {"fields": {}, "card": {"codec": codec.to_json()}}
-    content, again = shipped(tmp_path / "out", table, notation(codec), **manifest)
+    content, again = shipped(tmp_path / "out", table, file_spelling(codec), **manifest)
     assert sorted(content.decode("cp1252").splitlines()) == sorted(source.splitlines())
     assert again.equals(table.combine_chunks())
     plain = shipped(tmp_path / "iso", table, None, fields={"generate.spelling": "iso"}, card=manifest["card"])
@@ -201,7 +202,7 @@ def test_missing_values_are_written_as_in_the_source(tmp_path: Path):
     data = load_csv(tmp_path / "t.csv", "country,x\n" + rows)
     assert columns_of(data) == {"country": Spelling(null="NA"), "x": Spelling(decimals=2, null="?")}
     card = {"codec": data.codec.to_json()}
-    content, again = shipped(tmp_path / "out", data.train, notation(data.codec), fields={}, card=card)
+    content, again = shipped(tmp_path / "out", data.train, file_spelling(data.codec), fields={}, card=card)
     assert set(content.decode().split()) <= {
         "country,x",
         *(f"{c},{x}" for c in ("NA", "DE", "FR") for x in ("?", "1.50", "2.50")),
@@ -221,7 +222,7 @@ def test_a_loader_of_the_source_reads_what_is_written(tmp_path: Path):
     assert text is not None
     data = load_csv(tmp_path / "t.csv", text)
     card = {"codec": data.codec.to_json()}
-    content, _ = shipped(tmp_path / "out", data.train, notation(data.codec), fields={}, card=card)
+    content, _ = shipped(tmp_path / "out", data.train, file_spelling(data.codec), fields={}, card=card)
     options: dict[str, Any] = {"sep": ";", "decimal": ","}
     loaded = pd.read_csv(io.BytesIO(content), **options)
     assert loaded.dtypes.to_dict() == pd.read_csv(io.StringIO(text), **options).dtypes.to_dict()
@@ -234,7 +235,7 @@ def test_spelling_changes_nothing_that_is_learnt(tmp_path: Path):
     first = load_csv(tmp_path / "a.csv", "day,n,ok\n" + iso)
     second = load_csv(tmp_path / "b.csv", "day;n;ok\n" + own)
     assert first.digest == second.digest
-    assert notation(first.codec) is None
+    assert file_spelling(first.codec) is None
     assert "spelling" not in str(first.codec.to_json())
-    assert notation(second.codec) is not None
+    assert file_spelling(second.codec) is not None
     assert asdict(learnt(second.codec)) == asdict(first.codec)

@@ -21,7 +21,7 @@ from genai_ray.table.columns import Column, Part, combinations
 from genai_ray.table.constraints import Rules
 from genai_ray.table.distances import Distance
 from genai_ray.table.spec import TableGenerateSpec
-from genai_ray.table.spelling import Notation
+from genai_ray.table.spelling import FileSpelling
 from genai_ray.table.values import pc
 
 Codes = NDArray[np.int32]
@@ -35,7 +35,7 @@ class TableCodec:
     columns: as they are decoded, in the order of the source. parts: what is modelled. members: by part, the indices of
     its columns, several for columns kept together. combos: by part, the codes of its columns that each of its own codes
     means, -1 for missing; empty for one column alone. rules: the constraints. csv: how cells are
-    separated in the files of the source, if not as Arrow does it; see `spelling.Notation`.
+    separated in the files of the source, if not as Arrow does it; see `spelling.FileSpelling`.
 
     A column that `less` bounds below by others is modelled as its distance from the greatest of them.
     """
@@ -334,11 +334,11 @@ class TableCodec:
         return out | ({"constraints": rules} if rules else {})
 
 
-def notation(codec: TableCodec) -> Notation | None:
+def file_spelling(codec: TableCodec) -> FileSpelling | None:
     """How CSV is written as the source was; None if that is how Arrow writes it."""
     columns = {c.name: c.spelling for c in codec.columns if c.spelling is not None}
-    own = Notation(columns=columns, **(codec.csv or {}))
-    return None if own == Notation() else own
+    own = FileSpelling(columns=columns, **(codec.csv or {}))
+    return None if own == FileSpelling() else own
 
 
 def learnt(codec: TableCodec) -> TableCodec:

@@ -23,6 +23,18 @@ from genai_ray.table.spec import DELIMITERS, TableSpec
 from genai_ray.table.values import pc, whole
 
 GZIP = b"\x1f\x8b"
+#: First bytes of files that are no text.
+_OTHERS = {
+    b"PK\x03\x04": "an Excel workbook or a zip file",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"ARROW1": "an Arrow file",
+    b"ORC": "an ORC file",
+    b"Obj\x01": "an Avro file",
+    b"SQLite format 3": "an SQLite database",
+    b"BZh": "compressed by bzip2",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"\xfd7zXZ": "compressed by xz",
+}
 #: Cells of CSV as dictionary-encoded strings: most columns have few distinct values.
 STRINGS = pa.dictionary(pa.int32(), pa.string())
 #: Bytes that Arrow parses at once; more where a row is longer.
@@ -72,7 +84,7 @@ def decode(spec: TableSpec, field: str, key: str, content: bytes, first: First |
             "data.table.encoding",
             encoding,
             "must be an encoding that Python knows",
-            "Set data.table.encoding=gb18030, cp1252, utf-16 or another.",
+            "Set data.table.encoding=null to have it detected.",
         ) from None
     except UnicodeDecodeError as error:
         rule = f"must be {encoding}, and {_where(content, error)} is not ({error.reason})"
@@ -92,6 +104,9 @@ def decode(spec: TableSpec, field: str, key: str, content: bytes, first: First |
 
 def _unpacked(field: str, key: str, content: bytes) -> bytes:
     if not content.startswith(GZIP) and not key.lower().endswith(".gz"):
+        kind = next((kind for start, kind in _OTHERS.items() if content.startswith(start)), None)
+        if kind is not None:
+            raise UserError(field, key, f"is {kind}, which is not read", "Save it as CSV or Parquet, or as .csv.gz.")
         return content
     try:
         return gzip.decompress(content)
@@ -117,7 +132,7 @@ def _encoding(field: str, key: str, content: bytes, evidence: dict[str, str]) ->
         rule = f"must be UTF-8, and {_where(content, error)} is not ({found.why})"
     shown = "; ".join(f"{codec} reads {word!r} there" for codec, word in found.options.items())
     choices = " or ".join(f"data.table.encoding={codec}" for codec in found.options)
-    remedy = f"Say which: {choices}." if choices else "Correct the file, or set data.table.encoding=cp1252 or another."
+    remedy = f"Say which: {choices}." if choices else "Correct the line."
     raise UserError(field, key, f"{rule}; {shown}" if shown else rule, remedy)
 
 

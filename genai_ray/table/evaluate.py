@@ -17,7 +17,7 @@ from genai_ray.table.matrix import encode, sample
 from genai_ray.table.metrics import METRICS
 from genai_ray.table.panels import blocks, column_panels, preview_png, sample_rows
 from genai_ray.table.shapes import column_shapes, pair_trends
-from genai_ray.table.sinks import TableRead, notation_of, retyped
+from genai_ray.table.sinks import TableRead, retyped, spelling_of_files
 from genai_ray.table.source import TableData
 from genai_ray.table.spec import TableRun
 
@@ -122,7 +122,7 @@ def _target(spec: TableRun, data: TableData) -> str | None:
 
 def _read(shipped: Shipped, schema: pa.Schema, rows: int) -> pa.Table:
     """The first rows: samples do not depend on one another, so they are as good as any."""
-    tables, have, own = [], 0, notation_of(shipped.manifest)
+    tables, have, own = [], 0, spelling_of_files(shipped.manifest)
     for file in shipped.files:
         assert isinstance(file, TableRead)
         tables.append(retyped(file.table.slice(0, rows - have), schema, own))

@@ -143,7 +143,7 @@ class _Reader:
             table, missing = delimited.read(spec, field, key, file)
             self._note(key, file.evidence, missing)
         table = self._with_partitions(table, entry, dialect is not None)
-        _check(field, key, table)
+        _check(field, key, table, dialect is not None)
         self._same_columns(field, key, table, dialect is not None)
         self.tables.append(table)
         self.parts.append(File(field, entry.store, key, table.num_rows, dialect, encoding))
@@ -157,7 +157,9 @@ class _Reader:
 
     def _of_parquet_only(self, key: str) -> None:
         if self.spec.names is not None:
-            raise UserError("data.table.names", self.spec.names, f"is for CSV, and {key} is Parquet", "Drop it.")
+            raise UserError(
+                "data.table.names", self.spec.names, f"is for CSV, and {key} is Parquet", "Set data.table.names=null."
+            )
 
     def _note(self, key: str, evidence: Mapping[str, str], missing: Mapping[str, Mapping[str, int]]) -> None:
         for name, why in evidence.items():
@@ -311,18 +313,16 @@ def _partition_types(entries: Sequence[_Entry]) -> dict[str, pa.DataType]:
 # --- what they hold ------------------------------------------------------------------------------
 
 
-def _check(field: str, key: str, table: pa.Table) -> None:
+def _check(field: str, key: str, table: pa.Table, from_csv: bool) -> None:
     """That columns have names that differ, and that there are rows."""
     names = table.column_names
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         name = twice[0]
-        raise UserError(
-            field,
-            key,
-            f"has {names.count(name)} columns named {name!r}",
-            "Rename one; or name all columns by data.table.names, with data.table.header=true.",
-        )
+        others = [n if n not in names[:i] else f"{n}_{i + 1}" for i, n in enumerate(names)]
+        ways = f"Name them all: {_override('names', others)} data.table.header=true."
+        rule = f"has {names.count(name)} columns named {name!r}"
+        raise UserError(field, key, rule, ways if from_csv else "Rename one in the file.")
     if not table.num_rows:
         raise UserError(field, key, "must have rows, and has none", "Remove the file or fill it.")
 
@@ -346,20 +346,22 @@ def _parquet(spec: TableSpec, field: str, key: str, content: bytes, left_out: di
             table = table.set_column(i, column.name, pa.nulls(table.num_rows))
     kept = {n: kind for n, kind in odd.items() if n not in spec.columns or spec.columns[n].type != "drop"}
     if kept:
+        said: dict[str, Any] = {n: c.model_dump(exclude_defaults=True) for n, c in spec.columns.items()}
+        columns = said | dict.fromkeys(kept, "drop")
         raise UserError(
             field,
             f"{key}: {', '.join(f'{n} ({kind})' for n, kind in kept.items())}",
             "has columns of types that no model here makes and CSV has no notation for",
-            f"Leave them out: {_override(dict.fromkeys(kept, 'drop'))}; or store durations as numbers, and lists and "
-            "structs as columns of their parts.",
+            f"Leave them out: {_override('columns', columns)}; or store durations as numbers, and lists and structs as "
+            "columns of their parts.",
         )
     return table.replace_schema_metadata(None)
 
 
-def _override(types: Mapping[str, str]) -> str:
-    """Types of columns as an override, as a shell takes it."""
-    flow = yaml.safe_dump(dict(types), default_flow_style=True, width=float("inf"), allow_unicode=True)
-    return shlex.quote(f"data.table.columns={flow.strip()}")
+def _override(name: str, value: Any) -> str:
+    """A key of `data.table` as an override, as a shell takes it."""
+    flow = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
+    return shlex.quote(f"data.table.{name}={flow.strip()}")
 
 
 def _pandas_index(schema: pa.Schema) -> list[str]:

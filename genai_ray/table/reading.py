@@ -182,6 +182,8 @@ def _numbers(source: Source) -> Reading | None:
             return None
     plain = pc.replace_substring_regex(source.plain, r"^\+", "")
     style = spelling.of_numbers(source.distinct, plain, source.files.numerals) if source.files.from_csv else None
+    if style is not None and source.spec.decimals is not None:
+        style = replace(style, decimals=source.spec.decimals or None)
     if np.all(pc.match_substring_regex(plain, _WHOLE)):
         return Reading(source.per_cell(plain.cast(pa.int64())), "all cells are whole numbers", 0, style)
     numbers = plain.cast(pa.float64())

@@ -20,7 +20,7 @@ from genai_ray.onnx_session import Sampler
 from genai_ray.provenance import ModelCard
 from genai_ray.quotas import Quotas, shares_as_counts
 from genai_ray.spec import GenerateSpec
-from genai_ray.table.codec import TableCodec, notation
+from genai_ray.table.codec import TableCodec, file_spelling
 from genai_ray.table.sinks import TableRows
 from genai_ray.table.spec import BATCH, RowCondition, TableGenerateSpec
 
@@ -100,7 +100,7 @@ class TableSamples:
             provenance=shard.provenance,
             producer=shard.producer,
             attempts=attempts,
-            notation=notation(self.codec) if self._spells else None,
+            spelling=file_spelling(self.codec) if self._spells else None,
         )
 
     def table(self, start: int, stop: int) -> tuple[pa.Table, int]:

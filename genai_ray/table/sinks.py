@@ -20,8 +20,8 @@ from genai_ray.modality import Sink
 from genai_ray.provenance import FileRecord, Manifest
 from genai_ray.storage import Store
 from genai_ray.table import spelling, values
-from genai_ray.table.codec import TableCodec, notation
-from genai_ray.table.spelling import Notation
+from genai_ray.table.codec import TableCodec, file_spelling
+from genai_ray.table.spelling import FileSpelling
 
 _ABOUT = "genai_ray"
 _ROWS = "rows"  # key in the provenance of a table's file, which has no column of ids
@@ -33,7 +33,7 @@ class TableRows:
 
     provenance: goes into every Parquet file as it is. producer: name or code of the provider; given,
     each file carries the label of GB 45438-2025. attempts: rows drawn, with those that did not fit.
-    notation: of CSV; None: as Arrow writes it.
+    spelling: of CSV; None: as Arrow writes it.
     """
 
     index: int
@@ -42,7 +42,7 @@ class TableRows:
     provenance: dict[str, Any]
     producer: str | None = None
     attempts: int = 0
-    notation: Notation | None = None
+    spelling: FileSpelling | None = None
 
     @property
     def part_id(self) -> str:
@@ -89,8 +89,8 @@ def read_table(record: FileRecord, data: bytes, store: Store) -> TableRead:
 
 def write_csv(rows: TableRows, store: Store) -> list[FileRecord]:
     """One CSV file (RFC 4180) with a header; a missing value is an empty cell, an empty string is in quotes."""
-    if rows.notation is not None:
-        return _put(rows, "csv", spelling.write(rows.table, rows.notation), store)
+    if rows.spelling is not None:
+        return _put(rows, "csv", spelling.write(rows.table, rows.spelling), store)
     sink = pa.BufferOutputStream()
     options = pacsv.WriteOptions(quoting_style="needed")
     pacsv.write_csv(_without_dictionaries(rows.table), sink, options)
@@ -99,33 +99,33 @@ def write_csv(rows: TableRows, store: Store) -> list[FileRecord]:
 
 def read_csv(record: FileRecord, data: bytes, store: Store) -> TableRead:
     """The rows, every column as strings; read as the manifest of the data set says that they are written."""
-    return TableRead(None, spelling.read(data, _notation_in(store) or Notation()))
+    return TableRead(None, spelling.read(data, _spelling_in(store) or FileSpelling()))
 
 
-def notation_of(manifest: Manifest) -> Notation | None:
+def spelling_of_files(manifest: Manifest) -> FileSpelling | None:
     """How the CSV files of a data set are written; None: as Arrow writes them."""
     if manifest.fields.get("generate.spelling", "source") != "source":
         return None
-    return notation(TableCodec.from_json(manifest.card["codec"]))
+    return file_spelling(TableCodec.from_json(manifest.card["codec"]))
 
 
-_notations: WeakKeyDictionary[Store, Notation | None] = WeakKeyDictionary()
+_spellings: WeakKeyDictionary[Store, FileSpelling | None] = WeakKeyDictionary()
 
 
-def _notation_in(store: Store) -> Notation | None:
-    """The notation of the data set in a store, whose manifest is read once for all its files."""
-    if store not in _notations:
+def _spelling_in(store: Store) -> FileSpelling | None:
+    """The spelling of the data set in a store, whose manifest is read once for all its files."""
+    if store not in _spellings:
         try:
-            _notations[store] = notation_of(Manifest.from_json(store.read("manifest.json")))
+            _spellings[store] = spelling_of_files(Manifest.from_json(store.read("manifest.json")))
         except FileNotFoundError:
             return None
-    return _notations[store]
+    return _spellings[store]
 
 
-def retyped(table: pa.Table, schema: pa.Schema, own: Notation | None = None) -> pa.Table:
+def retyped(table: pa.Table, schema: pa.Schema, own: FileSpelling | None = None) -> pa.Table:
     """Rows that were read back, from either kind of file, in the types of a schema.
 
-    own: the notation of the CSV that they are from.
+    own: the spelling of the CSV that they are from.
     """
     if table.schema == schema:
         return table

@@ -26,7 +26,7 @@ from genai_ray.table.files import Files
 from genai_ray.table.fit import fit_codec
 from genai_ray.table.infer import infer_columns
 from genai_ray.table.spec import ColumnSpec, TableDataSpec, TableRun
-from genai_ray.table.spelling import Notation
+from genai_ray.table.spelling import FileSpelling
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,10 @@ def describe_file(spec: TableDataSpec) -> dict[str, Any]:
 
 def _facts(source: Files, held: int | None) -> dict[str, Any]:
     """What is known of the files: how many, how they are read, what means a missing value, what was left out."""
-    facts = {"files": len(source.parts), **source.facts}
+    facts: dict[str, Any] = {"files": len(source.parts), **source.facts}
+    if "missing" in facts:
+        shown = {name: {s or "(empty)": n for s, n in counts.items()} for name, counts in facts["missing"].items()}
+        facts["missing"] = shown
     if held is not None:
         where = source.parts[-1].key if source.held else f"a share of {held / max(1, source.table.num_rows):.2g}"
         facts["holdout"] = f"{held}, {where}"
@@ -225,8 +228,8 @@ def _csv(source: Files) -> dict[str, str] | None:
     part = source.parts[0]
     if part.dialect is None or part.dialect.delimiter == "space":
         return None
-    notation = Notation(part.dialect.delimiter, part.encoding, part.dialect.escape).to_json()
-    return None if notation == Notation().to_json() else notation
+    own = FileSpelling(part.dialect.delimiter, part.encoding, part.dialect.escape).to_json()
+    return None if own == FileSpelling().to_json() else own
 
 
 def _described(table: pa.Table, columns: tuple[Column, ...], facts: Mapping[str, Any], rare: int) -> dict[str, Any]:

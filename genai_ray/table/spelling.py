@@ -1,7 +1,7 @@
 """How the files of a table spell their values, so that CSV can be written, and read back, as the source was.
 
 What a column writes otherwise than Arrow does is its `Spelling`; what separates cells, and the encoding, is a
-`Notation`.
+`FileSpelling`.
 """
 
 import re
@@ -55,7 +55,7 @@ class Spelling:
 
 
 @dataclass(frozen=True)
-class Notation:
+class FileSpelling:
     """How a file of CSV is written. columns: by name, of those that Arrow would write otherwise."""
 
     delimiter: str = ","
@@ -237,37 +237,35 @@ def _by_array(array: Any, function: Callable[[Any], Any]) -> Any:
 # --- a file --------------------------------------------------------------------------------------
 
 
-def write(table: pa.Table, notation: Notation) -> bytes:
+def write(table: pa.Table, own: FileSpelling) -> bytes:
     """A table as CSV with a header. A missing value is an empty cell, an empty string is in quotes.
 
     Raises:
         UnicodeEncodeError: for a value that the encoding does not have.
     """
     names = pa.array(table.column_names, pa.string())
-    cells = [spelled(table.column(name), notation.columns.get(name)) for name in table.column_names]
-    header = _quoted(names, notation).to_pylist()
-    lines = pc.binary_join_element_wise(
-        *(pc.fill_null(_quoted(c, notation), "") for c in cells), notation.dialect.character
-    )
-    content = "\n".join([notation.dialect.character.join(header), *lines.to_pylist(), ""])
-    return content.encode(notation.encoding)
+    cells = [spelled(table.column(name), own.columns.get(name)) for name in table.column_names]
+    header = _quoted(names, own).to_pylist()
+    lines = pc.binary_join_element_wise(*(pc.fill_null(_quoted(c, own), "") for c in cells), own.dialect.character)
+    content = "\n".join([own.dialect.character.join(header), *lines.to_pylist(), ""])
+    return content.encode(own.encoding)
 
 
-def _quoted(strings: Any, notation: Notation) -> Any:
+def _quoted(strings: Any, own: FileSpelling) -> Any:
     """Strings in quotes where they need them."""
-    mark = '""' if notation.escape == "double" else '\\"'
-    inner = strings if notation.escape == "double" else pc.replace_substring(strings, "\\", "\\\\")
+    mark = '""' if own.escape == "double" else '\\"'
+    inner = strings if own.escape == "double" else pc.replace_substring(strings, "\\", "\\\\")
     inner = pc.replace_substring(inner, '"', mark)
     wrapped = pc.binary_join_element_wise('"', inner, '"', "")
-    special = rf'^$|[\n\r"\\{re.escape(notation.dialect.character)}]'
+    special = rf'^$|[\n\r"\\{re.escape(own.dialect.character)}]'
     return pc.if_else(pc.match_substring_regex(strings, special), wrapped, strings)
 
 
-def read(content: bytes, notation: Notation) -> pa.Table:
+def read(content: bytes, own: FileSpelling) -> pa.Table:
     """The rows of `write`, every column as strings.
 
     Raises:
         ValueError: for content that is no such file.
     """
-    string = content.decode(notation.encoding)
-    return delimited.parse(string.encode(), notation.dialect, pa.string())
+    string = content.decode(own.encoding)
+    return delimited.parse(string.encode(), own.dialect, pa.string())
