@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genai_ray.modality import values_of
+from genai_ray.table import shapes
 from genai_ray.table.compared import Compared, Tables, details
 from genai_ray.table.copies import closest_share, duplicate_rate, exact_copy_rate
-from genai_ray.table import shapes
 from genai_ray.table.matrix import encode, row_keys, sample
 from genai_ray.table.metrics import METRICS
 from genai_ray.table.shapes import (
