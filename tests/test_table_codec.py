@@ -543,6 +543,40 @@ def test_values_of_another_kind_are_refused(where: dict[str, Any], says: str):
         _KINDS.codec.requested_codes(where, "f")
 
 
+@pytest.mark.parametrize(
+    ("where", "share"),
+    [
+        ({"age": {"min": 40}}, 0.6),
+        ({"age": {"min": 30, "max": 40.0}}, 0.4),
+        ({"height": {"max": 170}}, 0.5),
+        ({"day": {"min": "2024-01-02", "max": datetime.date(2024, 1, 3)}}, 2 / 9),
+        ({"age": {"max": 30}, "city": "Rome"}, 0.1),
+    ],
+)
+def test_a_range_is_what_matches(where: dict[str, Any], share: float):
+    codec = _PEOPLE.codec
+    assert codec.matches(_PEOPLE.train, where).mean() == pytest.approx(share, abs=0.07)
+    assert len(codec.requested_codes(where, "f")) == ("city" in where)
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ({"age": {"min": 70}}, r"20 \.\. 60"),
+        ({"age": {"least": 40}}, "min and max"),
+        ({"age": {}}, "min and max"),
+        ({"age": {"min": 50, "max": 40}}, "Swap"),
+        ({"age": {"min": "old"}}, "int64"),
+        ({"city": {"min": "A"}}, "is a range, and the column is categorical"),
+        ({"age": [30, 40]}, r"Write a range as \{where: \{age: \{min"),
+        ({"age": ">=30"}, r"Write a range as \{where: \{age: \{min"),
+    ],
+)
+def test_ranges_that_cannot_be_met_are_refused(where: dict[str, Any], says: str):
+    with pytest.raises(UserError, match=says):
+        _PEOPLE.codec.requested_codes(where, "generate.conditions")
+
+
 def test_a_number_that_is_no_atom_asks_for_its_mode():
     codec = _PEOPLE.codec
     index = next(i for i, p in enumerate(codec.parts) if p.name == "height")

@@ -356,3 +356,38 @@ def test_the_least_distance_is_no_single_row():
         part = next(p for p in data.codec.parts if p.name == "high")
         ends = [o + s * t for o, s in zip(part.offset, part.scale, strict=True) for t in (-1, 0, 1)]
         assert not any(abs(e - 123.45678) < 0.01 for e in ends)
+
+
+# --- days and times ------------------------------------------------------------------------------
+
+
+def day_and_time(strict: bool, swapped: bool, kind: pa.DataType) -> pa.Table:
+    """A time of day, and a date of the same day or up to five days after it (before it, if swapped)."""
+    rng = np.random.Generator(np.random.Philox(5))
+    day = rng.integers(19_000, 19_900, 800)
+    clock = (day * 86_400 + rng.integers(0, 86_400, 800)).astype("M8[s]").astype("M8[ms]")
+    away = rng.choice([1, 2] if strict else [0, 0, 1, 5], 800) * (-1 if swapped else 1)
+    days = pa.array((day + away).astype(np.int32), pa.date32()).cast(kind)
+    return pa.table({"time": pa.array(clock), "day": days, "k": rng.choice(["a", "b"], 800)})
+
+
+@pytest.mark.parametrize("kind", [pa.date32(), pa.timestamp("us")])
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_date_is_its_whole_day(strict: bool, swapped: bool, kind: pa.DataType):
+    columns = ["day", "time"] if swapped else ["time", "day"]
+    table = day_and_time(strict, swapped, kind)
+    data = load(table, constraints=[{"less": columns, "strict": strict}], numbers="quantiles")
+    for made in (back(data), invented(data, 2000)):
+        made = made.filter(pa.array(data.codec.valid(made)))
+        assert made.num_rows > 500
+        days = [made[n].to_numpy().astype("M8[D]").astype(int) for n in columns]
+        assert (days[0] < days[1]).all() if strict else (days[0] <= days[1]).all()
+    gaps = [
+        np.diff([t[n].to_numpy().astype("M8[D]").astype(int) for n in columns], axis=0)
+        for t in (data.train, back(data))
+    ]
+    assert np.mean(gaps[1]) == pytest.approx(np.mean(gaps[0]), abs=0.15)
+    if not strict:
+        with pytest.raises(UserError, match="breaks"):
+            load(table, constraints=[{"less": columns, "strict": True}])

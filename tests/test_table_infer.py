@@ -150,6 +150,21 @@ def test_a_pattern_may_make_longer_ids_than_there_are(tmp_path: Path):
     wider.codec.check(TableGenerateSpec(samples=5000))
 
 
+def test_a_column_with_leading_zeros_is_one_of_codes(tmp_path: Path):
+    zips = [f"{(i % 80) * 1217 + 1001:05}" for i in range(800)]
+    data = load_csv(tmp_path / "t.csv", csv_of({"zip": zips, "k": [i % 2 for i in range(800)]}))
+    assert (data.codec.columns[0].kind, data.codec.schema.field("zip").type) == ("categorical", pa.string())
+    assert set(data.train["zip"].to_pylist()) == set(zips)
+
+
+def test_numbers_of_few_values_may_be_codes(tmp_path: Path):
+    assert seen(tmp_path, repeated(0, 1, ""))["may be codes"] == "data.table.columns.x=boolean"
+    assert seen(tmp_path, repeated(1, 2, 3))["may be codes"] == "data.table.columns.x=categorical"
+    many = [100 * i for i in range(N // 2)] * 2
+    assert seen(tmp_path, many)["step"] == 100
+    assert "may be codes" not in seen(tmp_path, many)
+
+
 def test_a_column_can_be_left_out(tmp_path: Path):
     text = csv_of({"x": [f"text {i * i}" for i in range(N)], "y": repeated(1, 2), **OTHER})
     data = load_csv(tmp_path / "t.csv", text, columns={"x": "drop"})

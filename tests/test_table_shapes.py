@@ -10,6 +10,7 @@ import torch
 from tables import back, load
 from variants import variant
 
+from genai_ray.errors import UserError
 from genai_ray.export import check_parity, to_onnx
 from genai_ray.families import Batch, Draws, Moment, build
 from genai_ray.provenance import ModelCard
@@ -114,3 +115,20 @@ def test_one_other_draw_is_one_difference_however_few_or_many_cells_follow():
     other = values.copy()
     other[7, 1] = np.nan
     assert (cell_difference([codes, other], [codes, values], data.codec) > 0).sum() == 1
+
+
+def test_five_rows_are_learnt_or_refused_with_what_helps():
+    table = pa.table({"x": [1.5, 2.5, 3.5, 4.5, 9.0], "k": ["a", "b", "a", "b", "a"]})
+    with pytest.raises(UserError, match=r"Give data\.table\.rare=3"):
+        load(table)
+    data = load(table, rare=1)
+    assert data.n == 4
+    assert back(data).schema.equals(table.schema)
+
+
+def test_more_categories_than_a_model_holds_are_refused_with_what_helps():
+    names = np.char.add("name ", (np.arange(180_000) * 7 % 150_001).astype(str))
+    table = pa.table({"name": names, "k": np.arange(180_000) % 2})
+    with pytest.raises(UserError, match=r"a model holds 100,000 .* Give data\.table\.rare=2\. "):
+        load(table, rare=1, columns={"name": "categorical"})
+    assert load(table, rare=2, columns={"name": "categorical"}).codec.label_width < 100_000

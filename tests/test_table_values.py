@@ -144,10 +144,10 @@ def test_numbers_keep_their_step(cells: np.ndarray, step: float, phase: float, h
 
 
 def test_numbers_without_a_step_have_none():
-    assert values.spacing(seeded(16).integers(0, 500, 300) * 1.0, 0) == (0, 0)
+    assert values.spacing(seeded(16).integers(0, 500, 300).astype(np.float64), 0) == (0, 0)
     # Of hundredths a few have thousandths: that these are even is chance.
     assert values.spacing(np.append(seeded(17).integers(60, 140, 200) / 100, [0.906, 0.954]), 3) == (0, 0)
-    assert values.spacing(np.arange(0, 20, 2) * 1.0, 0) == (0, 0)
+    assert values.spacing(np.arange(0.0, 20.0, 2.0), 0) == (0, 0)
 
 
 @pytest.mark.parametrize("scale", [4, 18])

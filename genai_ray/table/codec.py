@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 
 from genai_ray import rng
 from genai_ray.errors import UserError
-from genai_ray.spec import GenerateSpec, assignment
+from genai_ray.spec import GenerateSpec
 from genai_ray.table import conditions, constraints, ids, modes, values
 from genai_ray.table.columns import Column, Part, combinations
 from genai_ray.table.constraints import Rules
 from genai_ray.table.distances import Distance
 from genai_ray.table.spec import TableGenerateSpec
 from genai_ray.table.spelling import FileSpelling
-from genai_ray.table.values import pc
 
 Codes = NDArray[np.int32]
 Scalars = NDArray[np.float32]
@@ -207,25 +206,16 @@ class TableCodec:
         """
         assert isinstance(spec, TableGenerateSpec)
         for name, pattern in self._patterns.items():
-            kind, path = self.by_name[name].type, ("data", "table", "columns", name, "pattern")
-            if pattern.size < spec.samples:
-                longer = assignment(path, pattern.wider(spec.samples))
-                rule = f"has {pattern.size} ids, and {spec.samples} rows are requested"
-                raise UserError(".".join(path), pattern.regex, rule, f"Give {longer}, or ask for fewer rows.")
-            if pa.types.is_integer(kind) and int(pattern.largest(spec.samples)) > values.greatest(kind):
-                rule = f"has ids that {kind} does not hold, if {spec.samples} rows are requested"
-                raise UserError(
-                    ".".join(path), pattern.regex, rule, f"Give {assignment(path[:-1], 'drop')}, or ask for fewer rows."
-                )
+            ids.check_enough(name, pattern, self.by_name[name].type, spec.samples)
         for condition in spec.conditions or ():
             self.requested_codes(condition.where, "generate.conditions")
 
     def requested_codes(self, where: Mapping[str, Any], field: str) -> dict[int, int]:
         """The codes, by part, that a condition fixes: column to value, None for missing.
 
-        A number is the code of its atom, bin or likeliest mode. Columns kept together are fixed when the condition
-        leaves one combination; those that are computed, or bounded below by `less`, are not fixed. `matches` says for
-        which decoded rows the condition holds.
+        A number is the code of its atom, bin or likeliest mode; a range by min and max fixes none. Columns kept
+        together are fixed when the condition leaves one combination; those that are computed, or bounded below by
+        `less`, are not fixed. `matches` says for which decoded rows the condition holds.
 
         Args:
             field: of the spec, for errors.
@@ -238,6 +228,9 @@ class TableCodec:
         part_of = {self.columns[m].name: (i, j) for i, of in enumerate(self.members) for j, m in enumerate(of)}
         for name, value in where.items():
             column = conditions.requested_column(name, self.by_name, field)
+            if isinstance(value, Mapping):
+                conditions.range_ends(column, value, field)
+                continue
             code = conditions.category_code(column, value, field)
             if name not in part_of or name in self.distances:
                 continue
@@ -258,12 +251,7 @@ class TableCodec:
         """For which rows (N,) of a decoded table a condition holds."""
         out = np.ones(table.num_rows, bool)
         for name, value in where.items():
-            cells = values.dense(table.column(name))
-            same = cells.is_null()
-            if value is not None:
-                wanted = conditions.as_cell(self.by_name[name], value)[0]
-                same = pc.fill_null(pc.equal(cells, wanted), False)
-            out &= same.to_numpy(zero_copy_only=False)
+            out &= conditions.holds(self.by_name[name], table.column(name), value)
         return out
 
     def valid(self, table: pa.Table, *, unique: bool = True) -> NDArray[np.bool_]:

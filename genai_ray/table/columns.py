@@ -50,6 +50,13 @@ class Column:
         return self.kind in ("numerical", "datetime", "formula")
 
     @property
+    def is_date(self) -> bool:
+        """Whether its cells are days, as a whole: of a date type, or times of which every one is midnight."""
+        if self.kind != "datetime" or pa.types.is_time(values.value_type(self.type)):
+            return False
+        return self.unit == values.DAY_NS
+
+    @property
     def step(self) -> float:
         """The least difference of two of its numbers; 0 if there is none."""
         if self.kind == "datetime":

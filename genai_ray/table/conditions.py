@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from genai_ray.errors import UserError, nearest
 from genai_ray.table import modes, values
 from genai_ray.table.columns import Column, Part
+from genai_ray.table.values import pc
 
 
 def requested_column(name: str, columns: Mapping[str, Column], field: str) -> Column:
@@ -36,6 +37,10 @@ def category_code(column: Column, value: Any, field: str) -> int:
         shown = "null" if value is None and column.kind != "constant" else value
         return UserError(field, f"{column.name}={shown}", rule, remedy)
 
+    if isinstance(value, list | tuple) or (isinstance(value, str) and value[:1] in ("<", ">") and column.is_number):
+        raise wrong(
+            "is no value of the column", f"Write a range as {{where: {{{column.name}: {{min: 60, max: 80}}}}}}."
+        )
     if value is None and column.kind != "constant":
         if not column.missing:
             raise wrong("has no missing values in the source", "Request a value.")
@@ -55,6 +60,36 @@ def category_code(column: Column, value: Any, field: str) -> int:
     return column.categories.index(plain)
 
 
+def range_ends(column: Column, value: Mapping[str, Any], field: str) -> tuple[float, float]:
+    """The ends of a condition `{min: …, max: …}`, in the numbers of the column; infinite where it has none.
+
+    Raises:
+        UserError: for a column without numbers, other keys, or ends that the column never reaches.
+    """
+
+    def wrong(rule: str, remedy: str) -> UserError:
+        return UserError(field, f"{column.name}={dict(value)}", rule, remedy)
+
+    if not (values.is_number(column.type) or values.is_temporal(column.type)):
+        raise wrong(f"is a range, and the column is {column.kind}", "Request one of its values.")
+    if not value or set(value) - {"min", "max"}:
+        raise wrong("must be a value, or a range by min and max", "Write {min: 60, max: 80}, or one of the two.")
+    ends = {"min": -np.inf, "max": np.inf}
+    for end, bound in value.items():
+        try:
+            ends[end] = float(column.numbers(as_cell(column, bound))[0])
+        except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:
+            raise wrong(f"must have ends of type {column.type} ({error})", "Correct it.") from None
+    low, high = ends["min"], ends["max"]
+    if low > high:
+        raise wrong("has a min above its max", "Swap them.")
+    known = (column.low, column.high)
+    if known[0] is not None and known[1] is not None and (low > known[1] or high < known[0]):
+        rule = f"must reach into {column.shown(known[0])} .. {column.shown(known[1])}"
+        raise wrong(rule, "Request a part of this range.")
+    return low, high
+
+
 def number_code(column: Column, part: Part, value: Any, field: str) -> int:
     """The code of a number's atom, bin or likeliest mode, or of missing.
 
@@ -72,6 +107,17 @@ def number_code(column: Column, part: Part, value: Any, field: str) -> int:
     draws = (np.arange(101) + 0.5) / 101
     codes, _ = modes.encode_numbers(part, np.repeat(number, len(draws)), draws)
     return int(np.bincount(codes).argmax())
+
+
+def holds(column: Column, cells: pa.ChunkedArray, value: Any) -> NDArray[np.bool_]:
+    """In which rows (N,) a column has the value, or lies in the range, of a condition."""
+    if isinstance(value, Mapping):
+        low, high = range_ends(column, value, "generate.conditions")
+        numbers = column.numbers(cells)
+        return (numbers >= low) & (numbers <= high)
+    dense = values.dense(cells)
+    same = dense.is_null() if value is None else pc.fill_null(pc.equal(dense, as_cell(column, value)[0]), False)
+    return same.to_numpy(zero_copy_only=False)
 
 
 def as_cell(column: Column, value: Any) -> pa.Array:

@@ -19,7 +19,7 @@ from genai_ray.errors import UserError, nearest
 from genai_ray.table import digits
 from genai_ray.table.columns import Column
 from genai_ray.table.spec import Constraint
-from genai_ray.table.values import value_type
+from genai_ray.table.values import DAY_NS, value_type
 
 FIELD = "data.table.constraints"
 Numbers = Callable[[str], NDArray[np.float64]]
@@ -267,9 +267,11 @@ def rule_masks(
 
 
 def compared(low: Column, high: Column, numbers: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The numbers of two columns in the finer unit of the two."""
-    unit = min(low.unit, high.unit)
-    return numbers(low.name) * (low.unit // unit), numbers(high.name) * (high.unit // unit)
+    """The numbers of two columns in the finer unit of the two; in days, if one of them has days alone."""
+    days = low.is_date != high.is_date
+    unit = DAY_NS if days else min(low.unit, high.unit)
+    a, b = (numbers(c.name) * (c.unit / unit if days else c.unit // unit) for c in (low, high))
+    return (np.floor(a), np.floor(b)) if days else (a, b)
 
 
 def _twice(names: list[str]) -> set[str]:

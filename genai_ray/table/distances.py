@@ -7,11 +7,13 @@ from numpy.typing import NDArray
 
 from genai_ray.table.columns import Column
 from genai_ray.table.constraints import Numbers
+from genai_ray.table.values import DAY_NS
 
 
 @dataclass(frozen=True)
 class Distance:
-    """A column and its lower bounds; strict: it must not equal one of them either.
+    """A column and its lower bounds; strict: it must not equal one of them either. A column of days and one of times
+    are compared by days.
 
     Where they are all missing, the distance is that from the least value they can have.
     """
@@ -31,10 +33,19 @@ class Distance:
         return min(c.unit for c in (self.column, *self.lows))
 
     def _floor(self, number: Numbers) -> NDArray[np.float64]:
-        lows = np.stack([number(c.name) * (c.unit // self._unit) for c in self.lows])
+        lows = np.stack([self._by_days(c, number(c.name) * (c.unit // self._unit)) for c in self.lows])
         least = max((c.low or 0.0) * (c.unit // self._unit) for c in self.lows)
         floor = np.where(np.isnan(lows), -np.inf, lows).max(0)
         return np.where(np.isinf(floor), least, floor)
+
+    def _by_days(self, low: Column, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The last number that the column must not be below, or must be above if strict, given those of a bound."""
+        day = DAY_NS // self._unit
+        if self.column.is_date and not low.is_date:
+            return np.floor(numbers / day) * day
+        if low.is_date and not self.column.is_date and self.strict:
+            return numbers + day - 1
+        return numbers
 
     def measure(self, number: Numbers) -> NDArray[np.float64]:
         """The distance (N,), NaN for missing, of columns of these numbers."""

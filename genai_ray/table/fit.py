@@ -131,11 +131,9 @@ def _check_size(columns: Sequence[Column], table: pa.Table, spec: TableSpec) -> 
     which, _ = values.plain_dictionary(table.column(large.name))
     counts = np.sort(np.bincount(which[which >= 0]))
     fewer = assignment(("data", "table", "rare"), int(counts[-MOST_CODES // 2]) + 1)
-    rule = (
-        f"has {len(large.categories):,} categories of at least data.table.rare={spec.rare} rows, more than a model "
-        f"holds (all columns together {MOST_CODES:,})"
-    )
-    raise ColumnError(large.name, large.name, rule, f"Give {fewer}.")
+    rule = f"has {len(large.categories):,} categories of at least data.table.rare={spec.rare} rows"
+    most = f"a model holds {MOST_CODES:,} of all columns"
+    raise ColumnError(large.name, large.name, f"{rule}; {most}", f"Give {fewer}.")
 
 
 def _completed(column: Column, table: pa.Table, spec: TableSpec, grouped: bool) -> Column:

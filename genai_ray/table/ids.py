@@ -23,10 +23,13 @@ from re import _parser  # pyright: ignore[reportAttributeAccessIssue]
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from genai_ray import rng
 from genai_ray.errors import UserError
+from genai_ray.spec import assignment
+from genai_ray.table import values
 
 #: Check digits, by name: weights from the digit before the check digit on, in turn, the modulus, and whether the
 #: digits of a product are added.
@@ -193,6 +196,22 @@ class Counted:
         numbers = (self.low + self.step * (block * self._count + number.astype(np.int64))).astype(str)
         numbers = np.char.zfill(numbers, self.width) if self.width else numbers
         return np.char.add(np.char.add(self.before, numbers), self.after)
+
+
+def check_enough(name: str, pattern: Pattern | Counted, kind: pa.DataType, rows: int) -> None:
+    """Check that a column has ids for so many rows, which its type holds.
+
+    Raises:
+        UserError: with a pattern that has enough.
+    """
+    path = ("data", "table", "columns", name, "pattern")
+    if pattern.size < rows:
+        longer = assignment(path, pattern.wider(rows))
+        rule = f"has {pattern.size} ids, and {rows} rows are requested"
+        raise UserError(".".join(path), pattern.regex, rule, f"Give {longer}, or ask for fewer rows.")
+    if pa.types.is_integer(kind) and int(pattern.largest(rows)) > values.greatest(kind):
+        rule = f"has ids that {kind} does not hold, if {rows} rows are requested"
+        raise UserError(".".join(path), pattern.regex, rule, f"Give {assignment(path[:-1], 'drop')}, or fewer rows.")
 
 
 def check_digit(digits: str, check: str) -> str:

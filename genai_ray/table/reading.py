@@ -175,7 +175,10 @@ def _numbers(source: Source) -> Reading | None:
         rule = "is not a number, as data.table.columns demands"
         raise source.wrong_cell(rule, "Correct the cell, or change the type.", ~number, [None])
     if wanted != "numerical":
-        number &= ~source.like(_CODE, plain=True)
+        code = source.like(_CODE, plain=True)
+        if code.any() and number.all():
+            return None  # a column with such codes is one of codes
+        number &= ~code
         if wanted is None and number.any() and not number.all():
             _refuse_mixed(source, number)
         if not number.all() or source.like(_LONG, plain=True).any():

@@ -16,6 +16,8 @@ from genai_ray.table.matrix import MISSING, Columns, sample
 #: Bins of a number that is paired with a category.
 BINS = 10
 _PAIRED_ROWS = 50_000
+#: Pairs of columns, at most: those of some 316 columns; of more they are sampled.
+_PAIRS = 50_000
 #: Contingency tables of more cells than this are counted by sorting.
 _CELLS = 4_000_000
 
@@ -43,21 +45,25 @@ def pair_trends(real: Columns, other: Columns, *, seed: int = 0) -> dict[tuple[s
 
     A pair of numbers whose correlation is undefined in the real table (one is constant) is left out; one that is
     undefined only in the other counts as correlation 0 there, where SDMetrics would leave it out too. Of larger
-    tables 50,000 rows are sampled. Scores are high for independent pairs, as in SDMetrics.
+    tables 50,000 rows are sampled, and of wider ones 50,000 pairs. Scores are high for independent pairs, as in SDMetrics.
     """
     a, b = (side.take(sample(len(side), _PAIRED_ROWS, seed)) for side in (real, other))
     scores: dict[tuple[str, str], float] = {}
+    total = len(real.names) * (len(real.names) - 1) // 2
+    kept = np.zeros(total, bool)
+    kept[sample(total, _PAIRS, seed)] = True
+    keeps = iter(kept.tolist())
     correlations = correlation(a.numbers), correlation(b.numbers)
     for i, j in combinations(range(len(a.number_names)), 2):
         was, now = (float(c[i, j]) for c in correlations)
-        if not np.isnan(was):
+        if next(keeps) and not np.isnan(was):
             gap = abs(was - (0.0 if np.isnan(now) else now))
             scores[a.number_names[i], a.number_names[j]] = 1 - gap / 2
     names = [*a.category_names, *a.number_names]
     codes = _as_codes(a, a), _as_codes(a, b)
     sizes = [*a.sizes, *[BINS + 1] * len(a.number_names)]
     for i, j in combinations(range(len(names)), 2):
-        if i < len(a.category_names):
+        if i < len(a.category_names) and next(keeps):
             cells = sizes[i] * sizes[j]
             both = (c[:, i] * sizes[j] + c[:, j] for c in codes)
             scores[names[i], names[j]] = 1 - total_variation(*both, cells=cells)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from genai_ray import rng
 from genai_ray.errors import UserError
 from genai_ray.order import rows_at, split
-from genai_ray.spec import Spec
+from genai_ray.spec import Spec, assignment
 from genai_ray.table import constraints, files, metadata, values
 from genai_ray.table.codec import TableCodec, learnt
 from genai_ray.table.columns import Column
@@ -27,6 +27,9 @@ from genai_ray.table.fit import fit_codec
 from genai_ray.table.infer import infer_columns
 from genai_ray.table.spec import ColumnSpec, TableDataSpec, TableRun
 from genai_ray.table.spelling import FileSpelling
+
+#: Whole numbers of so many values may be codes.
+_CODES = 10
 
 
 @dataclass(frozen=True)
@@ -252,11 +255,23 @@ def _column_summary(column: Column, cells: pa.ChunkedArray, rare: int) -> dict[s
     if column.is_number:
         numbers = column.numbers(cells)
         ends = (float(np.nanmin(numbers)), float(np.nanmax(numbers)))
-        return out | {"range": [*map(column.shown, ends)], "decimals": column.decimals}
+        out |= {"range": [*map(column.shown, ends)], "decimals": column.decimals}
+        step, _ = values.spacing(numbers[~np.isnan(numbers)], column.decimals)
+        out |= {"step": values.tidy(step)} if step and column.kind == "numerical" else {}
+        return out | _offered(column, numbers)
     order = np.argsort(-counts, kind="stable")[:5]
     kept = [i for i in order if counts[i] >= rare]
     shown = values.from_plain([distinct[i] for i in kept], column.type).to_pylist()
     return out | {"most frequent": {str(v): int(counts[i]) for v, i in zip(shown, kept, strict=True)}}
+
+
+def _offered(column: Column, numbers: NDArray[np.float64]) -> dict[str, Any]:
+    """What whole numbers of few values may be besides: categories, or true and false."""
+    distinct = np.unique(numbers[~np.isnan(numbers)])
+    if column.kind != "numerical" or column.decimals != 0 or len(distinct) > _CODES:
+        return {}
+    kind = "boolean" if np.isin(distinct, (0, 1)).all() else "categorical"
+    return {"may be codes": assignment(("data", "table", "columns", column.name), kind)}
 
 
 # --- steps ---------------------------------------------------------------------------------------

@@ -331,7 +331,9 @@ class TableExportSpec(ExportSpec):
 class RowCondition(Section):
     """Rows of a table in which some columns are fixed."""
 
-    where: dict[str, Any] = Field(default={}, description="column to value; {}: nothing is fixed")
+    where: dict[str, Any] = Field(
+        default={}, description="column to value, or to a range {min: 60, max: 80}; {}: nothing is fixed"
+    )
     rows: int | None = Field(default=None, ge=0, description="exact number")
     share: float | None = Field(default=None, ge=0, le=1, description="of generate.samples")
 
