@@ -156,7 +156,7 @@ class S3:
             return False
         return True
 
-    def listing(self, prefix: str) -> Iterator[tuple[str, tuple[int, str]]]:
+    def listing(self, prefix: str, lost: list[str]) -> Iterator[tuple[str, tuple[int, str]]]:
         token: dict[str, Any] = {}
         while True:
             page = self._call(prefix, self._page, **token)

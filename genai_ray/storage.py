@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from genai_ray.errors import UserError
 from genai_ray.s3 import S3, StoreUnavailableError
 
 __all__ = ["Store", "StoreUnavailableError"]
+
+Keys = list[str]
 
 _DAY_S = 86_400.0
 #: Of jobs' working directories, in the folder of a Ray session.
@@ -108,9 +111,12 @@ class Store:
         """Keys that begin with a prefix, and the bytes of each."""
         return {key: size for key, (size, _) in self.listing(prefix).items()}
 
-    def listing(self, prefix: str = "") -> dict[str, tuple[int, str]]:
-        """Keys that begin with a prefix, with the bytes and the version of each: its time of modification or ETag."""
-        return dict(self._open().listing(prefix))
+    def listing(self, prefix: str = "", lost: Keys | None = None) -> dict[str, tuple[int, str]]:
+        """Keys that begin with a prefix, with the bytes and the version of each: its time of modification or ETag.
+
+        lost: gets the keys that cannot be followed: links that lead nowhere or to a folder above, closed folders.
+        """
+        return dict(self._open().listing(prefix, [] if lost is None else lost))
 
     def exists(self, key: str) -> bool:
         return self._open().exists(key)
@@ -189,13 +195,17 @@ class _Local:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
 
-    def listing(self, prefix: str) -> Iterator[tuple[str, tuple[int, str]]]:
-        folder = self.root / prefix.rpartition("/")[0]
-        for path in folder.rglob("*"):
+    def listing(self, prefix: str, lost: Keys) -> Iterator[tuple[str, tuple[int, str]]]:
+        for path in _files(self.root / prefix.rpartition("/")[0], lost):
             key = path.relative_to(self.root).as_posix()
-            if key.startswith(prefix) and not path.name.startswith(".tmp-") and path.is_file():
-                with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+            if key.startswith(prefix) and not path.name.startswith(".tmp-"):
+                try:
                     status = path.stat()
+                except OSError:
+                    if path.is_symlink():  # else deleted since it was listed
+                        lost.append(key)
+                    continue
+                if stat.S_ISREG(status.st_mode):
                     yield key, (status.st_size, str(status.st_mtime_ns))
 
     def exists(self, key: str) -> bool:
@@ -230,6 +240,26 @@ class _Local:
             with contextlib.suppress(OSError):  # another process may sweep too
                 if time.time() - left.stat().st_mtime > _DAY_S:
                     left.unlink()
+
+
+def _files(folder: Path, lost: Keys) -> Iterator[Path]:
+    """What is no folder under a folder; links are followed. lost: gets what cannot be followed."""
+    above: dict[str, tuple[tuple[int, int], ...]] = {}  # folder -> identities of it and of those above it
+
+    def closed(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            lost.append(str(error.filename))
+
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=closed):
+        with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+            status, identities = os.stat(place), above.pop(place, ())
+            identity = status.st_dev, status.st_ino
+            if identity in identities:  # a link led to a folder above
+                lost.append(place)
+                folders.clear()
+                continue
+            above |= {os.path.join(place, name): (*identities, identity) for name in folders}
+        yield from (Path(place, name) for name in names)
 
 
 def _write(folder: Path, data: bytes) -> str:
