@@ -150,7 +150,13 @@ def test_verbs_one_by_one_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "agreement_min" in err
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 0), (signal.SIGTERM, 1)], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [
+        pytest.param(signal.SIGINT, 0, id="Ctrl-C"),
+        pytest.param(signal.SIGTERM, 1, id="SIGTERM", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_ends_training_as_incomplete(number: signal.Signals, workers: int, tmp_path: Path) -> None:
     command = [
         sys.executable,

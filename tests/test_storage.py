@@ -294,6 +294,7 @@ def test_links_are_followed_and_loops_are_told(local: Store, tmp_path: Path):
     assert sorted(local.listing(lost=lost)) == ["linked/a/key", "own/file", "own/key"]
     assert len(lost) == 2
 
+
 def test_what_a_killed_writer_left_is_not_listed(local: Store):
     local.put("a/key", b"1")
     (Path(local.uri) / "a" / ".tmp-left").write_bytes(b"half")
