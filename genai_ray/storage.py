@@ -23,6 +23,8 @@ Keys = list[str]
 
 __all__ = ["Store", "StoreUnavailableError"]
 
+Keys = list[str]
+
 _DAY_S = 86_400.0
 #: Of jobs' working directories, in the folder of a Ray session.
 _JOB_FOLDER = "working_dir_files"

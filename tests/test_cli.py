@@ -57,7 +57,9 @@ def test_public_names() -> None:
         (["data.source=folder"], "data.root: got None; must say where the folder lies"),
         (["data.source=folder", "data.root=/not/there"], "must be a folder that exists"),
         (["model.conditional=false"], "agreement_min: got 0.9; needs a model with classes"),
-        (["store=ftp://x"], "must be a folder or start with s3://"),
+        (["store=ftp://x"], "store: got 'ftp://x/digits'; must be a folder or start with s3://"),
+        (["data.source=folder", "data.root=hf://u/x"], "data.root: got 'hf://u/x'; must be a folder or start with s3"),
+        (["store=file://runs"], "store: got 'file://runs'; must be an absolute path"),
         (["train.workers"], "must look like key=value"),
         (["name=../up"], "name: got '../up'"),
         (["generate.classes={1: 0.5}", "model.conditional=false"], "Set model.conditional=true"),
@@ -152,8 +154,10 @@ def test_verbs_one_by_one_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize(
     ("number", "workers"),
-    [(signal.SIGINT, 0), pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow)],
-    ids=["Ctrl-C", "SIGTERM"],
+    [
+        pytest.param(signal.SIGINT, 0, id="Ctrl-C"),
+        pytest.param(signal.SIGTERM, 1, id="SIGTERM", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_training_as_incomplete(number: signal.Signals, workers: int, tmp_path: Path) -> None:
     command = [

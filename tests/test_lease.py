@@ -143,11 +143,12 @@ def test_a_training_that_was_taken_over_stops(tmp_path: Path) -> None:
     store = Store(spec.run_uri)
 
     def take_over() -> None:
-        (held,) = store.list("_lease/")
-        there = json.loads(store.read(held))
+        while not (held := store.list("_lease/")):
+            time.sleep(0.05)
+        there = json.loads(store.read(held[0]))
         store.put("_lease/000002.json", json.dumps(there | {"host": "third"}).encode())
 
-    taking = threading.Timer(1.0, take_over)
+    taking = threading.Thread(target=take_over, daemon=True)
     taking.start()
     with pytest.raises(LeaseError, match=r"no heartbeat for train.lease_s=1 s, and .* on third .* took over"):
         train(spec)

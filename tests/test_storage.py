@@ -282,6 +282,19 @@ def test_a_put_onto_a_folder_leaves_nothing(local: Store):
     assert files(Path(local.uri)) == ["a/b"]
 
 
+def test_links_are_followed_and_loops_are_told(local: Store, tmp_path: Path):
+    Store(str(tmp_path / "elsewhere")).put("a/key", b"1")
+    local.put("own/key", b"2")
+    root = Path(local.uri)
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "own" / "file").symlink_to(tmp_path / "elsewhere" / "a" / "key")
+    (root / "own" / "up").symlink_to(root)
+    (root / "nowhere").symlink_to(tmp_path / "none")
+    lost: list[str] = []
+    assert sorted(local.listing(lost=lost)) == ["linked/a/key", "own/file", "own/key"]
+    assert len(lost) == 2
+
+
 def test_what_a_killed_writer_left_is_not_listed(local: Store):
     local.put("a/key", b"1")
     (Path(local.uri) / "a" / ".tmp-left").write_bytes(b"half")
