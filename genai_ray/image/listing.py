@@ -118,11 +118,16 @@ def class_of(key: str, class_depth: int) -> str | None:
     return folders[class_depth] if len(folders) > class_depth else None
 
 
+def readable(name: str) -> str:
+    """A name of a file in which bytes that are no UTF-8, as in archives of other systems, are written as such."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
 def plain_names(names: Sequence[str | None]) -> list[str | None]:
     """Names of classes; of folders such as `label=cat`, if all are so, the values."""
     parts = [(name or "").partition("=") for name in names]
     if {key for key, _, _ in parts} != {parts[0][0]} or not all(value for _, _, value in parts):
-        return list(names)
+        return [name and readable(name) for name in names]
     return [unquote(value) for _, _, value in parts]
 
 
