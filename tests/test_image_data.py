@@ -281,6 +281,7 @@ def test_a_size_is_needed_when_there_is_not_one(tmp_path: Path, sizes: list[tupl
         folder(tmp_path)
     assert caught.value.field == "data.size"
     assert all(f"{w}x{h}" in caught.value.rule for w, h in sizes)
+    assert "data.size=8," in caught.value.remedy
     assert folder(tmp_path, size=8).codec.size == 8
 
 

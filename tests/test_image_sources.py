@@ -111,6 +111,17 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path: Path):
     assert "data.source=folder" in caught.value.remedy
 
 
+def test_names_that_are_no_utf_8(tmp_path: Path):
+    """As an archive of another system leaves them: here in GBK."""
+    for name, start in (("\u9e1f", 0), ("\u72d7", 6)):
+        pictures(tmp_path / "new" / name, start=start)
+        os.rename(tmp_path / "new" / name, os.fsencode(tmp_path) + b"/new/" + name.encode("gbk"))
+    data = folder(tmp_path / "new")
+    assert data.codec.classes == ("\\xb9\\xb7", "\\xc4\\xf1")
+    assert levels(everything(data)) == [*range(12)]
+    json.dumps(data.summary).encode()
+
+
 # --- classes -------------------------------------------------------------------------------------
 
 
@@ -662,6 +673,10 @@ def test_other_keys_that_name_files_are_named_themselves():
     with pytest.raises(UserError) as caught:
         read_weights("hf://u/weights.pt")
     assert caught.value.field == "evaluate.inception"
+
+
+def test_a_root_in_the_home_folder():
+    assert ImageDataSpec(source="folder", root="~/photos").root == str(Path.home() / "photos")
 
 
 def test_an_archive_is_unpacked_by_the_command_that_is_shown(tmp_path: Path):

@@ -89,8 +89,8 @@ def common_codec(spec: ImageDataSpec, sizes: set[tuple[int, int]], modes: set[st
         width, height = next(iter(sizes))
         if len(sizes) > 1 or width != height or width not in SIZES:
             shown = ", ".join(f"{w}x{h}" for w, h in sorted(sizes)[:4]) + (", …" if len(sizes) > 4 else "")
-            raise UserError(
-                "data.size", None, f"is needed, since the images measure {shown}", f"Choose one of {SIZES}."
-            )
+            fits = max((side for side in SIZES if side <= min(map(min, sizes))), default=SIZES[0])
+            remedy = f"Set data.size={fits}, or another of {', '.join(map(str, SIZES))}."
+            raise UserError("data.size", None, f"is needed, since the images measure {shown}", remedy)
         size = width
     return ImageCodec(size, spec.channels or (1 if all(is_grey(mode, spec.background) for mode in modes) else 3), None)

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from genai_ray.image.cells import parquet_items, parquet_source
 from genai_ray.image.items import Item, Labels, Pieces, Source, check_root, listed, root_error, stamp, store_of
-from genai_ray.image.listing import choose_images, class_of, plain_names
+from genai_ray.image.listing import choose_images, class_of, plain_names, readable
 from genai_ray.image.spec import ImageDataSpec
 
 #: What Pillow raises for content that is not a whole image.
@@ -34,7 +34,7 @@ def list_source(spec: ImageDataSpec) -> Source:
 def items(spec: ImageDataSpec, pieces: Pieces) -> Iterator[Item]:
     """The items of some pieces in order. Raises UserError for unreadable Parquet, `Item.read` for an image."""
     if spec.source == "folder":
-        yield from (Item(key, partial(_read_file, spec, key)) for (key,) in pieces)
+        yield from (Item(readable(key), partial(_read_file, spec, key)) for (key,) in pieces)
     else:
         for piece in pieces:
             yield from parquet_items(spec, piece)

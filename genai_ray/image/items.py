@@ -81,7 +81,7 @@ def listed(spec: ImageDataSpec, store: Store, prefix: str = "") -> tuple[Objects
 
 def stamp(objects: Objects, keys: Sequence[str]) -> str:
     lines = (f"{key}\0{objects[key][0]}\0{objects[key][1]}\n" for key in keys)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def root_error(spec: ImageDataSpec, rule: str, remedy: str) -> UserError:

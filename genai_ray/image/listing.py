@@ -102,6 +102,7 @@ def choose_parquet(
     """The Parquet files of a folder.
 
     labelled: whether some files have any label.
+
     Raises:
         UserError: if there is no file, or it is not clear which of them train.
     """
@@ -118,11 +119,17 @@ def class_of(key: str, class_depth: int) -> str | None:
     return folders[class_depth] if len(folders) > class_depth else None
 
 
+def readable(name: str) -> str:
+    """A name of a file in which bytes that are no UTF-8, as in archives of other systems, are written as such."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
 def plain_names(names: Sequence[str | None]) -> list[str | None]:
     """Names of classes; of folders such as `label=cat`, if all are so, the values."""
-    parts = [(name or "").partition("=") for name in names]
+    plain = [name and readable(name) for name in names]
+    parts = [(name or "").partition("=") for name in plain]
     if {key for key, _, _ in parts} != {parts[0][0]} or not all(value for _, _, value in parts):
-        return list(names)
+        return plain
     return [unquote(value) for _, _, value in parts]
 
 

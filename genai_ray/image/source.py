@@ -118,7 +118,7 @@ def _check_variety(spec: ImageRun, data: Arrays | Spooled) -> None:
             "model.conditional",
             True,
             f"needs two classes or more, and the source has one ({', '.join(data.codec.classes or ())})",
-            "Set model.conditional=false.",
+            "Set model.conditional=false, or name the folder above those of the classes in data.root.",
         )
 
 
