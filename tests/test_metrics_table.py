@@ -267,7 +267,9 @@ def test_ranges_of_constant_and_missing_numbers():
 
 def test_pairs_of_very_many_columns_are_sampled(monkeypatch: pytest.MonkeyPatch):
     rng = np.random.Generator(np.random.Philox(9))
-    table = pa.table({f"c{i}": rng.normal(0, 1, 50) if i % 2 else rng.integers(0, 3, 50).astype(str) for i in range(12)})
+    table = pa.table(
+        {f"c{i}": rng.normal(0, 1, 50) if i % 2 else rng.integers(0, 3, 50).astype(str) for i in range(12)}
+    )
     columns = encode((table, table))
     every = shapes.pair_trends(*columns)
     assert len(every) == 66

@@ -18,7 +18,8 @@ class Column:
     """A column of the table that is decoded. Numbers of a temporal column are in steps of `unit` nanoseconds since the
     epoch of its type, and whole.
 
-    categories: plain values (see `values.plain`) of a discrete column, ascending, without missing; a rare or unknown
+    categories: plain values (see `values.plain`) of a discrete column, ascending or in the order
+    of its dictionary, without missing; a rare or unknown
     value becomes `other`. low, high: the range of numbers that is generated. min, max: the part of it that a spec
     demands. value: of a constant. why: the reason for the kind. digits: the format of whole numbers that are dates or
     times, see `digits`. exact: dates beyond 2**53 units that enough rows have; float64 holds none of them.

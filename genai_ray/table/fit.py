@@ -170,7 +170,9 @@ def _beyond(column: Column, ascending: NDArray[np.float64], cells: pa.ChunkedArr
 def _with_categories(column: Column, cells: pa.ChunkedArray, spec: TableSpec) -> Column:
     which, distinct = values.plain_dictionary(cells)
     counts = np.bincount(which[which >= 0], minlength=len(distinct))
-    kept = sorted(v for v, c in zip(distinct, counts, strict=True) if c >= spec.rare)
+    kept = [v for v, c in zip(distinct, counts, strict=True) if c >= spec.rare]
+    if not (pa.types.is_dictionary(column.type) and column.type.ordered):
+        kept.sort()
     if not kept:
         rule = f"has {int((counts > 0).sum())} categories, all of them in fewer than data.table.rare={spec.rare}"
         smaller = assignment(("data", "table", "rare"), int(counts.max()))

@@ -45,7 +45,8 @@ def pair_trends(real: Columns, other: Columns, *, seed: int = 0) -> dict[tuple[s
 
     A pair of numbers whose correlation is undefined in the real table (one is constant) is left out; one that is
     undefined only in the other counts as correlation 0 there, where SDMetrics would leave it out too. Of larger
-    tables 50,000 rows are sampled, and of wider ones 50,000 pairs. Scores are high for independent pairs, as in SDMetrics.
+    tables 50,000 rows are sampled, and of wider ones 50,000 pairs. Scores are high for independent pairs, as in
+    SDMetrics.
     """
     a, b = (side.take(sample(len(side), _PAIRED_ROWS, seed)) for side in (real, other))
     scores: dict[tuple[str, str], float] = {}
