@@ -159,3 +159,11 @@ def test_the_preview_is_one_picture_of_the_first_columns():
     many = pa.table({f"c{i}": [1.0] * 20 for i in range(30)})
     taller = Image.open(io.BytesIO(preview_png(many, many, rare=5)))
     assert taller.height == 2 * (50 + 3 * (26 + 110 + 24))  # twelve columns
+
+
+def test_the_end_of_time_is_shown_as_it_is():
+    last = np.datetime64("9999-12-31T23:59:59.999999")
+    days = np.datetime64("2021-01-01T08:00:00.000000") + np.arange(60).astype("m8[h]")
+    table = pa.table({"until": pa.array(np.where(np.arange(60) % 2, last, days))})
+    (panel,) = column_panels(table, table, rare=5)
+    assert panel.labels[1] == "9999-12-31 23:59:59"

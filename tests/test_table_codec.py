@@ -62,6 +62,17 @@ def test_categories_come_back_exactly(name: str, order: list[int]):
     same(column(pa.array(drawn, type_), columns={"x": "categorical"}))
 
 
+def test_ordered_categories_keep_their_order():
+    sizes = pa.DictionaryArray.from_arrays(
+        pa.array([2, 0, 1, 1, None] * 20), ["small", "middle", "large"], ordered=True
+    )
+    data = column(sizes)
+    same(data)
+    for made in (back(data), invented(data, 50)):
+        assert made["x"].combine_chunks().dictionary.to_pylist() == ["small", "middle", "large"]
+        assert made.schema.field("x").type.ordered
+
+
 @FEW
 @given(
     type_=st.sampled_from([pa.int8(), pa.uint16(), pa.int64(), pa.float32(), pa.float64(), pa.decimal128(9, 2)]),

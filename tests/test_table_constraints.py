@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tables import back, invented, load, load_csv
 
 from genai_ray.errors import UserError
+from genai_ray.table.codec import TableCodec
 from genai_ray.table.constraints import Formula, rules_of
 from genai_ray.table.spec import Constraint
 
@@ -391,3 +392,44 @@ def test_a_date_is_its_whole_day(strict: bool, swapped: bool, kind: pa.DataType)
     if not strict:
         with pytest.raises(UserError, match="breaks"):
             load(table, constraints=[{"less": columns, "strict": True}])
+
+
+# --- keys of several columns ---------------------------------------------------------------------
+
+
+def orders(named: Any) -> pa.Table:
+    """Orders of one to four lines; a line is unique in its order alone."""
+    rng = np.random.Generator(np.random.Philox(6))
+    sizes = rng.integers(1, 5, 300)
+    order = np.repeat(np.arange(300), sizes)
+    line = np.concatenate([np.arange(1, size + 1) for size in sizes])
+    return pa.table({"order_no": named(order), "line": line, "net": rng.gamma(2, 20, len(line)).round(2)})
+
+
+@pytest.mark.parametrize(
+    "named", [lambda n: n + 1000, lambda n: [f"O-{i:05}" for i in n.tolist()]], ids=["numbers", "strings"]
+)
+def test_columns_that_are_unique_together(named: Any):
+    table = orders(named)
+    data = load(table, constraints=[{"unique": ["order_no", "line"]}])
+    assert TableCodec.from_json(data.codec.to_json()) == data.codec
+    assert data.codec.by_name["order_no"].kind == "id"
+    assert data.codec.by_name["line"].kind == "numerical"
+    made = invented(data, 900)
+    pairs = list(zip(made["order_no"].to_pylist(), made["line"].to_pylist(), strict=True))
+    assert len(set(pairs)) == 900
+    assert len(set(made["order_no"].to_pylist())) < 800  # orders have several lines
+    assert data.codec.valid(made).all()
+    twice = pa.concat_tables([made, made.slice(0, 3)])
+    assert (~data.codec.valid(twice)).sum() == 3
+    assert "order_no + line unique" in str(data.codec.describe())
+
+
+def test_a_key_that_the_rows_break_is_refused():
+    table = orders(lambda n: n + 1000)
+    with pytest.raises(UserError, match=r"breaks order_no \+ line unique, as 2 of"):
+        load(pa.concat_tables([table, table.slice(5, 2)]), constraints=[{"unique": ["order_no", "line"]}])
+    with pytest.raises(UserError, match="two or more columns, each once"):
+        load(table, constraints=[{"unique": ["line", "line"]}])
+    with pytest.raises(UserError, match="is unique in two ways"):
+        load(table, constraints=[{"unique": ["order_no", "line"]}, {"unique": "order_no"}])

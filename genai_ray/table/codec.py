@@ -163,13 +163,9 @@ class TableCodec:
                 cells |= self._from_categories(i, next(next_codes))
             else:
                 amounts[self.columns_of(i)[0].name] = next(next_numbers)
-        for index, column in enumerate(self.columns):
+        for column in self.columns:
             if column.kind == "constant":
                 cells[column.name] = values.take((column.value,), np.zeros(len(rows), int), column.type)
-            elif column.kind == "id":
-                strings = self._patterns[column.name].ids(rows, seed, index)
-                plain = strings.tolist() if values.is_string(column.type) else strings.astype(np.int64)
-                cells[column.name] = values.from_plain(plain, column.type)
         for name in (*(n for n in amounts if n not in self.distances), *self.distances):
             column, amount = self.by_name[name], amounts[name]
             if name in self.distances:
@@ -181,6 +177,12 @@ class TableCodec:
             if column.decimals is not None:
                 amount = np.round(amount, column.decimals)
             cells[column.name] = column.cells(amount)
+        for index, column in enumerate(self.columns):
+            if column.kind == "id":
+                beside = [cells[name] for name in self.rules.beside.get(column.name, ())]
+                strings = ids.beside(self._patterns[column.name], rows, seed, index, beside)
+                plain = strings.tolist() if values.is_string(column.type) else strings.astype(np.int64)
+                cells[column.name] = values.from_plain(plain, column.type)
         return pa.table([cells[c.name] for c in self.columns], schema=self.schema)
 
     def _from_categories(self, index: int, codes: NDArray[np.integer]) -> dict[str, pa.Array]:
@@ -269,11 +271,8 @@ class TableCodec:
                 distinct, which = combinations(self.columns_of(index), table, unknown=-2)
                 known = set(combos)
                 out &= np.array([tuple(c) in known for c in distinct.tolist()], bool)[which]
-        for name in self.rules.unique if unique else ():
-            which, _ = values.plain_dictionary(table.column(name))
-            first = np.zeros(len(which), bool)
-            first[np.unique(which, return_index=True)[1]] = True
-            out &= first
+        for _, _, kept in constraints.key_masks(self.rules, table) if unique else ():
+            out &= kept
         return out
 
     def labels(self, count: int) -> NDArray[np.int64]:

@@ -1,7 +1,8 @@
 """Rules that every row keeps: how they are written, whether they contradict each other, which rows keep them.
 
 less: low <= high. together: the combinations are those seen. formula: a column is arithmetic of
-others. unique: no value twice. How the codec makes rows that keep them is in `codec`.
+others. unique: no value twice, or no combination of several columns. How the codec makes rows that keep them is in
+`codec`.
 """
 
 import ast
@@ -19,7 +20,7 @@ from genai_ray.errors import UserError, nearest
 from genai_ray.table import digits
 from genai_ray.table.columns import Column
 from genai_ray.table.spec import Constraint
-from genai_ray.table.values import DAY_NS, value_type
+from genai_ray.table.values import DAY_NS, plain_dictionary, value_type
 
 FIELD = "data.table.constraints"
 Numbers = Callable[[str], NDArray[np.float64]]
@@ -110,21 +111,30 @@ class Formula:
 
 @dataclass(frozen=True)
 class Rules:
-    """All constraints of a table. `less` is in an order in which low columns come before high."""
+    """All constraints of a table. `less` is in an order in which low columns come before high. keys: columns that are
+    unique together; the first of each is an id that may repeat beside other values of the rest.
+    """
 
     less: tuple[Less, ...] = ()
     together: tuple[tuple[str, ...], ...] = ()
     formulas: tuple[Formula, ...] = ()
     unique: tuple[str, ...] = ()
+    keys: tuple[tuple[str, ...], ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.less or self.together or self.formulas or self.unique)
+        return bool(self.less or self.together or self.formulas or self.unique or self.keys)
+
+    @cached_property
+    def beside(self) -> dict[str, tuple[str, ...]]:
+        """Of the first column of each key the others."""
+        return {key[0]: key[1:] for key in self.keys}
 
     def lows(self, high: str) -> list[Less]:
         return [rule for rule in self.less if rule.high == high]
 
     def described(self) -> list[str]:
-        together, unique = map(" + ".join, self.together), (f"{u} unique" for u in self.unique)
+        together = map(" + ".join, self.together)
+        unique = (f"{u} unique" for u in (*self.unique, *map(" + ".join, self.keys)))
         return [*map(str, self.less), *together, *(f.source for f in self.formulas), *unique]
 
     def to_json(self) -> dict[str, Any]:
@@ -133,6 +143,8 @@ class Rules:
             "together": [list(t) for t in self.together],
             "formulas": [f.source for f in self.formulas],
             "unique": list(self.unique),
+            # Codecs of earlier versions have no such list, and keep their digest.
+            **({"keys": [list(k) for k in self.keys]} if self.keys else {}),
         }
 
     @classmethod
@@ -142,6 +154,7 @@ class Rules:
             tuple(tuple(v) for v in values["together"]),
             tuple(Formula(v) for v in values["formulas"]),
             tuple(values["unique"]),
+            tuple(map(tuple, values.get("keys", ()))),
         )
 
 
@@ -155,26 +168,30 @@ def rules_of(constraints: Iterable[Constraint], names: Iterable[str]) -> Rules:
     formulas = tuple(Formula(c.formula) for c in constraints if c.formula is not None)
     less = tuple(dict.fromkeys(Less(*c.less, c.strict) for c in constraints if c.less is not None))
     together = tuple(c.together for c in constraints if c.together is not None)
-    unique = tuple(dict.fromkeys(c.unique for c in constraints if c.unique is not None))
+    every = dict.fromkeys((c.unique,) if isinstance(c.unique, str) else c.unique for c in constraints if c.unique)
+    unique, keys = tuple(k[0] for k in every if len(k) == 1), tuple(k for k in every if len(k) > 1)
     used = [n for f in formulas for n in (f.column, *f.inputs)]
     used += [n for r in less for n in (r.low, r.high)]
-    for name in (*used, *(n for t in together for n in t), *unique):
+    for name in (*used, *(n for t in (*together, *keys) for n in t), *unique):
         if name not in names:
             raise UserError(FIELD, name, "is not a column of the table", nearest(name, names))
-    for group in together:
+    for group in (*together, *keys):
         if len(set(group)) < 2 or len(set(group)) < len(group):
             raise UserError(FIELD, list(group), "must be two or more columns, each once", "Correct the names.")
     computed = [f.column for f in formulas]
     grouped = [n for t in together for n in t]
     compared = {n for r in less for n in (r.low, r.high)}
+    ids = [*unique, *(k[0] for k in keys)]
     contradictions = [
         (_twice(computed), "has two formulas"),
         (_twice(grouped), "is in two sets of columns kept together"),
         (set(computed) & set(grouped), "is computed by a formula and kept together with others"),
         (set(computed) & compared, "is computed by a formula and compared by less"),
-        (set(computed) & set(unique), "is computed by a formula and unique"),
-        (set(unique) & set(grouped), "is unique and kept together with others"),
-        (set(unique) & compared, "is unique and compared by less"),
+        (_twice(ids), "is unique in two ways"),
+        (set(computed) & set(ids), "is computed by a formula and unique"),
+        (set(ids) & set(grouped), "is unique and kept together with others"),
+        (set(ids) & compared, "is unique and compared by less"),
+        (set(ids) & {n for k in keys for n in k[1:]}, "is an id and beside another in a key"),
     ]
     for columns, what in contradictions:
         if columns:
@@ -188,6 +205,7 @@ def rules_of(constraints: Iterable[Constraint], names: Iterable[str]) -> Rules:
         together,
         tuple(sorted(formulas, key=lambda f: computing.index(f.column))),
         unique,
+        keys,
     )
 
 
@@ -264,6 +282,18 @@ def rule_masks(
         missing = np.isnan(value) | np.isnan(computed)
         right = missing | (np.abs(value - computed) <= margin)
         yield formula.source, (formula.column, *formula.inputs), right
+
+
+def key_masks(rules: Rules, table: pa.Table) -> Iterator[tuple[str, tuple[str, ...], NDArray[np.bool_]]]:
+    """Each column, or several, that must be unique, as a string, its columns, and the rows (N,) that repeat no earlier
+    one.
+    """
+    for key in (*((name,) for name in rules.unique), *rules.keys):
+        codes = [plain_dictionary(table.column(name))[0] for name in key]
+        _, first = np.unique(np.stack(codes, 1), axis=0, return_index=True)
+        kept = np.zeros(table.num_rows, bool)
+        kept[first] = True
+        yield f"{' + '.join(key)} unique", key, kept
 
 
 def compared(low: Column, high: Column, numbers: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -12,6 +12,8 @@ count on, so that no id is wider than it must be.
 import os.path
 import re
 import warnings
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -196,6 +198,23 @@ class Counted:
         numbers = (self.low + self.step * (block * self._count + number.astype(np.int64))).astype(str)
         numbers = np.char.zfill(numbers, self.width) if self.width else numbers
         return np.char.add(np.char.add(self.before, numbers), self.after)
+
+
+def beside(
+    pattern: Pattern | Counted, rows: NDArray[np.int64], seed: int, salt: int, cells: Sequence[pa.Array]
+) -> NDArray[np.str_]:
+    """The ids of rows (N,), where ids may repeat beside other cells (N,) of the key: each combination of these has a
+    bijection of its own, so that no id comes twice with the same ones.
+    """
+    if not cells:
+        return pattern.ids(rows, seed, salt)
+    texts = [cells_.cast(pa.string()).to_pylist() for cells_ in map(values.dense, cells)]
+    combinations, which = np.unique(np.array([repr(t) for t in zip(*texts, strict=True)]), return_inverse=True)
+    out = np.empty(len(rows), object)
+    for i, combination in enumerate(combinations.tolist()):
+        mine = np.flatnonzero(which == i)
+        out[mine] = pattern.ids(rows[mine], rng.fold(seed, salt, zlib.crc32(combination.encode())), salt)
+    return out.astype(str)
 
 
 def check_enough(name: str, pattern: Pattern | Counted, kind: pa.DataType, rows: int) -> None:

@@ -31,13 +31,18 @@ _BY_SPEC = "as the spec says"
 
 
 def infer_columns(
-    files: Files, specs: Mapping[str, ColumnSpec], unique: Collection[str], computed: Collection[str]
+    files: Files,
+    specs: Mapping[str, ColumnSpec],
+    unique: Collection[str],
+    computed: Collection[str],
+    repeated: Collection[str] = (),
 ) -> tuple[pa.Table, tuple[Column, ...]]:
     """The table with cells of their types, without dropped columns, and what its columns are.
 
     Args:
         specs: what the spec says of a column, by name.
-        unique: columns that are ids by a constraint. computed: columns that have a formula.
+        unique: columns that are ids by a constraint. computed: columns that have a formula. repeated: ids that may
+            come several times.
 
     Raises:
         UserError: for a column that no model can be made of, and for a spec that does not fit.
@@ -49,10 +54,10 @@ def infer_columns(
     arrays, columns = {}, []
     problems: list[ColumnError] = []
     for name in names:
-        spec = _implied(name, specs.get(name, ColumnSpec()), unique, computed)
+        spec = _implied(name, specs.get(name, ColumnSpec()), (*unique, *repeated), computed)
         if spec.type == "drop":
             continue
-        source = Source(files, name, spec, files.table.column(name))
+        source = Source(files, name, spec, files.table.column(name), name in repeated)
         try:
             arrays[name], column = _infer(source)
         except ColumnError as error:
@@ -141,7 +146,8 @@ def _kind_of_strings(source: Source, reading: Reading) -> Column:
     if wanted is None and len(distinct) > MANY and as_dates(source) is not None:
         raise source.wrong_cell(f"is of type {kind} and reads as dates or times", choices=["datetime", "id"])
     if wanted == "id" or (wanted is None and complete and len(distinct) == rows > 1):
-        pattern = source.spec.pattern or (ids.infer_pattern(distinct.to_pylist()) if len(distinct) == rows else None)
+        once = len(distinct) == rows or source.repeated
+        pattern = source.spec.pattern or (ids.infer_pattern(distinct.to_pylist()) if once else None)
         if wanted == "id":
             _check_unique(source, source.strings)
         if pattern:
@@ -307,7 +313,7 @@ def _id_of_numbers(source: Source, dense: Any, distinct: int, complete: bool) ->
         if not demanded:
             return None
         raise source.wrong("is an id, and negative", "", row, dense[row].as_py(), [None])
-    regex = source.spec.pattern or ids.infer_whole(dense.cast(pa.string()).to_pylist())
+    regex = source.spec.pattern or ids.infer_whole(dense.unique().cast(pa.string()).to_pylist())
     largest = ids.parse_pattern(regex, f"{source.field}.pattern").largest(len(dense))
     if not largest.isdigit():
         rule = "is a column of whole numbers, and its pattern has other characters"
@@ -343,10 +349,10 @@ def _constant(source: Source, kind: pa.DataType, distinct: int, complete: bool, 
 
 
 def _check_unique(source: Source, cells: Any) -> None:
-    """That no entry of a dictionary array comes twice."""
+    """That no entry of a dictionary array comes twice, unless it may."""
     index = cells.indices.fill_null(-1).to_numpy()
     repeated = np.flatnonzero(np.bincount(index[index >= 0]) > 1)
-    if repeated.size:
+    if repeated.size and not source.repeated:
         first, second = (int(row) for row in np.flatnonzero(index == repeated[0])[:2])
         raise source.wrong(
             f"is an id, and is also in {source.files.location(first)}",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from genai_ray.report.charts import bar_chart, heat_map, histogram, note, sheet_png, short
 from genai_ray.report.page import Block, Figure, Table
 from genai_ray.table.matrix import MISSING, encode, is_number
+from genai_ray.table.values import from_numbers, tick_ns
 
 RARE_LABEL = "(rare)"
 OTHERS_LABEL = "(others)"
@@ -272,8 +273,7 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _end(value: float, kind: pa.DataType) -> str:
     if not pa.types.is_temporal(kind):
         return short(float(value))
-    whole = pa.array([round(value)], pa.int32() if kind.bit_width == 32 else pa.int64())
-    scalar = whole.cast(kind)
+    scalar = from_numbers(np.array([value], np.float64), kind, tick_ns(kind))
     if pa.types.is_timestamp(kind):
         scalar = scalar.cast(pa.timestamp("s", kind.tz), safe=False)
     elif pa.types.is_duration(kind):

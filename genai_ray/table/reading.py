@@ -62,12 +62,13 @@ _ISO_ZONED = r"[T ].*(Z|[+-]\d{2}(:?\d{2})?)$"
 
 @dataclass(frozen=True)
 class Source:
-    """A column as the files have it, and what the spec says of it."""
+    """A column as the files have it, and what the spec says of it. repeated: an id that may come several times."""
 
     files: Files
     name: str
     spec: ColumnSpec
     cells: pa.ChunkedArray
+    repeated: bool = False
 
     @property
     def field(self) -> str:

@@ -290,7 +290,8 @@ def _read_and_infer(spec: TableDataSpec) -> tuple[Files, pa.Table, tuple[Column,
         known = {n: _merged(declared.get(n), known.get(n)) for n in {**declared, **known}}
     dropped = {n for n, c in known.items() if c.type == "drop"}
     rules = constraints.rules_of(spec.table.constraints, [n for n in names if n not in dropped])
-    table, columns = infer_columns(source, known, rules.unique, {f.column for f in rules.formulas})
+    computed = {f.column for f in rules.formulas}
+    table, columns = infer_columns(source, known, rules.unique, computed, rules.beside)
     constraints.check_kinds(rules, {c.name: c for c in columns})
     _check_rows(rules, columns, table, source)
     return source, table, columns, rules
@@ -309,7 +310,8 @@ def _check_rows(rules: Rules, columns: tuple[Column, ...], table: pa.Table, sour
     def number(name: str) -> NDArray[np.float64]:
         return by_name[name].numbers(table.column(name))
 
-    for rule, used, kept in constraints.rule_masks(rules, by_name, number, table.num_rows):
+    masks = constraints.rule_masks(rules, by_name, number, table.num_rows)
+    for rule, used, kept in (*masks, *constraints.key_masks(rules, table)):
         row = values.first_true(~kept)
         if row is not None:
             cells = {n: table.column(n)[row].as_py() for n in by_name if n in used}

@@ -78,7 +78,10 @@ class Constraint(Section):
         description="column = arithmetic of other columns, as in total = net + tax; a name such as "
         "`net price` is written in backquotes",
     )
-    unique: str | None = Field(default=None, description="a column without repeats")
+    unique: str | tuple[str, ...] | None = Field(
+        default=None,
+        description="a column without repeats, or several that are unique together, of which the first becomes an id",
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Constraint":
