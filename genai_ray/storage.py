@@ -19,8 +19,6 @@ from typing import Any
 from genai_ray.errors import UserError
 from genai_ray.s3 import S3, StoreUnavailableError
 
-Keys = list[str]
-
 __all__ = ["Store", "StoreUnavailableError"]
 
 Keys = list[str]
