@@ -221,7 +221,9 @@ def run_command(stack: Stack, command: Sequence[str]) -> int:
     entrypoint = shlex.join(command)
     sys.stderr.write(f"$ ray job submit --working-dir . -- {entrypoint}\n")
     try:
-        client = JobSubmissionClient(stack.environment["RAY_API_SERVER_ADDRESS"])
+        # By itself it sends the first token that Ray met in this process.
+        headers = {"Authorization": f"Bearer {stack.token}"}
+        client = JobSubmissionClient(stack.environment["RAY_API_SERVER_ADDRESS"], headers=headers)
         job = client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": "."})
         asyncio.run(_print_log(stack, client, job))
         details = client.get_job_info(job)
