@@ -506,6 +506,13 @@ def test_rows_without_a_label_are_named_or_left_out(tmp_path: Path, unlabelled: 
     assert data.summary["left out"] == {"no label": 2}
 
 
+def test_an_empty_string_is_no_class(tmp_path: Path):
+    table(tmp_path / "a.parquet", label=["cat", "", "cat", "dog", "dog", "dog"])
+    with pytest.raises(UserError, match=r"has empty cells: row 1 of a\.parquet, and 0 more of 6 rows"):
+        parquet(tmp_path)
+    assert parquet(tmp_path, unlabelled="skip").codec.classes == ("cat", "dog")
+
+
 @pytest.mark.parametrize("label", [2, -2, 99])
 def test_a_number_that_names_no_class_is_refused(tmp_path: Path, label: int):
     table(tmp_path / "a.parquet", label=[0, 1, 0, 1, label, 0], names=["cat", "dog"])
@@ -727,6 +734,7 @@ def test_a_run_and_a_look_say_the_same(tmp_path: Path):
         "holdout": "12, the split test",
         "sizes": {"8x8": 25},
         "modes": {"L": 24, "RGBA": 1},
+        "transparency": "of 1 images, laid on white",
         "left out": {"suffix .txt": 1},
         "splits": {"train": "trains", "test": "holdout"},
     }
