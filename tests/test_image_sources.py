@@ -655,6 +655,37 @@ def test_what_is_no_image_is_shown_by_its_beginning(tmp_path: Path):
     assert "0x" not in str(caught.value)
 
 
+def test_whatever_a_decoder_meets_is_an_image_that_does_not_decode(tmp_path: Path):
+    random = np.random.default_rng(0)
+    pictures(tmp_path, 3)
+    picture = Image.fromarray(gradient(8, 3))
+    for suffix in (
+        ".png",
+        ".jpg",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".webp",
+        ".ico",
+        ".icns",
+        ".tga",
+        ".dds",
+        ".jp2",
+        ".qoi",
+        ".pcx",
+    ):
+        picture.save(tmp_path / f"whole{suffix}")
+        whole = (tmp_path / f"whole{suffix}").read_bytes()
+        for i in range(12):
+            content = bytearray(whole[: len(whole) - i % 2 * int(random.integers(1, len(whole)))])
+            for place in random.integers(0, len(content), 1 + i):
+                content[place] = random.integers(0, 256)
+            (tmp_path / f"{i}{suffix}").write_bytes(content)
+    data = folder(tmp_path, on_corrupt="skip", size=8)
+    assert data.summary["left out"]["no image"] == len(data.skipped) > 50
+    assert described("folder", tmp_path, size=8)["samples"] >= data.n + data.holdout_n
+
+
 # --- roots ---------------------------------------------------------------------------------------
 
 

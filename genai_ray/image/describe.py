@@ -7,10 +7,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from genai_ray.errors import IncompleteError, UserError
 from genai_ray.image.cells import described
-from genai_ray.image.files import CORRUPT, items, list_source, open_image
-from genai_ray.image.items import Item, Source, store_of
+from genai_ray.image.files import items, list_source, open_image
+from genai_ray.image.items import Item, NoImageError, Source, store_of
 from genai_ray.image.listing import few, image_suffixes, is_hidden, is_hidden_file
 from genai_ray.image.pixels import Scale, depth_of, extremes, has_frames, joined, mode_of
 from genai_ray.image.source import in_memory_source
@@ -114,11 +113,13 @@ def _looked_at(spec: ImageDataSpec, source: Source) -> tuple[Json, NDArray[np.bo
 def _opened(item: Item) -> tuple[str, str, dict[str, Scale], bool] | None:
     """Size, mode and depth of an image, and whether its file holds more; None if it is none."""
     try:
-        image = open_image(item.read(), item.shape)
+        content = item.read()
+    except NoImageError:
+        return None
+    try:
+        image = open_image(content, item.shape)
         depth, frames = depth_of(image), has_frames(image)
         depths = {} if depth is None else {depth: extremes(image)}
         return f"{image.width}x{image.height}", mode_of(image), depths, frames
-    except (UserError, IncompleteError):
-        raise
-    except CORRUPT:
+    except Exception:  # see `decode`
         return None
