@@ -506,6 +506,13 @@ def test_rows_without_a_label_are_named_or_left_out(tmp_path: Path, unlabelled: 
     assert data.summary["left out"] == {"no label": 2}
 
 
+def test_an_empty_string_is_no_class(tmp_path: Path):
+    table(tmp_path / "a.parquet", label=["cat", "", "cat", "dog", "dog", "dog"])
+    with pytest.raises(UserError, match=r"has empty cells: row 1 of a\.parquet, and 0 more of 6 rows"):
+        parquet(tmp_path)
+    assert parquet(tmp_path, unlabelled="skip").codec.classes == ("cat", "dog")
+
+
 @pytest.mark.parametrize("label", [2, -2, 99])
 def test_a_number_that_names_no_class_is_refused(tmp_path: Path, label: int):
     table(tmp_path / "a.parquet", label=[0, 1, 0, 1, label, 0], names=["cat", "dog"])
@@ -648,6 +655,37 @@ def test_what_is_no_image_is_shown_by_its_beginning(tmp_path: Path):
     assert "0x" not in str(caught.value)
 
 
+def test_whatever_a_decoder_meets_is_an_image_that_does_not_decode(tmp_path: Path):
+    random = np.random.default_rng(0)
+    pictures(tmp_path, 3)
+    picture = Image.fromarray(gradient(8, 3))
+    for suffix in (
+        ".png",
+        ".jpg",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".webp",
+        ".ico",
+        ".icns",
+        ".tga",
+        ".dds",
+        ".jp2",
+        ".qoi",
+        ".pcx",
+    ):
+        picture.save(tmp_path / f"whole{suffix}")
+        whole = (tmp_path / f"whole{suffix}").read_bytes()
+        for i in range(12):
+            content = bytearray(whole[: len(whole) - i % 2 * int(random.integers(1, len(whole)))])
+            for place in random.integers(0, len(content), 1 + i):
+                content[place] = random.integers(0, 256)
+            (tmp_path / f"{i}{suffix}").write_bytes(content)
+    data = folder(tmp_path, on_corrupt="skip", size=8)
+    assert data.summary["left out"]["no image"] == len(data.skipped) > 50
+    assert described("folder", tmp_path, size=8)["samples"] >= data.n + data.holdout_n
+
+
 # --- roots ---------------------------------------------------------------------------------------
 
 
@@ -727,6 +765,7 @@ def test_a_run_and_a_look_say_the_same(tmp_path: Path):
         "holdout": "12, the split test",
         "sizes": {"8x8": 25},
         "modes": {"L": 24, "RGBA": 1},
+        "transparency": "of 1 images, laid on white",
         "left out": {"suffix .txt": 1},
         "splits": {"train": "trains", "test": "holdout"},
     }

@@ -354,6 +354,8 @@ class _LabelColumn:
         missing = column.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
         if self.names is not None:
             missing = missing | (column.fill_null(-1).to_numpy(zero_copy_only=False) == -1)
+        if pa.types.is_string(column.type):
+            missing = missing | (column.to_numpy(zero_copy_only=False) == "")
         return missing
 
     def _refuse(self, columns: Sequence[pa.Array], missing: Sequence[NDArray[np.bool_]]) -> None:

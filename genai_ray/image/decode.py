@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from genai_ray.errors import IncompleteError, UserError
+from genai_ray.errors import UserError
 from genai_ray.image.codec import SIZES, ImageCodec
-from genai_ray.image.files import CORRUPT, items, open_image
+from genai_ray.image.files import items, open_image
 from genai_ray.image.items import Item, NoImageError, Pieces
 from genai_ray.image.pixels import COARSE, Scale, depth_of, extremes, has_frames, is_grey, joined, mode_of
 from genai_ray.image.spec import ImageDataSpec
@@ -145,30 +145,32 @@ def stack(images: list[NDArray[np.uint8]], channels: int) -> NDArray[np.uint8]:
 
 def _decode(spec: ImageDataSpec, room: _Room, scales: Scales, item: Item) -> _Decoded | None:
     """An image of the run's shape; None if it does not decode and is to be left out."""
-    content = b""
-    with contextlib.ExitStack() as stack:
-        try:
-            content = item.read()
-            image = open_image(content, item.shape)
-            stack.enter_context(room.hold(image.width * image.height))
+    try:
+        content = item.read()
+    except NoImageError as error:
+        return _left_out(spec, item, str(error), error.remedy)
+    try:
+        image = open_image(content, item.shape)
+        with room.hold(image.width * image.height):
             return _of_shape(spec, scales, image)
-        except (UserError, IncompleteError):
-            raise
-        except CORRUPT as error:
-            if spec.on_corrupt == "skip":
-                return None
-            raise UserError(
-                "data.root",
-                f"{spec.root}: {item.name}",
-                f"must be an image that decodes ({_reason(error, content)})",
-                error.remedy
-                if isinstance(error, NoImageError)
-                else "Remove it, or set data.on_corrupt=skip to leave such files out.",
-            ) from None
+    except MemoryError:
+        raise
+    except Exception as error:  # of all kinds, as Pillow's decoders raise what they meet
+        remedy = "Remove it, or set data.on_corrupt=skip to leave such files out."
+        return _left_out(spec, item, _reason(error, content), remedy)
+
+
+def _left_out(spec: ImageDataSpec, item: Item, reason: str, remedy: str) -> None:
+    """Raises:
+    UserError: unless data.on_corrupt=skip.
+    """
+    if spec.on_corrupt != "skip":
+        rule = f"must be an image that decodes ({reason})"
+        raise UserError("data.root", f"{spec.root}: {item.name}", rule, remedy)
 
 
 def _of_shape(spec: ImageDataSpec, scales: Scales, image: Image.Image) -> _Decoded:
-    """Decode an image that is open; raises one of CORRUPT."""
+    """Decode an image that is open; raises anything if it is none."""
     depth, frames = depth_of(image), has_frames(image)
     image.load()
     size, mode = image.size, mode_of(image)
@@ -186,4 +188,5 @@ def _reason(error: BaseException, content: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
         begins = f"it begins with {content[:_SHOWN_BYTES]!r}" if content else "it is empty"
         return f"in no format that Pillow reads; {begins}"
-    return str(error) or type(error).__name__
+    known = isinstance(error, OSError | ValueError | SyntaxError)
+    return str(error) if known and str(error) else f"{type(error).__name__} {error}".strip()

@@ -7,25 +7,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from genai_ray.errors import IncompleteError, UserError
 from genai_ray.image.cells import described
-from genai_ray.image.files import CORRUPT, items, list_source, open_image
-from genai_ray.image.items import Item, Source, store_of
+from genai_ray.image.files import items, list_source, open_image
+from genai_ray.image.items import Item, NoImageError, Source, store_of
 from genai_ray.image.listing import few, image_suffixes, is_hidden, is_hidden_file
-from genai_ray.image.pixels import (
-    Scale,
-    depth_of,
-    depth_summary,
-    extremes,
-    frames_line,
-    has_frames,
-    joined,
-    mode_of,
-    scales_of,
-)
-from genai_ray.image.source import in_memory_source, share_of, summary_of
+from genai_ray.image.pixels import Scale, depth_of, extremes, has_frames, joined, mode_of
+from genai_ray.image.source import in_memory_source
 from genai_ray.image.spec import ImageDataSpec
 from genai_ray.image.spool import of_training
+from genai_ray.image.summary import lines_of, share_of, summary_of
 from genai_ray.modality import Json
 from genai_ray.order import DEFAULT_HOLDOUT
 from genai_ray.spec import DataSpec
@@ -114,25 +104,22 @@ def _looked_at(spec: ImageDataSpec, source: Source) -> tuple[Json, NDArray[np.bo
             modes[mode] += 1
             depths.append(depth)
             several += frames
-    extent = joined(depths)
-    found: Json = {
-        "sizes": few(sizes),
-        "modes": few(modes),
-        "depth": depth_summary(extent, scales_of(spec, extent)),
-        "frames": frames_line(several),
-        "looked at": "" if looked_at == n else f"{looked_at:,} of {n:,}, for sizes, modes and depth",
-    }
+    found = lines_of(spec, sizes, modes, joined(depths), several)
+    if looked_at < n:
+        found["looked at"] = f"{looked_at:,} of {n:,}, for sizes, modes and depth"
     return found, kept
 
 
 def _opened(item: Item) -> tuple[str, str, dict[str, Scale], bool] | None:
     """Size, mode and depth of an image, and whether its file holds more; None if it is none."""
     try:
-        image = open_image(item.read(), item.shape)
+        content = item.read()
+    except NoImageError:
+        return None
+    try:
+        image = open_image(content, item.shape)
         depth, frames = depth_of(image), has_frames(image)
         depths = {} if depth is None else {depth: extremes(image)}
         return f"{image.width}x{image.height}", mode_of(image), depths, frames
-    except (UserError, IncompleteError):
-        raise
-    except CORRUPT:
+    except Exception:  # see `decode`
         return None

@@ -10,15 +10,12 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from genai_ray.image.cells import parquet_items, parquet_source
 from genai_ray.image.items import Item, Labels, Pieces, Source, check_root, listed, root_error, stamp, store_of
 from genai_ray.image.listing import choose_images, class_of, plain_names, readable
 from genai_ray.image.spec import ImageDataSpec
-
-#: What Pillow raises for content that is not a whole image.
-CORRUPT = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def list_source(spec: ImageDataSpec) -> Source:
@@ -41,7 +38,7 @@ def items(spec: ImageDataSpec, pieces: Pieces) -> Iterator[Item]:
 
 
 def open_image(content: bytes, shape: tuple[int, ...] | None) -> Image.Image:
-    """An image whose size is known and whose pixels may not be decoded yet; raises one of CORRUPT."""
+    """An image whose size is known and whose pixels may not be decoded yet; raises anything if it is none."""
     return raw_image(content, shape) if shape else Image.open(io.BytesIO(content))
 
 

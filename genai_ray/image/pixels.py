@@ -24,20 +24,26 @@ COARSE = "upper bytes"
 TRANSPARENT = " with transparency"
 #: Scales of values that use all that their type can hold.
 FULL: dict[str, Scale] = {"integers": (0, 65535), "floats": (0, 1)}
+_ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 _BITS = (8, 10, 12, 14, 16)
 _OPAQUE = 255
 _COARSE = re.compile(r"\b(RGB[AXa]?|LA|CMYK);16")  # as Pillow writes what is stored
 
 
+def is_transparent(mode: str) -> bool:
+    """Whether images of a mode, as `mode_of` counts it, can have transparent pixels."""
+    return mode in _ALPHA_MODES or mode.endswith(TRANSPARENT)
+
+
 def is_grey(mode: str, background: str) -> bool:
     """Whether images of a mode are grey when they lie on a background."""
-    transparent = mode in ("LA", "La") or mode.endswith(TRANSPARENT)
-    return mode.removesuffix(TRANSPARENT) in GREY_MODES and not (transparent and len({*rgb(background)}) > 1)
+    coloured = is_transparent(mode) and len({*rgb(background)}) > 1
+    return mode.removesuffix(TRANSPARENT) in GREY_MODES and not coloured
 
 
 def mode_of(image: Image.Image) -> str:
     """The mode of an image, as it is counted."""
-    extra = image.has_transparency_data and image.mode not in ("LA", "La", "PA", "RGBA", "RGBa")
+    extra = image.has_transparency_data and image.mode not in _ALPHA_MODES
     return image.mode + (TRANSPARENT if extra else "")
 
 
@@ -164,8 +170,3 @@ def depth_summary(found: Mapping[str, Scale], scales: Mapping[str, Scale]) -> di
             black, white = scales[kind]
             out[kind] = f"{low:g} to {high:g}; {black:g} is black, {white:g} white"
     return out
-
-
-def frames_line(count: int) -> str:
-    """What became of files that hold several images, for people."""
-    return f"{count:,} files hold several images; the first of each is read" if count else ""

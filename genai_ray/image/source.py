@@ -6,7 +6,7 @@ Shapes: N images, H = W = size pixels, C = 1 or 3 channels; arrays are NHWC, uin
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +22,9 @@ from genai_ray.image.codec import ImageCodec
 from genai_ray.image.files import list_source
 from genai_ray.image.spec import ImageDataSpec, ImageRun
 from genai_ray.image.spool import Rows, Spool, open_spool, train_and_holdout
+from genai_ray.image.summary import share_of, summary_of
 from genai_ray.modality import Json
-from genai_ray.order import DEFAULT_HOLDOUT, Blocks, rows_at, split
+from genai_ray.order import Blocks, rows_at, split
 from genai_ray.spec import Spec
 from genai_ray.storage import Store
 
@@ -31,7 +32,6 @@ _IN_MEMORY = 4_000_000_000  # bytes of images that evaluation reads; beyond, it 
 _CHOICE = 10_000  # training images, and as many of the holdout
 _CHOICE_BYTES = 2_000_000_000
 _LEAST_CHOICE = 1_000
-_SHOWN_CLASSES = 20
 
 Images = TypeVar("Images", NDArray[np.uint8], Rows, covariant=True)
 
@@ -290,30 +290,3 @@ def _arrays(
     found = {"sizes": {f"{codec.size}x{codec.size}": samples}}
     about = summary_of(classes, all_labels, samples, f"{len(held_images):,}, {held}", found)
     return ImageData(codec, *arrays, summary=about)
-
-
-# --- for people ----------------------------------------------------------------------------------
-
-
-def share_of(spec: ImageDataSpec) -> str:
-    return f"a share of {spec.holdout or DEFAULT_HOLDOUT:g}"
-
-
-def summary_of(
-    classes: Sequence[str] | None, labels: NDArray[np.int64] | None, samples: int, holdout: str, found: Json
-) -> Json:
-    """See `Data.summary`.
-
-    Args:
-        classes, labels: names, and numbers of all samples; -1 is not counted.
-        samples: how many train or are held out. holdout: how many are held out, and why those.
-        found: further lines, of which those that hold nothing are left out.
-    """
-    counts: Json = {}
-    if classes is not None and labels is not None:
-        sizes = np.bincount(labels[labels >= 0], minlength=len(classes)).tolist()
-        counts = dict(zip(classes[:_SHOWN_CLASSES], sizes, strict=False))
-        if len(classes) > _SHOWN_CLASSES:
-            counts[f"{len(classes) - _SHOWN_CLASSES:,} more classes"] = sum(sizes[_SHOWN_CLASSES:])
-    lines = {"samples": samples, "classes": counts, "holdout": holdout, **found}
-    return {name: value for name, value in lines.items() if value}

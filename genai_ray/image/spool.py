@@ -36,8 +36,9 @@ from genai_ray.image.decode import Record, Scales, make_shard, shard_name, stack
 from genai_ray.image.files import list_source
 from genai_ray.image.items import Pieces, Source
 from genai_ray.image.listing import few
-from genai_ray.image.pixels import Scale, depth_summary, frames_line, joined, scales_of
+from genai_ray.image.pixels import joined, scales_of
 from genai_ray.image.spec import ImageDataSpec
+from genai_ray.image.summary import lines_of
 from genai_ray.order import split
 from genai_ray.progress import Progress
 from genai_ray.storage import Store
@@ -115,7 +116,7 @@ def _prepare(spec: ImageDataSpec, source: Source, store: Store) -> dict[str, Any
     if "://" not in str(spec.root):  # tasks run in folders of their own
         spec = spec.model_copy(update={"root": str(Path(str(spec.root)).resolve())})
     cuts = _cuts(spec, source.nbytes)
-    records, scales, codec = _make_shards(spec, source, store, cuts)
+    records, codec = _make_shards(spec, source, store, cuts)
     if list_source(spec).stamp != source.stamp:
         raise UserError("data.root", spec.root, "changed while it was read", "Run again when nothing writes there.")
     kept[[cut + i for cut, record in zip(cuts, records, strict=False) for i, _ in record.skipped]] = False
@@ -135,7 +136,7 @@ def _prepare(spec: ImageDataSpec, source: Source, store: Store) -> dict[str, Any
         "contents": hashlib.sha256("".join(r.digest for r in records).encode()).hexdigest(),
         "skipped": [name for r in records for _, name in r.skipped],
         "trained": trained,
-        "found": _found(records, scales, left_out, source.chosen.splits),
+        "found": _found(spec, records, left_out, source.chosen.splits),
     }
     shards = _shards(spec, store, header)
     header["digest"] = _digest(shards, labels, train_and_holdout(spec, len(shards), trained, labels)[0])
@@ -145,8 +146,8 @@ def _prepare(spec: ImageDataSpec, source: Source, store: Store) -> dict[str, Any
 
 def _make_shards(
     spec: ImageDataSpec, source: Source, store: Store, cuts: Sequence[int]
-) -> tuple[list[Record], dict[str, Scale], ImageCodec]:
-    """The records of all shards, the scales of their deep images, and the shape of all, without classes.
+) -> tuple[list[Record], ImageCodec]:
+    """The records of all shards, and the shape of all images, without classes.
 
     What is white in deep images is known when all have been read. So they are first taken to use all that their type
     can hold, and the shards for which that was wrong are made again.
@@ -179,26 +180,20 @@ def _make_shards(
             break
     if not sizes:
         raise UserError("data.root", spec.root, "holds no image that decodes", "Check the files.")
-    return [records[i] for i in range(len(bounds))], scales, common_codec(spec, sizes, modes)
+    return [records[i] for i in range(len(bounds))], common_codec(spec, sizes, modes)
 
 
 def _found(
-    records: Sequence[Record], scales: Mapping[str, Scale], left_out: Mapping[str, int], splits: Mapping[str, str]
+    spec: ImageDataSpec, records: Sequence[Record], left_out: Mapping[str, int], splits: Mapping[str, str]
 ) -> dict[str, Any]:
     """What the source held, for people."""
     sizes, modes = Counter[str](), Counter[str]()
     for record in records:
         sizes.update(record.sizes)
         modes.update(record.modes)
-    several = sum(record.frames for record in records)
-    return {
-        "sizes": few(sizes),
-        "modes": few(modes),
-        "depth": depth_summary(joined(record.depths for record in records), scales),
-        "frames": frames_line(several),
-        "left out": few(left_out),
-        "splits": dict(splits),
-    }
+    depths, several = joined(record.depths for record in records), sum(record.frames for record in records)
+    lines = lines_of(spec, sizes, modes, depths, several)
+    return {**lines, "left out": few(left_out), "splits": dict(splits)}
 
 
 def train_and_holdout(
