@@ -147,6 +147,15 @@ def test_columns_of_one_name_can_be_named_as_the_error_says(tmp_path: Path):
     assert list(about["columns"]) == ["x", "y", "x_3"]
 
 
+@pytest.mark.parametrize("log", ["_delta_log/00000.json", ".hoodie/hoodie.properties", "metadata/v1.metadata.json"])
+def test_folders_whose_files_do_not_all_count_are_refused(tmp_path: Path, log: str):
+    pq.write_table(pa.table({"x": [1.5, 2.5] * 20}), tmp_path / "part.parquet")
+    (tmp_path / log).parent.mkdir()
+    (tmp_path / log).write_text("{}")
+    with pytest.raises(UserError, match="whose log says which of the files count"):
+        describe_file(spec_of(tmp_path))
+
+
 def test_what_a_folder_holds_besides_is_counted(tmp_path: Path):
     for name in (
         "a.csv",

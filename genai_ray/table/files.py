@@ -28,6 +28,12 @@ PLAIN = Numerals()
 _PARQUET = b"PAR1"
 #: How Hive names the folder of rows whose value is missing.
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+#: Keys by which folders are known whose files may hold rows that were deleted.
+_TABLE_FORMATS = {
+    r"(^|/)_delta_log/": "Delta Lake",
+    r"(^|/)\.hoodie/": "Apache Hudi",
+    r"(^|/)metadata/.*\.metadata\.json$": "Apache Iceberg",
+}
 #: Files of other suffixes whose first bytes are looked at, in a folder that has none of these.
 _LOOKED_AT = 1000
 
@@ -253,6 +259,10 @@ def _keys(field: str, uri: str, left_out: Counter[str]) -> tuple[Store, list[str
         return parent, [name]
     store = Store(uri)
     every = store.list()
+    for mark, kind in _TABLE_FORMATS.items():
+        if any(re.search(mark, k) for k in every):
+            rule = f"is a table of {kind}, whose log says which of the files count; it is not read"
+            raise UserError(field, uri, rule, "Export its rows to Parquet or CSV.")
     seen = [k for k in every if not any(map(_hidden, k.split("/")))]
     keys = [k for k in seen if k.lower().endswith(SUFFIXES)]
     if not keys:
