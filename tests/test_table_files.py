@@ -86,6 +86,20 @@ def test_columns_of_any_type_can_be_dropped(tmp_path: Path):
     assert {name: column["why"] for name, column in about["columns"].items()} == {"k": "as the spec says"}
 
 
+def test_keys_of_csv_are_refused_for_parquet(tmp_path: Path):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"k": ["a", "b", "-"] * (N // 3), "x": [1, 2, 3] * (N // 3)}), path)
+    keys: dict[str, Any] = {"header": True, "delimiter": ";", "escape": "double", "skip": 1, "encoding": "cp1252"}
+    for name, value in keys.items():
+        with pytest.raises(UserError, match=rf"data\.table\.{name}: .* is for CSV, and t\.parquet is Parquet"):
+            describe_file(spec_of(path, **{name: value}))
+    describe_file(spec_of(path, delimiter=",", encoding="utf8"))  # as specs of earlier versions say
+    about = describe_file(spec_of(path, columns={"k": {"nulls": ["-"]}}))["columns"]["k"]
+    assert (about["missing"], about["most frequent"]) == (40, {"a": 40, "b": 40})
+    with pytest.raises(UserError, match=r"columns\.x\.nulls.*are strings"):
+        describe_file(spec_of(path, columns={"x": {"nulls": ["-"]}}))
+
+
 def test_an_index_of_pandas_without_a_name_is_left_out(tmp_path: Path):
     frame = pd.DataFrame({"x": np.arange(N) % 7, "k": ["a", "b"] * (N // 2)})
     path = tmp_path / "t.parquet"
