@@ -99,6 +99,8 @@ def test_columns_divided_by_runs_of_spaces(tmp_path: Path):
         "full name\n" + "Ada Lovelace\nAlan Turing\n" * 5,
         "a;b\n" + "x\ny\n" * 20,
         "size\n" + "12\n7\n" * 20,
+        '"full name"\n' + '"Ada Lovelace"\n"Turing"\n' * 20,
+        "say\n" + 'he said "hi" to me\n5" pipe\n' * 20,
     ],
 )
 def test_one_column_is_one_column(tmp_path: Path, content: str):
@@ -196,6 +198,27 @@ def test_a_column_without_a_name_can_be_dropped(tmp_path: Path):
     about = described(tmp_path / "t.csv", ",gender\n" + rows, columns={"Unnamed: 0": "drop"})
     assert list(about["columns"]) == ["gender"]
     assert about["read"]["names"] == "'Unnamed: 0': without a name in the file"
+
+
+def test_rows_with_a_comma_below_a_header_without_are_no_two_columns(tmp_path: Path):
+    text = "name\n" + "".join(f"Smith {i}, A.\n" for i in range(ROWS))
+    with pytest.raises(UserError, match=r"has 2 cells where 1 are expected.*data\.table\.delimiter=tab if") as caught:
+        described(tmp_path / "t.csv", text)
+    assert "data.table.skip=1 if" in caught.value.remedy
+    assert described(tmp_path / "t.csv", text, delimiter="tab", columns={"name": "categorical"}, rare=1)["rows"] == ROWS
+
+
+def test_a_header_that_lacks_a_name(tmp_path: Path):
+    rows = "".join(f"row{i}\t{'fm'[i % 2]}\t{i % 5}\n" for i in range(ROWS))
+    about = described(tmp_path / "t.tsv", "gender\tn\n" + rows)
+    assert list(about["columns"]) == ["Unnamed: 0", "gender", "n"]
+    assert (about["rows"], about["columns"]["n"]["range"]) == (ROWS, [0, 4])
+    rows = "".join(f'"{i}" "{("New York", "Rome")[i % 2]}" {i % 5}\n' for i in range(ROWS))
+    about = described(tmp_path / "t.txt", '"city" "n"\n' + rows)
+    assert about["columns"]["city"]["most frequent"] == {"New York": 20, "Rome": 20}
+    rows = "".join(f"{'fm'[i % 2]},{i % 5},\n" for i in range(ROWS))
+    about = described(tmp_path / "t.csv", "gender,n\n" + rows, columns={"Unnamed: 2": "drop"})
+    assert list(about["columns"]) == ["gender", "n"]
 
 
 # --- cells ---------------------------------------------------------------------------------------

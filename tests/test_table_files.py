@@ -86,6 +86,20 @@ def test_columns_of_any_type_can_be_dropped(tmp_path: Path):
     assert {name: column["why"] for name, column in about["columns"].items()} == {"k": "as the spec says"}
 
 
+def test_keys_of_csv_are_refused_for_parquet(tmp_path: Path):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"k": ["a", "b", "-"] * (N // 3), "x": [1, 2, 3] * (N // 3)}), path)
+    keys: dict[str, Any] = {"header": True, "delimiter": ";", "escape": "double", "skip": 1, "encoding": "cp1252"}
+    for name, value in keys.items():
+        with pytest.raises(UserError, match=rf"data\.table\.{name}: .* is for CSV, and t\.parquet is Parquet"):
+            describe_file(spec_of(path, **{name: value}))
+    describe_file(spec_of(path, delimiter=",", encoding="utf8"))  # as specs of earlier versions say
+    about = describe_file(spec_of(path, columns={"k": {"nulls": ["-"]}}))["columns"]["k"]
+    assert (about["missing"], about["most frequent"]) == (40, {"a": 40, "b": 40})
+    with pytest.raises(UserError, match=r"columns\.x\.nulls.*are strings"):
+        describe_file(spec_of(path, columns={"x": {"nulls": ["-"]}}))
+
+
 def test_an_index_of_pandas_without_a_name_is_left_out(tmp_path: Path):
     frame = pd.DataFrame({"x": np.arange(N) % 7, "k": ["a", "b"] * (N // 2)})
     path = tmp_path / "t.parquet"
@@ -145,6 +159,15 @@ def test_columns_of_one_name_can_be_named_as_the_error_says(tmp_path: Path):
     about = describe(str(path), overrides)
     assert about is not None
     assert list(about["columns"]) == ["x", "y", "x_3"]
+
+
+@pytest.mark.parametrize("log", ["_delta_log/00000.json", ".hoodie/hoodie.properties", "metadata/v1.metadata.json"])
+def test_folders_whose_files_do_not_all_count_are_refused(tmp_path: Path, log: str):
+    pq.write_table(pa.table({"x": [1.5, 2.5] * 20}), tmp_path / "part.parquet")
+    (tmp_path / log).parent.mkdir()
+    (tmp_path / log).write_text("{}")
+    with pytest.raises(UserError, match="whose log says which of the files count"):
+        describe_file(spec_of(tmp_path))
 
 
 def test_what_a_folder_holds_besides_is_counted(tmp_path: Path):

@@ -195,6 +195,15 @@ def test_a_file_is_written_as_the_source_was(tmp_path: Path):
     assert plain[1].equals(table.combine_chunks())
 
 
+@pytest.mark.parametrize(
+    ("style", "kind"), [(Spelling(form="%d.%m.%Y"), pa.date32()), (Spelling(words=("ja", "nein")), pa.bool_())]
+)
+def test_a_cell_of_another_spelling_is_an_error(style: Spelling, kind: pa.DataType):
+    with pytest.raises(pa.ArrowInvalid, match="is not spelled as"):
+        spelling.unspelled(pa.array(["soon", None]), kind, style)
+    assert spelling.unspelled(pa.array([None, None], pa.string()), kind, style).null_count == 2
+
+
 def test_missing_values_are_written_as_in_the_source(tmp_path: Path):
     rows = "".join(
         f"{('NA', 'DE', 'FR', '')[i % 4 if i % 5 else 0]},{('?', '1.50', '2.50')[i % 3]}\n" for i in range(N)

@@ -186,7 +186,7 @@ def read(spec: TableSpec, field: str, key: str, file: Delimited) -> tuple[pa.Tab
     """
     names = None if spec.names is None else list(spec.names)
     try:
-        table = parse(file.content, file.dialect, STRINGS, names)
+        table = parse(file.content, file.dialect, STRINGS, names or _completed(file))
     except pa.ArrowInvalid as error:
         raise _unreadable(spec, field, key, file, error) from None
     table = table.rename_columns(_names(spec, table, file))
@@ -209,6 +209,14 @@ def read(spec: TableSpec, field: str, key: str, file: Delimited) -> tuple[pa.Tab
         if counts:
             missing[name] = counts
     return pa.table(cells, table.column_names), missing
+
+
+def _completed(file: Delimited) -> list[str] | None:
+    """The names of a header that lacks one; None if it lacks none."""
+    if not file.dialect.unnamed:
+        return None
+    _, names = next(file.rows)
+    return ["", *names] if file.dialect.unnamed == "first" else [*names, ""]
 
 
 def _names(spec: TableSpec, table: pa.Table, file: Delimited) -> list[str]:
@@ -266,13 +274,14 @@ def _unreadable(spec: TableSpec, field: str, key: str, file: Delimited, error: p
 
 def _other_reading(file: Delimited, expected: int) -> str:
     """How a file whose rows have different lengths may be meant."""
-    shown = dialects.name_of(file.dialect.delimiter)
+    ways: list[str] = []
     lengths = [(line, len(cells)) for line, cells in islice(file.rows, _LOOKED_AT)]
     usual = Counter(n for _, n in lengths).most_common(1)[0][0]
     before = next(i for i, (_, n) in enumerate(lengths) if n == usual)
     if 0 < before and all(n == usual for _, n in lengths[before:]):
-        return f"Skip the lines before the table: data.table.skip={lengths[before - 1][0]}."
+        ways.append(f"data.table.skip={lengths[before - 1][0]} if the table begins after that line")
     absent = next((n for n in ("tab", "pipe", "semicolon") if DELIMITERS[n].encode() not in file.content), None)
     if expected == 1 and absent is not None:
-        return f"Set data.table.delimiter={absent} if it is one column; or correct the line, which has a {shown}."
-    return f"Correct the line, or set data.table.delimiter (now {shown}), .names, .skip or .escape."
+        ways.append(f"data.table.delimiter={absent} if it is one column")
+    shown = dialects.name_of(file.dialect.delimiter)
+    return f"Set {', or '.join(ways)}." if ways else f"Correct the line, or set data.table.delimiter (now {shown})."

@@ -22,6 +22,7 @@ _ROWS = 1000
 _REGULAR = 0.9
 #: By how much more of its cells a delimiter must make numbers, dates or booleans to be preferred to another.
 _PLAINLY = 0.25
+_ENOUGH = 20  # rows whose first cells all differ, for these to be names of rows
 _SEP_LINE = re.compile(r'\A"?sep=(.)"?[ \t]*\r?\n', re.IGNORECASE)
 _VALUE = re.compile(
     r"""[-+]?\d[\d.,'\u2019\ \u00a0]*([eE][-+]?\d+)?\ ?%?      # numbers
@@ -39,13 +40,16 @@ _YEAR = re.compile(r"(19|20)\d\d")
 @dataclass(frozen=True)
 class Dialect:
     """delimiter: one character, or `space` for any run of spaces and tabs. escape: how a quote is written within
-    quotes. skip: lines before the header, or before the rows if there is none.
+    quotes. skip: lines before the header, or before the rows if there is none. unnamed: the column that a header with
+    one cell less than all rows does not name, `first` (names of rows, as R writes them) or `last` (rows end in a
+    delimiter).
     """
 
     delimiter: str = ","
     escape: str = "double"
     header: bool = True
     skip: int = 0
+    unnamed: str = ""
 
     @property
     def character(self) -> str:
@@ -62,7 +66,7 @@ class First:
 
 def name_of(delimiter: str) -> str:
     """A delimiter as it can be given on a command line."""
-    return {c: n for n, c in reversed(DELIMITERS.items())}.get(delimiter, delimiter)
+    return {" ": "'\" \"'", **{c: n for n, c in reversed(DELIMITERS.items())}}.get(delimiter, delimiter)
 
 
 def rows_of(string: str, dialect: Dialect, *, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
@@ -121,7 +125,7 @@ def detect(
         evidence["escape"] = "backslash: quotes or delimiters stand after one"
     names = [] if first is None else list(first.names)
     header = _header(chosen, spec, where, evidence, names)
-    return replace(chosen.dialect, header=header), evidence
+    return replace(chosen.dialect, header=header, unnamed=_unnamed(chosen) if header else ""), evidence
 
 
 @dataclass(frozen=True)
@@ -226,14 +230,17 @@ def _by_spaces(head: str, spec: TableSpec, where: tuple[str, str], cut: bool) ->
     absent = next((d for d in ";\t|" if d not in head), None)
     if one.width == 2 and len(one.rows[0]) == 1 and absent and all(map(_DECIMAL.fullmatch, head.split("\n")[1:])):
         return _Trial.of(head, Dialect(absent), cut)  # the commas are those of numbers
+    if '"' in head:  # as R writes tables: one space, and quotes around strings
+        single = _Trial.of(head, Dialect(" "), cut)
+        return single if single.divides and not single.malformed and one.width == 1 else one
     spaced = _Trial.of(head, Dialect("space"), cut)
-    if spaced.width < 2 or spaced.regular < 1 or len(spaced.rows) < 2 or '"' in head:
+    if spaced.width < 2 or spaced.regular < 1 or len(spaced.rows) < 2:
         return one
     bodies = [spaced.column(i)[1:] for i in range(spaced.width)]
     numbers = [all(re.fullmatch(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?", c) for c in body) for body in bodies]
     if all(numbers) or (any(numbers) and spaced.width > 2):
         return spaced
-    if any(numbers) or (spaced.width > 2 and len(spaced.rows) >= 20 and spaced.values < 1):
+    if any(numbers) or (spaced.width > 2 and len(spaced.rows) >= _ENOUGH and spaced.values < 1):
         rule = f"may be one column, or {spaced.width} that are divided by spaces"
         raise _doubt(where, rule, *_set(["space", "comma"]))
     return one
@@ -277,6 +284,17 @@ def _header(
         "Say which: data.table.header=true or data.table.header=false; without one the columns are named column_1, "
         "column_2 and so on, or by data.table.names.",
     )
+
+
+def _unnamed(trial: _Trial) -> str:
+    """Which column the header does not name; see `Dialect`. Names of rows all differ."""
+    head, *rows = trial.rows or [[]]
+    if len(head) < 2 or not rows or len(head) + 1 != trial.width or any(len(row) != trial.width for row in rows):
+        return ""
+    if not any(row[-1] for row in rows):
+        return "last"
+    names = [row[0] for row in rows]
+    return "first" if len(set(names)) == len(names) and (len(names) >= _ENOUGH or _counted(names)) else ""
 
 
 def _signs(trial: _Trial, first: Sequence[str], nulls: Sequence[str]) -> tuple[list[int], list[int]]:

@@ -66,9 +66,8 @@ def _wide(content: bytes) -> str | None:
     if b"\0" not in head:
         return None
     for codec in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
-        size = 4 if "32" in codec else 2
         try:
-            string = head[: len(head) // size * size].decode(codec)
+            string = codecs.getincrementaldecoder(codec)().decode(head)  # which may end within a letter
         except UnicodeDecodeError:
             continue
         # In the other byte order a line feed is U+0A00 and a comma is U+2C00.

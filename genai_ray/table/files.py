@@ -21,7 +21,7 @@ from genai_ray.table.delimited import GZIP, STRINGS
 from genai_ray.table.dialect import Dialect, First
 from genai_ray.table.numerals import Numerals
 from genai_ray.table.spec import TableSpec
-from genai_ray.table.values import dense, supported, whole
+from genai_ray.table.values import dense, is_string, pc, supported, whole
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq", ".parq")
 PLAIN = Numerals()
@@ -29,6 +29,12 @@ _PARQUET = b"PAR1"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 #: How Hive names the folder of rows whose value is missing.
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+#: Keys by which folders are known whose files may hold rows that were deleted.
+_TABLE_FORMATS = {
+    r"(^|/)_delta_log/": "Delta Lake",
+    r"(^|/)\.hoodie/": "Apache Hudi",
+    r"(^|/)metadata/.*\.metadata\.json$": "Apache Iceberg",
+}
 #: Files of other suffixes whose first bytes are looked at, in a folder that has none of these.
 _LOOKED_AT = 1000
 
@@ -135,7 +141,7 @@ class _Reader:
         content = entry.store.read(key)
         dialect, encoding = None, "utf-8"
         if content.startswith(_PARQUET) or key.lower().endswith(".parquet"):
-            self._of_parquet_only(key)
+            _refuse_keys_of_csv(spec, key)
             table = _parquet(spec, field, key, content, self.left_out)
         else:
             file = delimited.decode(spec, field, key, content, self._first)
@@ -154,12 +160,6 @@ class _Reader:
         if not self.parts or self.parts[0].dialect is None:
             return None
         return First(self.parts[0].dialect, self.tables[0].column_names)
-
-    def _of_parquet_only(self, key: str) -> None:
-        if self.spec.names is not None:
-            raise UserError(
-                "data.table.names", self.spec.names, f"is for CSV, and {key} is Parquet", "Set data.table.names=null."
-            )
 
     def _note(self, key: str, evidence: Mapping[str, str], missing: Mapping[str, Mapping[str, int]]) -> None:
         for name, why in evidence.items():
@@ -257,6 +257,10 @@ def _keys(field: str, uri: str, left_out: Counter[str]) -> tuple[Store, list[str
         return parent, [name]
     store = Store(uri, field)
     every = store.list()
+    for mark, kind in _TABLE_FORMATS.items():
+        if any(re.search(mark, k) for k in every):
+            rule = f"is a table of {kind}, whose log says which of the files count; it is not read"
+            raise UserError(field, uri, rule, "Export its rows to Parquet or CSV.")
     seen = [k for k in every if not any(map(_hidden, k.split("/")))]
     keys = [k for k in seen if k.lower().endswith(SUFFIXES)]
     if not keys:
@@ -355,7 +359,34 @@ def _parquet(spec: TableSpec, field: str, key: str, content: bytes, left_out: di
             f"Leave them out: {_override('columns', columns)}; or store durations as numbers, and lists and structs as "
             "columns of their parts.",
         )
-    return table.replace_schema_metadata(None)
+    return _without_nulls(spec, key, table).replace_schema_metadata(None)
+
+
+def _refuse_keys_of_csv(spec: TableSpec, key: str) -> None:
+    """Report keys that say how text is read."""
+    unset = {"delimiter": (None, ","), "encoding": (None, "utf8")}  # also the defaults of earlier versions
+    for name in ("names", "header", "delimiter", "escape", "skip", "comment", "encoding"):
+        value = getattr(spec, name)
+        if value not in unset.get(name, (None,)):
+            rule = f"is for CSV, and {key} is Parquet"
+            raise UserError(f"data.table.{name}", value, rule, f"Set data.table.{name}=null.")
+
+
+def _without_nulls(spec: TableSpec, key: str, table: pa.Table) -> pa.Table:
+    """Strings that the spec says mean a missing value, as such; Parquet has none but those."""
+    for name, column in spec.columns.items():
+        if column.nulls is None or name not in table.column_names:
+            continue
+        cells = table.column(name)
+        if not is_string(cells.type):
+            rule = f"are strings, and {key} has a column of type {cells.type}"
+            raise UserError(f"data.table.columns.{name}.nulls", column.nulls, rule, "Leave them out.")
+        plain = dense(cells)
+        missing = pc.is_in(plain, value_set=pa.array(column.nulls, plain.type))
+        kept = pc.if_else(missing, pa.scalar(None, plain.type), plain)
+        index = table.column_names.index(name)
+        table = table.set_column(index, name, kept.cast(cells.type) if kept.type != cells.type else kept)
+    return table
 
 
 def _override(name: str, value: Any) -> str:

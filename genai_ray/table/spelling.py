@@ -190,10 +190,13 @@ def unspelled(column: Any, kind: pa.DataType, spelling: Spelling | None) -> Any:
     elif spelling.form:
         out = _by_array(array, lambda distinct: strptime(distinct, spelling.form)).cast(cells, safe=False)
     elif spelling.words:
-        out = pc.equal(array, spelling.words[0])
+        known = pc.is_in(array, value_set=pa.array(spelling.words))
+        out = pc.if_else(known, pc.equal(array, spelling.words[0]), pa.scalar(None, pa.bool_()))
     else:
         removed = pc.replace_substring(array, spelling.thousands, "") if spelling.thousands else array
         out = _cast(pc.replace_substring(removed, spelling.decimal, "."), cells)
+    if out.null_count > array.null_count:
+        raise pa.ArrowInvalid(f"a cell is not spelled as {spelling}")
     return out.cast(kind) if pa.types.is_dictionary(kind) else out
 
 
