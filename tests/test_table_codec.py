@@ -237,6 +237,19 @@ def test_constants_and_ids_come_back_as_they_were():
         data.codec.check(TableGenerateSpec(samples=10_001))
 
 
+def test_an_id_begins_with_what_another_column_says():
+    regions = [("NORTH", "SOUTH", "EAST")[i % 3] for i in range(300)]
+    ids = [f"{r}-{i // 3:04}" for i, r in enumerate(regions)]
+    data = load(pa.table({"id": ids, "region": regions, "x": seeded(1).normal(0, 1, 300)}))
+    assert data.codec.columns[0].described_pattern == "{region}-<0000..0099>"
+    assert TableCodec.from_json(json.loads(json.dumps(data.codec.to_json()))) == data.codec
+    made = invented(data, 250)
+    assert all(i.startswith(f"{r}-") for i, r in zip(made["id"].to_pylist(), made["region"].to_pylist(), strict=True))
+    assert len(set(made["id"].to_pylist())) == 250
+    with pytest.raises(UserError, match="free text"):
+        load(pa.table({"id": ids, "region": regions[::-1], "x": seeded(1).normal(0, 1, 300)}))
+
+
 def test_a_column_of_whole_days_stays_one():
     days = np.datetime64("2024-01-01") + seeded(0).integers(0, 300, 400).astype("m8[D]")
     table = load(pa.table({"x": pa.array(days.astype("M8[us]")), "o": ["a", "b"] * 200}))

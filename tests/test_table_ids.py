@@ -12,6 +12,12 @@ from genai_ray.errors import UserError
 from genai_ray.table import ids
 
 
+def letters_of(regex: str) -> tuple[str, ...]:
+    pattern = ids.parse_pattern(regex, "field")
+    assert isinstance(pattern, ids.Pattern)
+    return pattern.letters
+
+
 def rows(n: int) -> np.ndarray:
     return np.arange(n, dtype=np.int64)
 
@@ -127,18 +133,12 @@ def test_a_space_beyond_64_bits_is_filled_evenly():
         assert np.unique(letters[:, place], return_counts=True)[1].min() > 190
 
 
-def letters(regex: str) -> tuple[str, ...]:
-    pattern = ids.parse_pattern(regex, "field")
-    assert isinstance(pattern, ids.Pattern)
-    return pattern.letters
-
-
 @given(st.sampled_from(["[A-Z]{2}[0-9]{5}", "K-[0-9]{4}", "[0-9a-f]{12}", "x[0-9]{2}_[A-Z0-9]{4}"]))
 def test_a_pattern_is_found_again_in_its_ids(pattern: str):
     texts = ids.parse_pattern(pattern, "field").ids(rows(800 if "{2}_" in pattern else 2000), 3, 0)
     found = ids.infer_pattern(sorted(set(texts.tolist())))
     assert found is not None
-    assert letters(found) == letters(pattern)
+    assert letters_of(found) == letters_of(pattern)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_the_digits_of_a_uuid_that_say_its_version_are_kept():
     texts = ids.parse_pattern(pattern, "f").ids(rows(2000), 3, 0).tolist()
     found = ids.infer_pattern(texts)
     assert found is not None
-    assert letters(found) == letters(pattern)
+    assert letters_of(found) == letters_of(pattern)
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,9 @@ class TableCodec:
         for index, column in enumerate(self.columns):
             if column.kind == "id":
                 beside = [cells[name] for name in self.rules.beside.get(column.name, ())]
-                strings = ids.beside(self._patterns[column.name], rows, seed, index, beside)
+                first = [cells[column.prefix]] if column.prefix else []
+                strings = ids.beside(self._patterns[column.name], rows, seed, index, [*beside, *first])
+                strings = ids.joined(*first, strings)
                 plain = strings.tolist() if values.is_string(column.type) else strings.astype(np.int64)
                 cells[column.name] = values.from_plain(plain, column.type)
         return pa.table([cells[c.name] for c in self.columns], schema=self.schema)

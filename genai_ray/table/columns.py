@@ -22,8 +22,9 @@ class Column:
     categories: plain values (see `values.plain`) of a discrete column, without missing, ascending or in the order of an
     ordered dictionary; a rare or unknown value becomes `other`. low, high: the range of numbers that is generated. min,
     max: the part of it that a spec demands. value: of a constant. spelling: in CSV, if it is another than Arrow's.
-    digits: the format of whole numbers that are dates or times, see `digits`. exact: dates beyond 2**53 units that
-    enough rows have; float64 holds none of them. why: the reason for the kind.
+    digits: the format of whole numbers that are dates or times, see `digits`. prefix: the column whose category an id
+    begins with, before its pattern. exact: dates beyond 2**53 units that enough rows have; float64 holds none of them.
+    why: the reason for the kind.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Column:
     value: Any = None
     spelling: Spelling | None = None
     digits: str = ""
+    prefix: str = ""
     exact: tuple[int, ...] = ()
     why: str = field(default="", compare=False)
 
@@ -85,11 +87,16 @@ class Column:
         """One of its numbers as people write it."""
         return values.shown(number, digits.kind(self.digits) if self.digits else self.type, self.unit)
 
+    @property
+    def described_pattern(self) -> str:
+        """The pattern of an id, with the column that it begins with."""
+        return f"{{{self.prefix}}}{self.pattern}" if self.prefix else self.pattern
+
     def described(self) -> str:
         if self.kind in ("categorical", "boolean"):
             return f"{self.name} ({len(self.categories)})"
         if self.kind == "id":
-            return f"{self.name} ({self.pattern})"
+            return f"{self.name} ({self.described_pattern})"
         if self.low is None or self.high is None:
             return self.name
         return f"{self.name} ({self.shown(self.low)} .. {self.shown(self.high)})"

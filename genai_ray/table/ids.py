@@ -13,9 +13,10 @@ import os.path
 import re
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import groupby
 from math import prod
 
@@ -215,6 +216,25 @@ def beside(
         mine = np.flatnonzero(which == i)
         out[mine] = pattern.ids(rows[mine], rng.fold(seed, salt, zlib.crc32(combination.encode())), salt)
     return out.astype(str)
+
+
+def joined(*parts: pa.Array | NDArray[np.str_]) -> NDArray[np.str_]:
+    """Strings (N,), one after the other in each row."""
+    texts = [p if isinstance(p, np.ndarray) else np.array(values.dense(p).to_pylist(), str) for p in parts]
+    return reduce(np.char.add, texts)
+
+
+def infer_prefix(ids: pa.Array, categories: pa.Array, least: int) -> str | None:
+    """The pattern of what follows if each id (N,) begins with the category of its row; None if some do not, or a
+    category has fewer than `least` rows.
+    """
+    for rows in (slice(0, 1000), slice(None)):
+        strings, first = ids[rows].to_pylist(), values.dense(categories)[rows].to_pylist()
+        if not all(p and s.startswith(p) for s, p in zip(strings, first, strict=True)):
+            return None
+    if min(Counter(first).values()) < least:
+        return None
+    return infer_pattern(sorted({s[len(p) :] for s, p in zip(strings, first, strict=True)}))
 
 
 def check_enough(name: str, pattern: Pattern | Counted, kind: pa.DataType, rows: int) -> None:

@@ -51,8 +51,9 @@ def infer_columns(
     for name in specs:
         if name not in names:
             raise UserError("data.table.columns", name, "is not a column of the files", nearest(name, names))
-    arrays, columns = {}, []
-    problems: list[ColumnError] = []
+    arrays: dict[str, pa.Array] = {}
+    columns: dict[str, Column] = {}
+    failed: list[tuple[Source, ColumnError]] = []
     for name in names:
         spec = _implied(name, specs.get(name, ColumnSpec()), (*unique, *repeated), computed)
         if spec.type == "drop":
@@ -61,14 +62,46 @@ def infer_columns(
         try:
             arrays[name], column = _infer(source)
         except ColumnError as error:
-            problems.append(_with_ways_out(error, source))
+            failed.append((source, error))
             continue
-        columns.append(replace(column, kind="formula") if name in computed else column)
+        columns[name] = replace(column, kind="formula") if name in computed else column
+    categories = {n: values.dense(arrays[n]) for n, c in columns.items() if c.kind == "categorical" and not c.missing}
+    sources = [s for s, _ in failed] + [Source(files, n, ColumnSpec(), files.table.column(n)) for n in columns]
+    for source in sources:
+        column = _id_with_prefix(source, columns.get(source.name), specs.get(source.name, ColumnSpec()), categories)
+        if column is not None:
+            cells = values.dense(source.strings) if files.from_csv else values.whole(source.cells)
+            columns[source.name], arrays[source.name] = replace(column, type=cells.type), cells
+    problems = [_with_ways_out(error, source) for source, error in failed if source.name not in columns]
     if problems:
         raise joined(problems)
     if not columns:
         raise UserError("data.table.columns", list(specs), "leave no column", "Drop fewer.")
-    return pa.table(arrays), tuple(columns)
+    kept = [n for n in names if n in columns]
+    return pa.table({n: arrays[n] for n in kept}), tuple(columns[n] for n in kept)
+
+
+def _id_with_prefix(
+    source: Source, column: Column | None, spec: ColumnSpec, categories: Mapping[str, pa.Array]
+) -> Column | None:
+    """An id whose strings each begin with the category of another column in their row; None if they do not.
+
+    column: what it is without that, None: nothing that can be learnt. categories: cells of other columns.
+    """
+    kind = source.cells.type if column is None else column.type
+    if (column and column.kind != "id") or spec.pattern or spec.type not in (None, "id") or not values.is_string(kind):
+        return None
+    if source.strings.null_count or (len(source.distinct) < len(source.strings) and not source.repeated):
+        return None
+    strings = values.dense(source.strings)
+    for name, cells in categories.items():
+        if values.is_string(cells.type):
+            # Twice as often as in training, where none of them must become the label of the rare ones.
+            pattern = ids.infer_prefix(strings, cells, 2 * source.rare)
+            if pattern is not None:
+                why = f"each begins with {name}, then all are of one pattern"
+                return Column(source.name, "id", kind, pattern=pattern, prefix=name, why=why)
+    return None
 
 
 def _with_ways_out(error: ColumnError, source: Source) -> ColumnError:

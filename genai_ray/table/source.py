@@ -251,7 +251,7 @@ def _column_summary(column: Column, cells: pa.ChunkedArray, rare: int) -> dict[s
         "missing": int((which < 0).sum()),
     }
     if column.kind == "id":
-        return out | {"pattern": column.pattern}
+        return out | {"pattern": column.described_pattern}
     if column.is_number:
         numbers = column.numbers(cells)
         ends = (float(np.nanmin(numbers)), float(np.nanmax(numbers)))
