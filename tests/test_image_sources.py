@@ -556,6 +556,8 @@ def test_a_column_that_holds_no_labels(tmp_path: Path, label: Any):
     with pytest.raises(UserError, match="must hold strings or whole numbers") as caught:
         parquet(tmp_path)
     assert caught.value.field == "data.label_column"
+    assert "data.label_column=null" in caught.value.remedy
+    assert parquet(tmp_path, label_column=None).codec.classes is None
 
 
 def test_a_label_column_that_is_misspelt(tmp_path: Path):
