@@ -37,7 +37,7 @@ def refuse_other_data(spec: Spec, stored: str, loaded: str) -> None:
             f"data.{field}",
             getattr(spec.data, field),
             "holds other samples than the run was begun with",
-            "Restore them, or give the run another name.",
+            "Restore them, and the keys of data that say how they are read, or give the run another name.",
         )
 
 

@@ -344,6 +344,22 @@ def test_a_background_that_is_no_colour(background: str):
     assert caught.value.field == "data.background"
 
 
+def test_colours_of_other_spaces(tmp_path: Path):
+    from PIL import ImageCms
+
+    colour = (180, 60, 90)
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    lab = ImageCms.profileToProfile(Image.new("RGB", (8, 8), colour), *profiles, outputMode="LAB")
+    assert lab is not None
+    for i in range(5):
+        lab.save(tmp_path / f"{i}.tif")
+    for i in range(5):
+        Image.new("RGB", (8, 8), colour).convert("YCbCr").save(tmp_path / f"{5 + i}.tif")
+    data = folder(tmp_path)
+    assert data.summary["modes"]["LAB"] == 5
+    assert abs(everything(data).astype(int) - colour).max() <= 3
+
+
 # --- depth ---------------------------------------------------------------------------------------
 
 
@@ -556,6 +572,8 @@ def test_a_column_that_holds_no_labels(tmp_path: Path, label: Any):
     with pytest.raises(UserError, match="must hold strings or whole numbers") as caught:
         parquet(tmp_path)
     assert caught.value.field == "data.label_column"
+    assert "data.label_column=null" in caught.value.remedy
+    assert parquet(tmp_path, label_column=None).codec.classes is None
 
 
 def test_a_label_column_that_is_misspelt(tmp_path: Path):

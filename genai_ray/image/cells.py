@@ -262,13 +262,13 @@ class _LabelColumn:
         self.rows = [footer.num_rows for footer in footers]
         schemas = [footer.schema.to_arrow_schema() for footer in footers]
         self.in_files = all(spec.label_column in schema.names for schema in schemas)
-        self.folders = [_columns_in_path(key).get(spec.label_column) for key, *_ in files]
+        self.folders = [_columns_in_path(key).get(spec.label_column or "") for key, *_ in files]
         self.candidates = tuple(dict.fromkeys((*schemas[0].names, *_columns_in_path(files[0][0]))))
         self.there = self.in_files or any(label is not None for label in self.folders)
         self.names: tuple[str, ...] | None = None
         if self.in_files:
             self._check(schemas)
-        elif not self.there and spec.label_column != type(spec).model_fields["label_column"].default:
+        elif not self.there and spec.label_column not in (None, type(spec).model_fields["label_column"].default):
             remedy = f"Columns: {', '.join(self.candidates)}."
             raise UserError("data.label_column", spec.label_column, f"is not a column of {files[0][0]}", remedy)
 
@@ -279,11 +279,15 @@ class _LabelColumn:
             kind = schema.field(self.spec.label_column).type
             what = _label_kind(kind)
             if what is None:
-                raise self._error(f"must hold strings or whole numbers, and holds {kind} in {key}")
+                rule = f"must hold strings or whole numbers, and holds {kind} in {key}"
+                remedy = (
+                    "Name another column, or set data.label_column=null and model.conditional=false to learn without."
+                )
+                raise UserError("data.label_column", self.spec.label_column, rule, remedy)
             if what != "nothing" and seen is not None and seen[0] != what:
                 raise self._error(f"holds {what} ({kind}) in {key}, and {seen[0]} ({seen[2]}) in {seen[1]}")
             seen = (what, key, kind) if seen is None and what != "nothing" else seen
-            names = _features(schema).get(self.spec.label_column, {}).get("names")
+            names = _features(schema).get(self.spec.label_column or "", {}).get("names")
             if names is None or what != "whole numbers":
                 continue
             if self.names is not None and self.names != tuple(names):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor
+from PIL import Image, ImageCms, ImageColor
 
 from genai_ray.errors import UserError
 from genai_ray.image.spec import ImageDataSpec
@@ -88,6 +88,9 @@ def flat(image: Image.Image, scales: Mapping[str, Scale] = FULL, background: str
         if isinstance(clear, int):
             grey.putalpha(Image.fromarray(np.where(values == clear, 0, _OPAQUE).astype(np.uint8)))
         image = grey
+    elif image.mode == "LAB":  # which `convert` does not know
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        image = ImageCms.profileToProfile(image, *profiles, outputMode="RGB") or image
     return _laid_on(background, image) if image.has_transparency_data else image
 
 

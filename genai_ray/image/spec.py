@@ -53,7 +53,9 @@ class ImageDataSpec(DataSpec):
         "least is black; or a number of bits",
     )
     image_column: str = key("image", needs={"source": ("parquet",)})
-    label_column: str = key("label", needs={"source": ("parquet",)})
+    label_column: str | None = key(
+        "label", needs={"source": ("parquet",)}, description="also of folders such as label=cat; null: no classes"
+    )
     unlabelled: Literal["fail", "skip"] = later(
         "fail", needs={"source": ("parquet",)}, description="rows with an empty label, or -1 under ClassLabel"
     )
