@@ -579,7 +579,7 @@ def test_a_column_that_holds_no_labels(tmp_path: Path, label: Any):
 def test_a_label_column_that_is_misspelt(tmp_path: Path):
     table(tmp_path / "a.parquet", label=[0, 1] * 3)
     with pytest.raises(UserError, match=r"is not a column of a\.parquet"):
-        parquet(tmp_path, label_column="lable")
+        parquet(tmp_path, label_column="labels")
 
 
 def test_where_labels_could_be_is_said(tmp_path: Path):
