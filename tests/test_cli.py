@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import small_spec
+from PIL import Image
 
 from genai_ray.cli import main
 
@@ -138,6 +139,9 @@ def test_verbs_one_by_one_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[
         code, out, err = call(capsys, verb, *arguments)
         assert code == 0, err
         assert expected in out
+        # What was read is said where the real data are read before the work, and not again by a finished training.
+        assert ("holdout        359" in out + err) == (verb in ("train", "plan")), verb
+    assert "359" in (tmp_path / "small" / "report" / "report.html").read_text().partition("Real data")[2]
     code, out, _ = call(capsys, "inspect", str(tmp_path / "small"), "--json")
     found = json.loads(out)
     assert found["trained"] == 1280
@@ -204,6 +208,24 @@ def test_s3_mistakes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert code == 2
     assert "the server refuses the credentials (SignatureDoesNotMatch)" in err
     assert "wrong" not in err
+
+
+def test_inspect_says_what_is_read_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("photos/cat/1.png", "photos/cat/2.png", "photos/dog/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / name)
+    (tmp_path / "photos" / "notes.txt").write_text("x")
+    code, out, _ = call(capsys, "inspect", str(tmp_path / "photos"), "--json")
+    assert code == 0
+    about = json.loads(out)
+    assert about["classes"] == {"cat": 2, "dog": 1}
+    assert about["left out"] == {"suffix .txt": 1}
+    (tmp_path / "rows").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "rows" / f"{name}.csv").write_text("x;k\n" + "1.5;a\n2.5;b\n" * 20)
+    code, out, _ = call(capsys, "inspect", str(tmp_path / "rows"), "--json")
+    assert code == 0
+    assert json.loads(out)["rows"] == 80
 
 
 def test_inspect_tells_what_it_takes_the_columns_of_a_table_for(

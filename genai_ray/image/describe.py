@@ -23,8 +23,8 @@ from genai_ray.storage import Store
 
 _LOOKED_AT = 1_000  # images, in runs of so many:
 _RUN = 50
-#: Files of ours that say that a folder is a run or a data set.
-_OF_RUNS = {"spec.yaml", "manifest.json", "dataset/manifest.json"}
+#: Files of ours that say that a folder is a run or a data set, and ends of those that say that it holds one.
+_OF_RUNS, _OF_INNER_RUNS = {"spec.yaml", "manifest.json"}, ("dataset/manifest.json", "model/generator.onnx")
 _TABLES = (".csv", ".tsv", ".parquet")
 
 
@@ -63,7 +63,7 @@ def recognised(uri: str) -> Json:
         return {}
     store = store_of(uri.rstrip("/") or "/")
     keys = sorted(store.listing())
-    if _OF_RUNS & set(keys):
+    if _OF_RUNS & set(keys) or any(key.endswith(_OF_INNER_RUNS) for key in keys):
         return {}
     parquet = next((key for key in keys if key.endswith(".parquet") and not is_hidden_file(key)), None)
     if parquet is not None and (found := _described(store, parquet)):
