@@ -22,7 +22,8 @@ class Column:
     without missing; a rare or unknown value becomes `other`. low, high: the range of numbers that is generated. min,
     max: the part of it that a spec demands. value: of a constant. why: the reason for the kind. digits: the format of
     whole numbers that are dates or times, see `digits`. prefix: the column whose category an id begins with, before its
-    pattern. exact: dates beyond 2**53 units that enough rows have; float64 holds none of them.
+    pattern. ranges: of numbers with wide gaps that are modelled as a distance, those between the gaps. exact: dates
+    beyond 2**53 units that enough rows have; float64 holds none of them.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Column:
     value: Any = None
     digits: str = ""
     prefix: str = ""
+    ranges: tuple[tuple[float, float], ...] = ()
     exact: tuple[int, ...] = ()
     why: str = field(default="", compare=False)
 
@@ -101,12 +103,14 @@ class Column:
     def to_json(self) -> dict[str, Any]:
         out = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "why"}
         out |= {"type": values.type_name(self.type), "categories": list(self.categories), "exact": list(self.exact)}
+        out |= {"ranges": [list(ends) for ends in self.ranges]}
         defaults = {f.name: f.default for f in fields(self)}
         return {k: v for k, v in out.items() if v not in (defaults[k], [])}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Column":
         lists = {name: tuple(stored.get(name, ())) for name in ("categories", "exact")}
+        lists["ranges"] = tuple(map(tuple, stored.get("ranges", ())))
         return cls(**{**stored, **lists, "type": values.type_from_name(stored["type"])})
 
 
