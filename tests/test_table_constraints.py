@@ -394,6 +394,24 @@ def test_a_date_is_its_whole_day(strict: bool, swapped: bool, kind: pa.DataType)
             load(table, constraints=[{"less": columns, "strict": True}])
 
 
+@pytest.mark.parametrize("how", ["quantiles", "modes"])
+def test_a_date_for_ever_stays_one_after_another_date(how: str):
+    rng = np.random.Generator(np.random.Philox(8))
+    begin = np.datetime64("2020-01-01") + rng.integers(0, 1000, 800).astype("m8[D]")
+    end = np.where(
+        rng.random(800) < 0.3, np.datetime64("9999-12-31"), begin + rng.integers(0, 300, 800).astype("m8[D]")
+    )
+    table = pa.table({"begin": pa.array(begin), "end": pa.array(end), "k": rng.choice(["a", "b"], 800)})
+    data = load(table, constraints=[{"less": ["begin", "end"]}], numbers=how)
+    assert TableCodec.from_json(data.codec.to_json()) == data.codec
+    for made in (back(data), invented(data, 3000)):
+        made = made.filter(pa.array(data.codec.valid(made)))
+        assert made.num_rows > 500
+        years = made["end"].to_numpy().astype("M8[Y]").astype(int) + 1970
+        assert set(years) <= {2020, 2021, 2022, 2023, 9999}
+        assert 9999 in years
+
+
 # --- keys of several columns ---------------------------------------------------------------------
 
 

@@ -65,6 +65,9 @@ def test_patterns_mean_what_they_mean_to_re(pattern: str, size: int):
         r"[!-\d]",
         r"[\d-z]",
         r"[a\x]",
+        "[A-Z]<1..9",
+        "K<9..1>",
+        "K<1..9/0>",
     ],
 )
 def test_other_regular_expressions_are_refused(pattern: str):

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pyarrow as pa
 import pytest
 import torch
@@ -91,6 +92,21 @@ def test_the_graph_of_table_ar_gives_what_torch_gives(columns: list[str] | None,
     made, card = family("table_ar", load(table, numbers=numbers))
     sampler = made.sampler().eval()
     assert check_parity(sampler, to_onnx(sampler, card), card) <= 1
+
+
+@pytest.mark.parametrize("preset", ["table_ar", "ctgan"])
+def test_a_label_of_no_category_counts_as_the_last(preset: str):
+    data = load(shop(), conditional=preset == "ctgan")
+    made, card = family(preset, data)
+    session = ort.InferenceSession(to_onnx(made.sampler().eval(), card), providers=["CPUExecutionProvider"])
+    noise = np.random.Generator(np.random.Philox(1)).standard_normal((9, made.sampler_latent), np.float32)
+    labels = np.full((9, len(data.codec.parts)), -1)
+    labels[:, 0] = 99
+    unknown = session.run(None, {"noise": noise, "label": labels})
+    labels[:, 0] = data.codec.parts[0].size - 1
+    last = session.run(None, {"noise": noise, "label": labels})
+    for a, b in zip(unknown, last, strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
 def test_a_wide_table_is_exported_at_once():

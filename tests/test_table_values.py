@@ -215,6 +215,24 @@ def test_other_numbers_are_no_dates(cells: np.ndarray):
     assert digits.infer("amount", pa.array(cells)) == ""
 
 
+def test_a_number_of_an_order_is_an_id_though_it_reads_as_a_date():
+    orders = np.array([int(f"{d:%Y%m%d}00{i:02}") for d in MOMENTS[::40] for i in range(1, 40)])
+    data = load(pa.table({"order_no": orders, "k": np.arange(len(orders)) % 2}))
+    assert data.codec.columns[0].kind == "id"
+    assert (
+        load(pa.table({"date_key": MOMENTS[::40].strftime("%Y%m%d").astype(int)})).codec.columns[0].kind == "datetime"
+    )
+
+
+def test_conditions_on_dates_in_digits():
+    data = load(pa.table({"day": np.array(MOMENTS.strftime("%Y%m%d").astype(np.int64)), "k": kinds()}))
+    years = data.train["day"].to_numpy() // 10_000
+    matches = data.codec.matches(data.train, {"day": {"min": 20200101, "max": 20201231}})
+    assert (matches == (years == 2020)).all()
+    assert data.codec.requested_codes({"day": 20200229}, "f")
+    assert data.codec.matches(data.train, {"day": 20200229}).any()
+
+
 def test_digits_without_a_date_can_be_marks():
     cells = np.array(MOMENTS.strftime("%Y%m%d").astype(np.int64))
     cells = marked(cells, 99991231)

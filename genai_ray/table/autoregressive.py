@@ -35,7 +35,7 @@ class ArSampler(nn.Module):
         net: Any = self.net
         layout, parts = self.layout, len(self.layout.sizes)
         uniform = normal_cdf(noise)
-        free = torch.full_like(noise[:, :parts], -1).long() if labels is None else labels
+        free = torch.full_like(noise[:, :parts], -1).long() if labels is None else layout.known(labels)
         known = [torch.where(free[:, i] >= 0, free[:, i], size) for i, size in enumerate(layout.sizes)]
         total = net.embedded(0, known[0])
         for i in range(1, parts):
@@ -98,6 +98,7 @@ class ArSampler(nn.Module):
         """Codes (N, P) from uniforms and requested codes, both (P, N)."""
         net: Any = self.net
         sizes = np.array(self.layout.sizes, np.int64)
+        free = main("Min", free, main.constant(sizes[:, None] - 1))  # a code beyond the last is the last
         fixed = main("GreaterOrEqual", free, main.constant(np.int64(0)))
         known = main("Where", fixed, free, main.constant(sizes[:, None]))
         known = main("Add", known, main.constant(np.array(net.starts, np.int64)[:, None]))

@@ -23,8 +23,9 @@ class Column:
     ordered dictionary; a rare or unknown value becomes `other`. low, high: the range of numbers that is generated. min,
     max: the part of it that a spec demands. value: of a constant. spelling: in CSV, if it is another than Arrow's.
     digits: the format of whole numbers that are dates or times, see `digits`. prefix: the column whose category an id
-    begins with, before its pattern. exact: dates beyond 2**53 units that enough rows have; float64 holds none of them.
-    why: the reason for the kind.
+    begins with, before its pattern. ranges: of numbers with wide gaps that are modelled as a distance, those between
+    the gaps. exact: dates beyond 2**53 units that enough rows have; float64 holds none of them. why: the reason for
+    the kind.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Column:
     spelling: Spelling | None = None
     digits: str = ""
     prefix: str = ""
+    ranges: tuple[tuple[float, float], ...] = ()
     exact: tuple[int, ...] = ()
     why: str = field(default="", compare=False)
 
@@ -104,6 +106,7 @@ class Column:
     def to_json(self) -> dict[str, Any]:
         out = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "why"}
         out |= {"type": values.type_name(self.type), "categories": list(self.categories), "exact": list(self.exact)}
+        out["ranges"] = [list(ends) for ends in self.ranges]
         if self.spelling is not None:
             out["spelling"] = self.spelling.to_json()
         defaults = {f.name: f.default for f in fields(self)}
@@ -112,6 +115,7 @@ class Column:
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Column":
         lists = {name: tuple(stored.get(name, ())) for name in ("categories", "exact")}
+        lists["ranges"] = tuple(map(tuple, stored.get("ranges", ())))
         spelling = Spelling.from_json(stored["spelling"]) if "spelling" in stored else None
         return cls(**{**stored, **lists, "type": values.type_from_name(stored["type"]), "spelling": spelling})
 

@@ -42,6 +42,11 @@ def unit_ns(form: str) -> int:
     return seconds * 10**9 if "%H" in form else values.DAY_NS
 
 
+def named(name: str) -> bool:
+    """Whether the name of a column says that it holds dates."""
+    return _DATE_NAME.search(name) is not None
+
+
 def read(cells: pa.ChunkedArray | pa.Array, form: str) -> NDArray[np.float64]:
     """Whole numbers (N,) as counts of the format's unit since 1970 or midnight; NaN for what is no date or time."""
     numbers = values.numbers(cells)

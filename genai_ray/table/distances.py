@@ -63,4 +63,8 @@ class Distance:
             value = np.round(value, column.decimals)
             below = value * ratio <= floor if self.strict else value * ratio < floor
             value = np.where(below, np.round(value + column.step, column.decimals), value)
+        if column.ranges:
+            lows, highs = np.array(column.ranges).T
+            nearest = np.maximum(lows - value[:, None], value[:, None] - highs).argmin(1)
+            value = np.clip(value, lows[nearest], highs[nearest])
         return value + 0.0

@@ -46,6 +46,7 @@ def fit_codec(
             "Check the file, data.table.columns and data.table.rare.",
         )
     _check_size(columns, table, spec)
+    columns = tuple(_with_ranges(c, table, rules, spec.rare) for c in columns)
     parts, members, combos = zip(*pieces, strict=True)
     codec = _with_modes(TableCodec(columns, parts, members, combos, rules), table, spec)
     codes, scalars = codec.encode(table)
@@ -156,6 +157,14 @@ def _completed(column: Column, table: pa.Table, spec: TableSpec, grouped: bool) 
     low = column.min if column.min is not None else low
     high = column.max if column.max is not None else high
     return replace(column, low=low, high=max(high, low))
+
+
+def _with_ranges(column: Column, table: pa.Table, rules: Rules, rare: int) -> Column:
+    """The column; one that is modelled as a distance with its ranges, as its marks are no marks among distances."""
+    if not rules.lows(column.name) or column.kind not in ("numerical", "datetime") or column.categories:
+        return column
+    numbers = column.numbers(table.column(column.name))
+    return replace(column, ranges=modes.ranges_of(np.sort(numbers[~np.isnan(numbers)]), rare))
 
 
 def _beyond(column: Column, ascending: NDArray[np.float64], cells: pa.ChunkedArray, rare: int) -> tuple[int, ...]:

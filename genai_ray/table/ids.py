@@ -41,7 +41,8 @@ _CHECKS: dict[str, tuple[tuple[int, ...], int, bool]] = {
     "ean": ((3, 1), 10, False),
     "isbn10": (tuple(range(2, 11)), 11, False),
 }
-_COUNTED = re.compile(r"([^<>]*)<(\d+)\.\.(\d+)(?:/(\d+))?>([^<>]*)")
+#: Its strings are no regular expressions, and so have none of their characters.
+_COUNTED = re.compile(r"([^<>\[\]{}\\]*)<(\d+)\.\.(\d+)(?:/(\d+))?>([^<>\[\]{}\\]*)")
 #: Chance that a character of a class does not occur, below which it is no character of the ids.
 _CHANCE = 1e-6
 #: Numbers are counted on if the ids are at least this share of those between the least and the greatest.
@@ -382,7 +383,7 @@ def infer_whole(strings: list[str]) -> str:
 
 def _counted(prefix: str, tails: list[str], width: int) -> str | None:
     """The pattern of a prefix and numbers, of which most of those between the least and the greatest are there."""
-    if max(map(len, tails)) > 18 or "<" in prefix or ">" in prefix:
+    if max(map(len, tails)) > 18 or not _COUNTED.fullmatch(f"{prefix}<0..1>"):
         return None
     numbers = np.unique(np.array(tails, np.int64))
     step = int(np.gcd.reduce(np.diff(numbers))) if len(numbers) > 1 else 0

@@ -233,11 +233,16 @@ def _kind_of_values(source: Source, reading: Reading) -> tuple[pa.Array, Column]
         raise source.wrong(f"holds cells of type {kind}, which are not {wanted}", choices=[None])
     if natural == "numerical":
         _check_numbers(source, dense)
-        column = _dates_in_digits(source, dense) if wanted in (None, "datetime") else None
-        if column:
-            return array, column
     distinct = pc.count_distinct(dense, mode="only_valid").as_py()
     complete = dense.null_count == 0 and not _has_nan(dense)
+    if natural == "numerical" and wanted in (None, "datetime"):
+        # A number of an order may look like a date and a time.
+        is_id = (
+            wanted is None and complete and _looks_like_id(source, dense, distinct) and not digits.named(source.name)
+        )
+        column = None if is_id else _dates_in_digits(source, dense)
+        if column:
+            return array, column
     if wanted == "constant" or (wanted is None and distinct == 1 and complete):
         value = values.plain(dense.drop_null().slice(0, 1))[0].as_py()
         return array, _constant(source, kind, distinct, complete, value)

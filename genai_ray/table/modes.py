@@ -132,6 +132,13 @@ def _with_codes(
     )
 
 
+def ranges_of(ascending: NDArray[np.float64], rare: int) -> tuple[tuple[float, float], ...]:
+    """The ranges of sorted numbers (N,) between their wide gaps, each as `span` leaves it; none without gaps."""
+    ranges = _between_gaps(ascending, rare)
+    groups = (ascending[(ascending >= low) & (ascending <= high)] for low, high in ranges)
+    return tuple(span(group, rare) for group in groups) if len(ranges) > 1 else ()
+
+
 def _between_gaps(ascending: NDArray[np.float64], rare: int) -> list[tuple[float, float]]:
     """The ranges that sorted numbers (N,) leave between their wide gaps, in order, of at least `rare` numbers each.
 

@@ -44,6 +44,10 @@ class Layout:
         hot = [F.one_hot(labels[:, i] + 1, self.sizes[i] + 1)[:, 1:] for i in self.discrete]
         return torch.cat(hot, 1).float()
 
+    def known(self, labels: Tensor) -> Tensor:
+        """Labels (N, P), in which a code beyond the last of its part becomes the last, and one below 0 is free."""
+        return torch.minimum(labels, torch.tensor(self.sizes, device=labels.device) - 1)
+
     def logits(self, raw: Tensor) -> list[Tensor]:
         """The columns of each part's codes."""
         return list(raw[:, : self.codes].split(self.sizes, 1))
@@ -183,6 +187,7 @@ class TableSampler(nn.Module):
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         layout, parts = self.layout, len(self.layout.parts)
         latents = noise[:, : self.latent]
+        labels = None if labels is None else layout.known(labels).clamp(min=-1)
         if labels is not None and self.conditional:
             latents = torch.cat([latents, layout.requested(labels)], 1)
         raw = self.net(latents)

@@ -38,13 +38,17 @@ def joined(errors: Sequence[ColumnError]) -> UserError:
     if len(errors) == 1:
         return errors[0]
     rules = "".join(f"\n  {e.name}: {'' if e.value is None else f'{e.value!r}; '}{e.rule}" for e in errors)
-    lines = "".join(f"      {_flow(e.name)}: {'  # or '.join(map(_flow, e.choices))}\n" for e in errors)
+    lines = ""
+    for error in errors:
+        first, *others = map(_flow, error.choices)
+        more = f"  # or {', or '.join(others)}" if others else ""
+        lines += f"      {_flow(error.name)}: {first}{more}\n"
     overrides = " ".join(e.override(e.choices[0]) for e in errors)
     return UserError(
         ".".join(_PATH),
         [e.name for e in errors],
-        f"each need a decision:{rules}\n",
-        f"This makes the file run; in the spec:\n\ndata:\n  table:\n    columns:\n{lines}\n"
+        f"each need a decision:{rules}",
+        f"\nThis makes the file run; in the spec:\n\ndata:\n  table:\n    columns:\n{lines}\n"
         f"or on the command line:\n\n{overrides}",
     )
 

@@ -39,7 +39,8 @@ class ColumnSpec(Section):
     decimals: int | None = Field(default=None, ge=0, le=12, description="null: as in the source")
     pattern: str | None = Field(
         default=None,
-        description="regular expression of an id: literals, classes and fixed counts, such as [A-Z]{3}-[0-9]{6}",
+        description="regular expression of an id: literals, classes and fixed counts, such as [A-Z]{3}-[0-9]{6}; or "
+        "a number that counts on, K<0001..0900>; or with a check digit, [0-9]{12}<ean> (luhn, ean, isbn10)",
     )
     min: float | str | None = Field(
         default=None,
