@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from genai_ray.errors import GateError, IncompleteError, ParityError, UserError
-from genai_ray.progress import SHOWN, outline
+from genai_ray.progress import outline
 
 app = typer.Typer(
     help="From real data to published synthetic data: train, export, generate, evaluate.",
@@ -93,8 +93,7 @@ def plan(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -
     from genai_ray.plan import estimate as verb
 
     estimate = verb(_load(spec, overrides))
-    rest = {key: value for key, value in estimate.items() if key != "data"}
-    _show(estimate, as_json, f"{outline(estimate['data'], most=SHOWN)}\n{outline(rest)}")
+    _show(estimate, as_json, outline({key: value for key, value in estimate.items() if key != "data"}))
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Any
 from genai_ray import modalities
 from genai_ray.dataset.plan import Plan, Shard, open_plan
 from genai_ray.dataset.shards import ForgetfulStore, ShardMaker, with_settled_rows
-from genai_ray.progress import duration
+from genai_ray.progress import SHOWN, duration, outline, show
 from genai_ray.spec import Spec
 from genai_ray.storage import Store
 
@@ -24,6 +24,8 @@ def estimate(spec: Spec) -> dict[str, Any]:
     """
     Store(spec.run_uri).check(write=False)
     describe = modalities.of_spec(spec).describe
+    data = {} if describe is None else describe(spec.data)
+    show(outline(data, most=SHOWN))  # also where there is no model yet
     plan = with_settled_rows(open_plan(spec))
     shards, rows, shard_rows = plan.shard_count, spec.generate.samples, plan.spec.shard_rows
     done = len(plan.store.list("_receipts/"))
@@ -34,7 +36,7 @@ def estimate(spec: Spec) -> dict[str, Any]:
     puts, prices = files + shards + 3, spec.prices  # the files, their receipts, and the manifest
     nodes = math.ceil(spec.generate.workers / prices.workers_per_node)
     return {
-        "data": {} if describe is None else describe(spec.data),
+        "data": data,
         "uri": plan.store.uri,
         "model": plan.digest,
         "rows": rows,

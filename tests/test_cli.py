@@ -210,6 +210,13 @@ def test_s3_mistakes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert "wrong" not in err
 
 
+def test_plan_says_what_is_read_before_there_is_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, "plan", DIGITS, f"store={tmp_path}")
+    assert (code, out) == (3, "")
+    assert "holdout        359, a share of 0.2\n" in err
+    assert "run `genai-ray train`" in err
+
+
 def test_inspect_says_what_is_read_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("photos/cat/1.png", "photos/cat/2.png", "photos/dog/1.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
