@@ -44,7 +44,7 @@ def refuse_other_data(spec: Spec, stored: str, loaded: str) -> None:
 def save_spec(store: Store, spec: Spec) -> None:
     """Write spec.yaml."""
     fields = fingerprint.fields(spec, "train")
-    document = {"spec": dump(spec), "fingerprint": fingerprint.digest(fields), "versions": versions()}
+    document = {"format": FORMAT, "spec": dump(spec), "fingerprint": fingerprint.digest(fields), "versions": versions()}
     store.put("spec.yaml", format_yaml(document).encode())
 
 

@@ -12,8 +12,10 @@ from genai_ray import modalities
 from genai_ray.errors import UserError
 from genai_ray.image.spec import ImageRun
 from genai_ray.modalities import parse
+from genai_ray.runs import save_spec, saved_spec
 from genai_ray.spec import Spec, dump, fingerprint
 from genai_ray.spec.sections import TrainSpec
+from genai_ray.storage import Store
 
 SPECS = sorted((Path(__file__).resolve().parents[1] / "jobs" / "specs").glob("*.yaml"))
 
@@ -306,3 +308,11 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, kind: str):
     with pytest.raises(UserError, match="readable YAML") as caught:
         modalities.load(path)
     assert caught.value.value == str(path)
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_a_saved_spec_is_read_as_it_was(path: Path, tmp_path: Path):
+    spec = modalities.load(path, [f"store={tmp_path}"])
+    save_spec(Store(str(tmp_path)), spec)
+    assert yaml.safe_load((tmp_path / "spec.yaml").read_text())["format"] == 1
+    assert saved_spec(Store(str(tmp_path))) == spec
