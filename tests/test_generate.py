@@ -103,6 +103,7 @@ def test_finished_work_is_not_repeated(run_store: Path) -> None:
     assert again.rows == 1000
 
 
+@pytest.mark.slow
 def test_killed_driver_resumes_to_the_same_bytes(run_store: Path, undisturbed: dict[str, str]) -> None:
     spec = small_spec(run_store)
     kill_when(
@@ -144,10 +145,10 @@ def test_attempts_of_dead_processes_count(run_store: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ["generate.sink=images"],
         ["generate.sink=webdataset", "generate.encoding=jpeg"],
-        ["generate.encoding=webp"],
-        ["generate.encoding=raw"],
+        pytest.param(["generate.sink=images"], marks=pytest.mark.slow),
+        pytest.param(["generate.encoding=webp"], marks=pytest.mark.slow),
+        pytest.param(["generate.encoding=raw"], marks=pytest.mark.slow),
     ],
 )
 def test_every_sink_is_the_same_for_any_workers(run_store: Path, options: list[str]) -> None:

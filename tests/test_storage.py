@@ -453,6 +453,7 @@ def test_settings_that_cannot_be_used(s3: Store, aws: pytest.MonkeyPatch, tmp_pa
 
 
 @pytest.mark.s3
+@pytest.mark.slow
 def test_a_list_longer_than_a_page(s3: Store):
     keys = [f"many/{i:04d}" for i in range(1100)]
     with ThreadPoolExecutor(16) as pool:
@@ -480,6 +481,7 @@ def proxy(s3_stack: stacks.Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[F
 
 
 @pytest.mark.s3
+@pytest.mark.slow
 def test_heavy_faults_change_nothing(s3_uri: str, proxy: FaultProxy):
     proxy.faults = HEAVY
 
@@ -550,7 +552,9 @@ def test_half_a_put_is_no_put(s3_uri: str, proxy: FaultProxy, monkeypatch: pytes
 
 
 @pytest.mark.s3
-@pytest.mark.parametrize("fault", ["error", "slow_down", "reset", "cut_answer", "damaged_answer"])
+@pytest.mark.parametrize(
+    "fault", ["error", pytest.param("slow_down", marks=pytest.mark.slow), "reset", "cut_answer", "damaged_answer"]
+)
 def test_patience_ends(s3_uri: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, fault: str):
     monkeypatch.setattr("genai_ray.s3._PATIENCE_S", 0.5)
     monkeypatch.setattr("genai_ray.s3._CHECK_PATIENCE_S", 0.5)
