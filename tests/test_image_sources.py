@@ -22,7 +22,7 @@ from genai_ray.image.codec import ImageCodec
 from genai_ray.image.describe import describe, recognised
 from genai_ray.image.inception import read_weights
 from genai_ray.image.listing import image_suffixes
-from genai_ray.image.source import ImageData
+from genai_ray.image.source import ImageData, load
 from genai_ray.image.spec import ImageDataSpec
 
 WHITE = 255
@@ -186,6 +186,7 @@ def splits(root: Path, *names: str, classes: bool = True) -> Path:
         (("Train", "TEST", "val"), 1, {"split validation": 12}),
         (("train", "valid"), 1, {}),
         (("training", "dev", "eval"), 2, {"split validation": 12}),
+        (("train2017", "val2017"), 1, {}),
     ],
 )
 @pytest.mark.parametrize("classes", [True, False])
@@ -226,6 +227,42 @@ def test_a_class_of_the_holdout_that_never_trains_is_left_out(tmp_path: Path):
     assert data.codec.classes == ("cat", "dog")
     assert data.holdout_n == 12
     assert data.summary["left out"] == {"class that does not train": 3}
+
+
+def test_a_test_split_of_other_classes_cannot_judge(tmp_path: Path):
+    """As in Tiny ImageNet, whose val/images is no class."""
+    splits(tmp_path, "train")
+    pictures(tmp_path / "val" / "images", 5, start=100)
+    for found in (folder(tmp_path).summary, described("folder", tmp_path)):
+        assert found["classes"] == {"cat": 6, "dog": 6}
+        assert found["splits"]["validation"] == "left out, as it has none of the classes that train"
+
+
+def test_a_look_knows_the_classes_that_train(tmp_path: Path):
+    splits(tmp_path, "train", "test")
+    pictures(tmp_path / "test" / "fox", 3, start=90)
+    assert described("folder", tmp_path) == folder(tmp_path).summary
+
+
+def test_loose_images_may_name_their_split(tmp_path: Path):
+    for i in range(12):
+        saved(tmp_path / f"{'train' if i % 3 else 'test'}_{i}.png", np.full((8, 8), i, np.uint8))
+    assert levels(folder(tmp_path).holdout_images) == [0, 3, 6, 9]
+    saved(tmp_path / "other.png", np.full((8, 8), 99, np.uint8))
+    assert folder(tmp_path).n + folder(tmp_path).holdout_n == 13
+
+
+@pytest.mark.parametrize("names", [("test1", "test2"), ("train1", "train2"), ("control", "test1", "test2")])
+def test_classes_with_numbers_are_no_splits(tmp_path: Path, names: tuple[str, ...]):
+    for name in names:
+        pictures(tmp_path / name)
+    assert folder(tmp_path).codec.classes == names
+
+
+def test_one_name_in_two_spellings_of_unicode_is_one_class(tmp_path: Path):
+    for i, name in enumerate(["caf\u00e9", "cafe\u0301", "tea"]):
+        pictures(tmp_path / name, start=10 * i)
+    assert folder(tmp_path).summary["classes"] == {"caf\u00e9": 12, "tea": 6}
 
 
 def test_splits_within_classes(tmp_path: Path):
@@ -421,7 +458,15 @@ def test_the_depth_can_be_chosen(tmp_path: Path, depth: Any, expected: float):
 
 @pytest.mark.parametrize(
     ("low", "high", "black", "white"),
-    [(0, 1, 0, 255), (0, 255, 0, 255), (0, 0.5, 0, 128), (-1, 1, 0, 255), (-1000, 3000, 0, 255), (0, 70_000, 0, 255)],
+    [
+        (0, 1, 0, 255),
+        (0, 255, 0, 255),
+        (0, 0.5, 0, 128),
+        (0, 1e-3, 0, 255),
+        (-1, 1, 0, 255),
+        (-1000, 3000, 0, 255),
+        (0, 70_000, 0, 255),
+    ],
 )
 def test_floats(tmp_path: Path, low: float, high: float, black: int, white: int):
     deep(tmp_path, (RAMP * (high - low) + low).astype(np.float32), ".tif")
@@ -439,6 +484,34 @@ def test_big_endian_and_signed_integers(tmp_path: Path):
     deep(tmp_path / "signed", values.astype(np.int32) - 1000, ".tif")
     found = everything(folder(tmp_path / "signed"))
     assert (found.min(), found.max()) == (0, 255)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_white_may_be_zero(tmp_path: Path, kind: Any):
+    """As X-rays are stored (MONOCHROME1), and scans; Pillow inverts those of 8 bits alone."""
+    deep(tmp_path, (RAMP * (1 if kind is np.float32 else np.iinfo(kind).max)).astype(kind), ".tif")
+    before = everything(folder(tmp_path)).astype(int)
+    black_is_zero, white_is_zero = (struct.pack("<HHII", 262, 3, 1, value) for value in (1, 0))
+    for file in tmp_path.iterdir():
+        content = file.read_bytes()
+        assert content.count(black_is_zero) == 1
+        file.write_bytes(content.replace(black_is_zero, white_is_zero))
+    assert np.abs(everything(folder(tmp_path)) - (255 - before)).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_masks_that_are_nearly_black_are_refused_or_stretched(tmp_path: Path, channels: int):
+    """Class numbers 0 to 5 in 8 bits look black, and train to black."""
+    deep(tmp_path, np.random.default_rng(0).integers(0, 6, (10, 8, 8, channels)).squeeze().astype(np.uint8))
+    assert described("folder", tmp_path)["depth"] == {"bytes": "0 to 5; 0 is black, 255 white"}
+    overrides = {"source": "folder", "root": str(tmp_path)}
+    values = {"name": "masks", "store": str(tmp_path / "runs"), "train": {"workers": 0}, "data": overrides}
+    with pytest.raises(UserError, match=r"data\.depth=range.*data\.depth=8"):
+        load(modalities.parse(values))
+    stretched = everything(folder(tmp_path, depth="range"))
+    assert np.unique(stretched).tolist() == [0, 51, 102, 153, 204, 255]
+    assert everything(folder(tmp_path, depth=8)).max() == 5
+    load(modalities.parse(values | {"data": overrides | {"depth": 8}}))
 
 
 def test_a_float_that_is_not_finite_is_named(tmp_path: Path):
@@ -802,6 +875,7 @@ def test_a_look_at_parquet(tmp_path: Path):
         "holdout": "1, a share of 0.2",
         "sizes": {"8x8": 5},
         "modes": {"L": 5},
+        "depth": {"bytes": "0 to 4; 0 is black, 255 white"},
         "left out": {"no image": 1},
     }
 

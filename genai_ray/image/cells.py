@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from genai_ray.errors import UserError
 from genai_ray.image.items import Item, Labels, NoImageError, Pieces, Source, listed, root_error, stamp, store_of
-from genai_ray.image.listing import choose_parquet, setting
+from genai_ray.image.listing import NO_LABELS, choose_parquet, setting
 from genai_ray.image.spec import ImageDataSpec
 from genai_ray.modality import Json
 from genai_ray.storage import Store
@@ -44,11 +44,11 @@ def parquet_source(spec: ImageDataSpec) -> Source:
     if name and not objects:
         raise _unreadable(spec, FileNotFoundError(f"there is no {spec.root}"))
 
-    def labelled(keys: Sequence[str]) -> bool:
+    def lacking(keys: Sequence[str]) -> str:
         some = [(key, *objects[key]) for key in keys]
-        return _LabelColumn(spec, some, _footers(spec, store, some)).any_label()
+        return "" if _LabelColumn(spec, some, _footers(spec, store, some)).any_label() else NO_LABELS
 
-    chosen = choose_parquet(spec, objects, lost, labelled)
+    chosen = choose_parquet(spec, objects, lost, lacking)
     files = [(key, *objects[key]) for key in chosen.keys]
     footers = _footers(spec, store, files)
     columns = _image_columns(spec, _common_schema(spec, files, footers))
