@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from genai_ray import modalities
@@ -33,7 +32,8 @@ def inspect(uri: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         card, digest = read_model(model, where=uri)
         return {"digest": digest, "bytes": len(model), **json.loads(card.to_json())}
     store, spec, manifest = Store(uri, "uri"), None, None
-    if not Path(uri).is_file():
+    path = store.path()
+    if path is None or not path.is_file():
         store.check(write=False)
         manifest = read_manifest(store) or read_manifest(store.at("dataset"))
         spec = saved_spec(store)

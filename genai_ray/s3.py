@@ -17,7 +17,7 @@ import secrets
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
@@ -183,7 +183,11 @@ class S3:
         """date: of a response."""
         if date is None:
             return
-        skew = abs((datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds())
+        try:
+            told = parsedate_to_datetime(date)
+        except ValueError:
+            return  # a server that writes no date of HTTP
+        skew = abs(time.time() - (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp())
         if skew > _CLOCK_SKEW_S:
             self._refuse_clock(f" by {skew:.0f} s")
 
@@ -195,17 +199,16 @@ class S3:
         """Write an object, write it again if absent, delete it."""
         key = f"_check/{secrets.token_hex(8)}"
         self.put(key, b"1", patience_s=_CHECK_PATIENCE_S)
+        remedy = "Use a server that has conditional writes (AWS, MinIO, SeaweedFS, Ceph), or a folder."
         try:
             ignored = self.put_if_absent(key, b"2", patience_s=_CHECK_PATIENCE_S)
+        except UserError as error:  # of a write that is refused for its condition
+            raise UserError(self.field, self.uri, error.rule, remedy) from None
         finally:
             self.delete(key)
         if ignored:
-            raise UserError(
-                self.field,
-                self.uri,
-                f"must have conditional writes, which keep two drivers apart, and {self.host} ignores If-None-Match",
-                "Use a server that has them (AWS, MinIO, SeaweedFS, Ceph), or a folder.",
-            )
+            rule = f"must have conditional writes, which keep two drivers apart, and {self.host} ignores If-None-Match"
+            raise UserError(self.field, self.uri, rule, remedy)
 
     # --- requests --------------------------------------------------------------------------------
 

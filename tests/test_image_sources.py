@@ -24,6 +24,7 @@ from genai_ray.image.inception import read_weights
 from genai_ray.image.listing import image_suffixes
 from genai_ray.image.source import ImageData, load
 from genai_ray.image.spec import ImageDataSpec
+from genai_ray.inspect import inspect
 
 WHITE = 255
 
@@ -67,14 +68,14 @@ def test_links_to_folders_and_files_are_followed_and_loops_are_not(tmp_path: Pat
 def test_what_systems_leave_is_no_data(tmp_path: Path):
     for name in ("cat", "dog"):
         pictures(tmp_path / name)
-    for junk in (".ipynb_checkpoints", "__MACOSX/cat", "_temporary/0", "cat/.hidden", "dog/@eaDir"):
+    for junk in (".ipynb_checkpoints", "__MACOSX/cat", "_temporary/0", "cat/.hidden", "dog/@eaDir", "cat/@__thumb"):
         pictures(tmp_path / junk, 2)
     (tmp_path / "cat" / "._000.png").write_bytes(b"resource fork")
     for name in ("Thumbs.db", "desktop.ini", ".DS_Store"):
         (tmp_path / "cat" / name).write_bytes(b"x")
     data = folder(tmp_path)
     assert seen(data) == {"cat": 6, "dog": 6}
-    assert data.summary["left out"] == {"hidden": 14}
+    assert data.summary["left out"] == {"hidden": 16}
 
 
 def test_every_format_that_pillow_decodes_is_read(tmp_path: Path):
@@ -647,6 +648,37 @@ def test_a_column_that_holds_no_labels(tmp_path: Path, label: Any):
     assert caught.value.field == "data.label_column"
     assert "data.label_column=null" in caught.value.remedy
     assert parquet(tmp_path, label_column=None).codec.classes is None
+
+
+def test_whole_numbers_that_pandas_made_floats_are_whole(tmp_path: Path):
+    table(tmp_path / "a.parquet", PNGS * 2, pa.array([0.0, 1.0, None, 1.0] * (len(PNGS) // 2)))
+    assert parquet(tmp_path, unlabelled="skip").codec.classes == ("0", "1")
+
+
+def test_a_number_beyond_64_bits_is_no_label(tmp_path: Path):
+    table(tmp_path / "a.parquet", PNGS, pa.array([0] * (len(PNGS) - 1) + [2**63], pa.uint64()))
+    with pytest.raises(UserError, match=r"beyond those of 64 bits in a\.parquet") as caught:
+        parquet(tmp_path)
+    assert caught.value.field == "data.label_column"
+
+
+def test_a_damaged_file_is_named_and_a_pointer_is_fetched(tmp_path: Path):
+    table(tmp_path / "a.parquet", PNGS, [0] * len(PNGS))
+    (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:200])
+    with pytest.raises(UserError, match=r"b\.parquet is not"):
+        parquet(tmp_path)
+    (tmp_path / "b.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(UserError, match="`git lfs pull`"):
+        parquet(tmp_path)
+    pictures(tmp_path / "images")
+    (tmp_path / "b.parquet").rename(tmp_path / "images" / "b.png")
+    with pytest.raises(UserError, match="`git lfs pull`"):
+        folder(tmp_path / "images")
+
+
+def test_one_parquet_file_can_be_inspected_by_its_uri(tmp_path: Path):
+    table(tmp_path / "a.parquet", PNGS, [0, 1] * (len(PNGS) // 2) + [0] * (len(PNGS) % 2))
+    assert inspect(f"file://{tmp_path}/a.parquet")["samples"] == len(PNGS)
 
 
 def test_a_label_column_that_is_misspelt(tmp_path: Path):

@@ -38,6 +38,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def date_time_string(self, timestamp: float | None = None) -> str:
+        if self.server.kind == "no date":
+            return "yesterday"
+        if self.server.kind == "no zone":
+            return formatdate(time.time())
         return formatdate(time.time() + (3600 if self.server.kind == "fast clock" else 0), usegmt=True)
 
     def answer(self, status: int, body: str = "") -> None:
@@ -129,12 +133,18 @@ def test_a_whole_server_passes_with_a_few_requests_and_keeps_nothing(serve: Call
     assert server.requests[4:] == ["GET"]
 
 
+@pytest.mark.parametrize("kind", ["no date", "no zone"])
+def test_a_server_may_write_dates_of_its_own(serve: Callable[[str], S3Server], kind: str):
+    serve(kind)
+    Store("s3://b/x").check()
+
+
 @pytest.mark.parametrize(
     ("kind", "rule", "remedy"),
     [
         ("read-only", r"refuses the credentials \(AccessDenied\) for PutObject", "policy"),
         ("no chunks", r"127.0.0.1 refuses PutObject .*\(NotImplemented: aws-chunked", "_CALCULATION=when_required"),
-        ("no conditions", r"127.0.0.1 refuses PutObject .*\(NotImplemented: If-None-Match", "server"),
+        ("no conditions", r"127.0.0.1 refuses PutObject .*\(NotImplemented: If-None-Match", "conditional writes (AWS"),
         ("ignores conditions", "127.0.0.1 ignores If-None-Match", "folder"),
         ("redirects", "127.0.0.1 redirects .* to another region than us-east-1", "AWS_REGION"),
         ("other region", "to another region than us-east-1", "AWS_REGION=eu-central-9"),
@@ -266,6 +276,12 @@ def test_an_error_names_the_field_that_holds_the_uri(uri: str, field: str):
     with pytest.raises(UserError) as caught:
         Store(uri, field)
     assert (caught.value.field, caught.value.value) == (field, uri)
+
+
+@pytest.mark.parametrize("uri", ["s3a://b/x", "S3://b/x", "s3n://b/x"])
+def test_the_uris_of_other_programs_are_told_how_to_be_written(uri: str):
+    with pytest.raises(UserError, match=r"Write s3://b/x\."):
+        Store(uri)
 
 
 def test_a_store_is_shared_if_it_is_a_bucket_or_declared_so():

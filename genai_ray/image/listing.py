@@ -143,8 +143,7 @@ def readable(name: str) -> str:
 def plain_names(names: Sequence[str | None]) -> list[str | None]:
     """Names of classes; of folders such as `label=cat`, if all are so, the values."""
     plain = [name and readable(name) for name in names]
-    if None not in plain:  # as macOS writes names, and as others do
-        plain = [unicodedata.normalize("NFC", name) for name in plain if name is not None]
+    plain = [name and unicodedata.normalize("NFC", name) for name in plain]  # macOS writes names in another form
     parts = [(name or "").partition("=") for name in plain]
     if {key for key, _, _ in parts} != {parts[0][0]} or not all(value for _, _, value in parts):
         return plain
@@ -209,7 +208,8 @@ def _holds_none(spec: ImageDataSpec, what: str, left_out: Mapping[str, int]) -> 
         remedy = "Unpack the archives there."
     elif spec.source == "parquet":
         is_folder = any(f"suffix {suffix}" in left_out for suffix in image_suffixes())
-        remedy = "Set data.source=folder to read the image files." if is_folder else "Check the path."
+        remedy = "Check the path; names of Parquet files must end in .parquet."
+        remedy = "Set data.source=folder to read the image files." if is_folder else remedy
     return UserError("data.root", spec.root, rule, remedy)
 
 
