@@ -230,6 +230,8 @@ class _Local:
             return _write(folder, data)
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
             raise self._not_writable(folder, error) from None
+        except OSError as error:  # a full disk, a quota, a mount that is gone
+            raise StoreUnavailableError(f"{folder}: cannot be written ({error.strerror})") from error
 
     def _not_writable(self, folder: Path, error: OSError) -> UserError:
         remedy = f"Choose another folder with {self.field}=… or change its rights."

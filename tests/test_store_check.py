@@ -3,6 +3,7 @@
 import errno
 import http.server
 import os
+import resource
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from genai_ray.errors import UserError
+from genai_ray.errors import IncompleteError, UserError
 from genai_ray.storage import Store
 
 ERROR = "<Error><Code>{}</Code><Message>{}</Message></Error>"
@@ -53,7 +54,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         kind = self.server.kind
         self.server.requests.append(self.command)
-        if kind == "redirects":
+        if kind == "no S3":
+            self.answer(404, "<html>Not Found</html>")
+        elif kind == "redirects":
             self.answer(301, ERROR.format("PermanentRedirect", "elsewhere"))
         elif kind == "old signatures":
             self.answer(400, ERROR.format("InvalidRequest", "The authorization mechanism is not supported."))
@@ -121,6 +124,23 @@ def configure(monkeypatch: pytest.MonkeyPatch, folder: Path, profile: str) -> No
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(folder / "none"))
 
 
+@pytest.mark.parametrize(
+    "profile",
+    ["credential_process = /no/program", "role_arn = arn:aws:iam::1:role/r\nweb_identity_token_file = /no/token"],
+)
+def test_credentials_that_cannot_be_read_are_no_missing_object(
+    serve: Callable[[str], S3Server], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, profile: str
+):
+    serve("")
+    configure(monkeypatch, tmp_path, f"[default]\n{profile}\n")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(UserError, match=r"credentials that can be read.*/no/") as caught:
+        Store("s3://b/x").exists("a")
+    assert "AWS_CONFIG_FILE" in caught.value.remedy
+
+
 # --- buckets -------------------------------------------------------------------------------------
 
 
@@ -142,6 +162,7 @@ def test_a_server_may_write_dates_of_its_own(serve: Callable[[str], S3Server], k
 @pytest.mark.parametrize(
     ("kind", "rule", "remedy"),
     [
+        ("no S3", "127.0.0.1 refuses ListObjectsV2 of the bucket", "AWS_ENDPOINT_URL"),
         ("read-only", r"refuses the credentials \(AccessDenied\) for PutObject", "policy"),
         ("no chunks", r"127.0.0.1 refuses PutObject .*\(NotImplemented: aws-chunked", "_CALCULATION=when_required"),
         ("no conditions", r"127.0.0.1 refuses PutObject .*\(NotImplemented: If-None-Match", "conditional writes (AWS"),
@@ -256,6 +277,17 @@ def test_a_file_system_that_takes_no_files_is_found_at_the_start():
     with pytest.raises(UserError, match="must be a folder that can be written") as caught:
         Store("/proc/store").check()
     assert "store=" in caught.value.remedy
+
+
+def test_a_disk_that_is_full_stops_the_work_and_it_resumes(tmp_path: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(IncompleteError, match="cannot be written"):
+            Store(str(tmp_path)).put("a", bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_folder_of_a_job_is_no_store(tmp_path: Path):
