@@ -96,6 +96,27 @@ def test_what_can_be_written_only_is_no_format_to_read():
     assert image_suffixes() >= {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".gif", ".avif", ".ico", ".pgm"}
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "JPEG2000"])
+def test_images_without_a_suffix_are_known_by_their_first_bytes(tmp_path: Path, kind: str):
+    for i, name in enumerate(["cat", "dog"]):
+        (tmp_path / name).mkdir()
+        for j in range(6):
+            Image.new("RGB", (8, 8), (40 * i + j, 99, 99)).save(tmp_path / name / f"{j:032x}", kind)
+    (tmp_path / "LICENSE").write_text("Python software")
+    data = folder(tmp_path)
+    assert seen(data) == {"cat": 6, "dog": 6}
+    assert data.summary["left out"] == {"no suffix": 1}
+    assert inspect(str(tmp_path)) == data.summary
+
+
+def test_a_look_at_what_is_no_source_says_what_is_there(tmp_path: Path):
+    with pytest.raises(UserError, match="must exist"):
+        inspect(str(tmp_path / "none"))
+    (tmp_path / "a.svg").write_text("<svg/>")
+    with pytest.raises(UserError, match=r"holds files of \.svg \(1\)"):
+        inspect(str(tmp_path))
+
+
 def test_a_folder_without_images_says_what_it_holds(tmp_path: Path):
     (tmp_path / "photos.zip").write_bytes(b"x")
     with pytest.raises(UserError, match=r"suffix \.zip: 1") as caught:

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from genai_ray.errors import UserError
 from genai_ray.image.cells import described
-from genai_ray.image.files import items, list_source, open_image
+from genai_ray.image.files import begins_as_image, items, list_source, open_image
 from genai_ray.image.items import Item, NoImageError, Source, store_of
-from genai_ray.image.listing import few, image_suffixes, is_hidden, is_hidden_file
+from genai_ray.image.listing import few, image_suffixes, is_hidden, is_hidden_file, without_suffix
 from genai_ray.image.pixels import BYTES, Scale, depth_of, extremes, has_frames, joined, mode_of
 from genai_ray.image.source import in_memory_source
 from genai_ray.image.spec import ImageDataSpec
@@ -67,7 +67,8 @@ def recognised(uri: str) -> Json:
     if "://" in uri and not uri.startswith(("s3://", "file://")):
         return {}
     store = store_of(uri.rstrip("/") or "/")
-    keys = sorted(store.listing())
+    objects = store.listing()
+    keys = sorted(objects)
     if _OF_RUNS & set(keys):
         return {}
     parquet = next((key for key in keys if key.endswith(".parquet") and not is_hidden_file(key)), None)
@@ -75,6 +76,8 @@ def recognised(uri: str) -> Json:
         return {"source": "parquet", "root": uri, **found}
     suffixes = Counter(os.path.splitext(key)[1].lower() for key in keys if not is_hidden(key))
     images = sum(suffixes[suffix] for suffix in image_suffixes())
+    if any(begins_as_image(store.uri, key, objects[key][1]) for key in without_suffix(keys)[:_RUN]):
+        images += suffixes[""]
     return {"source": "folder", "root": uri} if images > sum(suffixes[suffix] for suffix in _TABLES) else {}
 
 

@@ -5,7 +5,7 @@ import re
 import shlex
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
@@ -66,16 +66,24 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in suffixes.items() if decodes(name))
 
 
-def choose_images(spec: ImageDataSpec, objects: Objects, lost: Sequence[str]) -> Chosen:
+def without_suffix(keys: Iterable[str]) -> list[str]:
+    """Keys of files that are not hidden, and have no suffix to tell what they are."""
+    return [key for key in keys if not os.path.splitext(key)[1] and not key.endswith("/") and not is_hidden(key)]
+
+
+def choose_images(
+    spec: ImageDataSpec, objects: Objects, lost: Sequence[str], begins_as_image: Callable[[str], bool]
+) -> Chosen:
     """The image files of a folder.
 
-    lost: links and folders that cannot be followed.
+    lost: links and folders that cannot be followed. begins_as_image: of an object whose name has no suffix.
 
     Raises:
         UserError: if there is no image, if images stand both beside and in folders of classes, or if it is not clear
             which of them train.
     """
-    keys, left_out = _of_suffixes(objects, image_suffixes(), lost, is_hidden)
+    unnamed = {key for key in without_suffix(objects) if begins_as_image(key)}
+    keys, left_out = _of_suffixes(objects, image_suffixes(), lost, is_hidden, unnamed)
     if not keys:
         raise _holds_none(spec, "images", left_out)
     folders = {key: key.split("/")[:-1] for key in keys}
@@ -180,9 +188,13 @@ def shown(counts: Mapping[str, int]) -> str:
 
 
 def _of_suffixes(
-    objects: Objects, suffixes: frozenset[str], lost: Sequence[str], hidden: Callable[[str], bool]
+    objects: Objects,
+    suffixes: frozenset[str],
+    lost: Sequence[str],
+    hidden: Callable[[str], bool],
+    unnamed: Set[str] = frozenset(),
 ) -> tuple[list[str], dict[str, int]]:
-    """Sorted keys that have one of the suffixes, and how many others there are, by reason."""
+    """Sorted keys that have one of the suffixes or are among `unnamed`, and how many others there are, by reason."""
     keys: list[str] = []
     counts: Counter[str] = Counter()
     for key in sorted(objects):
@@ -191,7 +203,7 @@ def _of_suffixes(
             continue  # on S3, the mark of an empty folder
         if hidden(key):
             counts["hidden"] += 1
-        elif suffix in suffixes:
+        elif suffix in suffixes or key in unnamed:
             keys.append(key)
         else:
             counts[f"suffix {suffix}" if suffix else "no suffix"] += 1
