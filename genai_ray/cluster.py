@@ -62,7 +62,7 @@ def require_answer(address: str) -> None:
             address.removeprefix("ray://") if match and match[1] else canonicalize_bootstrap_address_or_die(address)
         )
         _shake_hands(target)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise _no_cluster(address, f"must be the address of a cluster that runs ({error})") from None
 
 

@@ -1,8 +1,9 @@
 """What a run, a data set, a model file or a source of real data holds: `inspect(uri)`."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from genai_ray import modalities
@@ -13,6 +14,8 @@ from genai_ray.provenance import MODEL_KEY, Manifest
 from genai_ray.runs import saved_spec
 from genai_ray.spec import Spec
 from genai_ray.storage import Store
+
+_SHOWN = 8  # suffixes in a message
 
 
 def inspect(uri: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -33,7 +36,8 @@ def inspect(uri: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         card, digest = read_model(model, where=uri)
         return {"digest": digest, "bytes": len(model), **json.loads(card.to_json())}
     store, spec, manifest = Store(uri, "uri"), None, None
-    if not Path(uri).is_file():
+    path = store.path()
+    if path is None or not path.is_file():
         store.check(write=False)
         manifest = read_manifest(store) or read_manifest(store.at("dataset"))
         spec = saved_spec(store)
@@ -41,7 +45,12 @@ def inspect(uri: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         source = modalities.describe(uri, overrides)
         if source is not None:
             return source
+        if path is not None and not path.exists():
+            raise UserError("uri", uri, "must exist", "Check the path.")
         rule = "must be a run, a data set, an ONNX file of ours, a table or images"
+        suffixes = Counter(PurePosixPath(key).suffix or "no suffix" for key in store.sizes())
+        if suffixes:
+            rule += f"; it holds files of {', '.join(f'{s} ({n:,})' for s, n in suffixes.most_common(_SHOWN))}"
         remedy = "Give <store>/<name>, <store>/<name>/dataset, a .onnx file, or a source as data.root takes it."
         raise UserError("uri", uri, rule, remedy)
     contents: dict[str, Any] = {"uri": store.uri}

@@ -13,6 +13,7 @@ import contextlib
 import getpass
 import json
 import os
+import re
 import secrets
 import socket
 import threading
@@ -27,6 +28,7 @@ from genai_ray.errors import IncompleteError
 from genai_ray.storage import Store
 
 _PREFIX = "_lease/"
+_NAME = re.compile(r"_lease/[0-9]{6,}\.json")
 _POLL_S = 0.5
 _JOIN_S = 5.0
 
@@ -127,12 +129,14 @@ def _wait_until_dead(store: Store, term: int, stored: dict[str, Any], seconds: f
 
 def _newest(store: Store) -> tuple[int, dict[str, Any]]:
     """Term and content of the newest lease; (0, {}) if there is none."""
-    keys = store.list(_PREFIX)
+    keys = [key for key in store.list(_PREFIX) if _NAME.fullmatch(key)]  # not what a program that copies folders adds
     if not keys:
         return 0, {}
     term = int(keys[-1].removeprefix(_PREFIX).removesuffix(".json"))
     try:
         return term, json.loads(store.read(keys[-1]) or b"{}")  # empty while it is written, where there are no links
+    except ValueError:  # damaged: a holder that lives writes it again
+        return term, {}
     except FileNotFoundError:
         return 0, {}  # released since it was listed
 

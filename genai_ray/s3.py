@@ -17,7 +17,7 @@ import secrets
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
@@ -42,6 +42,7 @@ _REGION = (
     "AuthorizationHeaderMalformed",
     "IllegalLocationConstraintException",
 )
+_OF_ONE_OBJECT = ("GetObject", "HeadObject", "DeleteObject")
 _UPLOADS = ("PutObject", "CreateMultipartUpload", "UploadPart")
 _UNKNOWN_UPLOAD = ("NotImplemented", "InvalidArgument", "InvalidRequest", "MissingContentLength", "501")
 # Besides 429 and all of 5xx: the request arrived damaged or too slowly, collided with another one, completed an upload
@@ -105,6 +106,8 @@ class S3:
                 # The proxies of the environment lie outside this machine.
                 config = config.merge(Config(proxies={}))
                 self.client = session.client("s3", config=config, region_name=region)
+        except OSError as error:
+            self._refuse_credentials(error)
         except (BotoCoreError, ValueError) as error:
             raise UserError(
                 field,
@@ -175,7 +178,8 @@ class S3:
         return True
 
     def delete(self, key: str) -> None:
-        self._call(key, self.client.delete_object)
+        with contextlib.suppress(FileNotFoundError):
+            self._call(key, self.client.delete_object)
 
     # --- what a run rests on ---------------------------------------------------------------------
 
@@ -183,7 +187,11 @@ class S3:
         """date: of a response."""
         if date is None:
             return
-        skew = abs((datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds())
+        try:
+            told = parsedate_to_datetime(date)
+        except ValueError:
+            return  # a server that writes no date of HTTP
+        skew = abs(time.time() - (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp())
         if skew > _CLOCK_SKEW_S:
             self._refuse_clock(f" by {skew:.0f} s")
 
@@ -195,17 +203,16 @@ class S3:
         """Write an object, write it again if absent, delete it."""
         key = f"_check/{secrets.token_hex(8)}"
         self.put(key, b"1", patience_s=_CHECK_PATIENCE_S)
+        remedy = "Use a server that has conditional writes (AWS, MinIO, SeaweedFS, Ceph), or a folder."
         try:
             ignored = self.put_if_absent(key, b"2", patience_s=_CHECK_PATIENCE_S)
+        except UserError as error:  # of a write that is refused for its condition
+            raise UserError(self.field, self.uri, error.rule, remedy) from None
         finally:
             self.delete(key)
         if ignored:
-            raise UserError(
-                self.field,
-                self.uri,
-                f"must have conditional writes, which keep two drivers apart, and {self.host} ignores If-None-Match",
-                "Use a server that has them (AWS, MinIO, SeaweedFS, Ceph), or a folder.",
-            )
+            rule = f"must have conditional writes, which keep two drivers apart, and {self.host} ignores If-None-Match"
+            raise UserError(self.field, self.uri, rule, remedy)
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -269,6 +276,8 @@ class S3:
         if isinstance(error, exceptions.BotoCoreError):  # such as a login that ended, or a name no bucket can have
             remedy = "Check AWS_PROFILE and the name of the bucket."
             raise UserError(self.field, self.uri, f"needs AWS settings that can be used ({error})", remedy) from None
+        if isinstance(error, OSError):
+            self._refuse_credentials(error)
         if not isinstance(error, exceptions.ClientError):
             raise error
         details = error.response.get("Error", {})
@@ -277,7 +286,7 @@ class S3:
             answer = _ExpectedError(f"{self.uri}: {key} ({error})")
             answer.retried = failed + error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
             raise answer from None
-        if code in ("NoSuchKey", "404"):
+        if code in ("NoSuchKey", "404") and error.operation_name in _OF_ONE_OBJECT:
             raise FileNotFoundError(f"{self.uri}: no object {key}") from None
         if code in _REGION:
             self._refuse_region(details.get("Region", ""))
@@ -285,6 +294,11 @@ class S3:
             self._refuse_clock("")
         rule, remedy = self._explained(code, error.operation_name, key, details.get("Message", ""))
         raise UserError(self.field, self.uri, rule, remedy) from None
+
+    def _refuse_credentials(self, error: OSError) -> NoReturn:
+        """error: of a file or a program that gives credentials, which must not pass for that of a missing object."""
+        remedy = "Check what AWS_CONFIG_FILE, AWS_PROFILE and AWS_WEB_IDENTITY_TOKEN_FILE name."
+        raise UserError(self.field, self.uri, f"needs credentials that can be read ({error})", remedy) from None
 
     def _refuse_region(self, region: str) -> NoReturn:
         rule = f"{self.host} redirects requests for bucket {self.bucket!r} to another region than "

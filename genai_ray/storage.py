@@ -19,7 +19,7 @@ from typing import Any
 from genai_ray.errors import UserError
 from genai_ray.s3 import S3, StoreUnavailableError
 
-__all__ = ["Store", "StoreUnavailableError"]
+__all__ = ["Store", "StoreUnavailableError", "s3_spelling"]
 
 Keys = list[str]
 
@@ -29,6 +29,12 @@ _JOB_FOLDER = "working_dir_files"
 #: How file systems without hard links answer (FAT, SMB, many of FUSE).
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _BUCKET = re.compile(r"s3://[A-Za-z0-9._:-]+(/|$)")
+
+
+def s3_spelling(uri: str) -> str:
+    """What to do about a URI such as s3a://bucket, which other programs read; empty for all others."""
+    scheme, _, rest = uri.partition("://")
+    return f"Write s3://{rest}." if scheme.lower() in ("s3", "s3a", "s3n") else ""
 
 
 class Store:
@@ -45,7 +51,8 @@ class Store:
                 field,
                 uri,
                 "must be a folder or start with s3://",
-                "Copy what it names to a folder or a bucket; clouds with an S3 interface have AWS_ENDPOINT_URL.",
+                s3_spelling(uri)
+                or "Copy what it names to a folder or a bucket; clouds with an S3 interface have AWS_ENDPOINT_URL.",
             )
         if uri.startswith("s3://") and not _BUCKET.match(uri):
             raise UserError(field, uri, "must name a bucket", "Write s3://bucket/prefix.")
@@ -223,6 +230,8 @@ class _Local:
             return _write(folder, data)
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
             raise self._not_writable(folder, error) from None
+        except OSError as error:  # a full disk, a quota, a mount that is gone
+            raise StoreUnavailableError(f"{folder}: cannot be written ({error.strerror})") from error
 
     def _not_writable(self, folder: Path, error: OSError) -> UserError:
         remedy = f"Choose another folder with {self.field}=… or change its rights."

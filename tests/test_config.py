@@ -1,6 +1,7 @@
 """The Spec: what it accepts, how it refuses the rest, and which fields a result hangs on."""
 
 import pickle
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from variants import presets_of
 
 from genai_ray import modalities
 from genai_ray.errors import UserError
-from genai_ray.image.spec import ImageRun
+from genai_ray.image.spec import ImageDataSpec, ImageRun
 from genai_ray.modalities import parse
 from genai_ray.runs import save_spec, saved_spec
 from genai_ray.spec import Spec, dump, fingerprint
@@ -114,6 +115,33 @@ def test_stores_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert loaded(tmp_path).run_uri == f"{tmp_path}/runs/run"
     assert loaded(tmp_path, "store=runs").run_uri == f"{tmp_path}/runs/run"
     assert loaded(tmp_path, "store=s3://bucket/prefix/").run_uri == "s3://bucket/prefix/run"
+
+
+@pytest.mark.parametrize("store", ["s3:/bucket/x", "file:/runs", "C:\\runs", "$HOME/runs", "${STORE}"])
+def test_a_store_that_would_be_a_folder_by_mistake_is_refused(tmp_path: Path, store: str):
+    with pytest.raises(UserError, match=r"names a variable|begins with") as caught:
+        loaded(tmp_path, f"store={store}")
+    assert caught.value.field == "store"
+
+
+@pytest.mark.parametrize("typed", ["name=2024", "name=true", "data.root=10", "data.root=[x]", "data.root={a: 1}"])
+def test_a_string_that_looks_like_another_value_is_quoted_by_the_remedy(tmp_path: Path, typed: str):
+    with pytest.raises(UserError, match="must be a string") as caught:
+        loaded(tmp_path, "data.source=folder", "data.root=x", typed)
+    (quoted,) = shlex.split(caught.value.remedy.partition("as in ")[2].removesuffix("."))
+    field, _, value = typed.partition("=")
+    try:
+        spec = loaded(tmp_path, "data.source=folder", "data.root=x", quoted)
+    except UserError as error:
+        pytest.fail(str(error))
+    assert isinstance(spec.data, ImageDataSpec)
+    assert {"name": spec.name, "data.root": spec.data.root}[field] == value
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_spec_may_be_of_windows(tmp_path: Path, encoding: str):
+    (tmp_path / "spec.yaml").write_bytes("name: run\r\nseed: 7\r\n".encode(encoding))
+    assert modalities.load(tmp_path / "spec.yaml").seed == 7
 
 
 @pytest.mark.parametrize(("overrides", "expected"), [([], 5), (["generate.seed=0"], 0), (["generate.seed=9"], 9)])

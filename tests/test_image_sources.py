@@ -22,8 +22,9 @@ from genai_ray.image.codec import ImageCodec
 from genai_ray.image.describe import describe, recognised
 from genai_ray.image.inception import read_weights
 from genai_ray.image.listing import image_suffixes
-from genai_ray.image.source import ImageData
+from genai_ray.image.source import ImageData, load
 from genai_ray.image.spec import ImageDataSpec
+from genai_ray.inspect import inspect
 
 WHITE = 255
 
@@ -67,14 +68,14 @@ def test_links_to_folders_and_files_are_followed_and_loops_are_not(tmp_path: Pat
 def test_what_systems_leave_is_no_data(tmp_path: Path):
     for name in ("cat", "dog"):
         pictures(tmp_path / name)
-    for junk in (".ipynb_checkpoints", "__MACOSX/cat", "_temporary/0", "cat/.hidden", "dog/@eaDir"):
+    for junk in (".ipynb_checkpoints", "__MACOSX/cat", "_temporary/0", "cat/.hidden", "dog/@eaDir", "cat/@__thumb"):
         pictures(tmp_path / junk, 2)
     (tmp_path / "cat" / "._000.png").write_bytes(b"resource fork")
     for name in ("Thumbs.db", "desktop.ini", ".DS_Store"):
         (tmp_path / "cat" / name).write_bytes(b"x")
     data = folder(tmp_path)
     assert seen(data) == {"cat": 6, "dog": 6}
-    assert data.summary["left out"] == {"hidden": 14}
+    assert data.summary["left out"] == {"hidden": 16}
 
 
 def test_every_format_that_pillow_decodes_is_read(tmp_path: Path):
@@ -93,6 +94,27 @@ def test_every_format_that_pillow_decodes_is_read(tmp_path: Path):
 def test_what_can_be_written_only_is_no_format_to_read():
     assert not image_suffixes() & {".pdf", ".palm", ".eps", ".ps", ".wmf", ".h5", ".grib", ".bufr", ".mpeg"}
     assert image_suffixes() >= {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".gif", ".avif", ".ico", ".pgm"}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "JPEG2000"])
+def test_images_without_a_suffix_are_known_by_their_first_bytes(tmp_path: Path, kind: str):
+    for i, name in enumerate(["cat", "dog"]):
+        (tmp_path / name).mkdir()
+        for j in range(6):
+            Image.new("RGB", (8, 8), (40 * i + j, 99, 99)).save(tmp_path / name / f"{j:032x}", kind)
+    (tmp_path / "LICENSE").write_text("Python software")
+    data = folder(tmp_path)
+    assert seen(data) == {"cat": 6, "dog": 6}
+    assert data.summary["left out"] == {"no suffix": 1}
+    assert inspect(str(tmp_path)) == data.summary
+
+
+def test_a_look_at_what_is_no_source_says_what_is_there(tmp_path: Path):
+    with pytest.raises(UserError, match="must exist"):
+        inspect(str(tmp_path / "none"))
+    (tmp_path / "a.svg").write_text("<svg/>")
+    with pytest.raises(UserError, match=r"holds files of \.svg \(1\)"):
+        inspect(str(tmp_path))
 
 
 def test_a_folder_without_images_says_what_it_holds(tmp_path: Path):
@@ -186,6 +208,7 @@ def splits(root: Path, *names: str, classes: bool = True) -> Path:
         (("Train", "TEST", "val"), 1, {"split validation": 12}),
         (("train", "valid"), 1, {}),
         (("training", "dev", "eval"), 2, {"split validation": 12}),
+        (("train2017", "val2017"), 1, {}),
     ],
 )
 @pytest.mark.parametrize("classes", [True, False])
@@ -226,6 +249,42 @@ def test_a_class_of_the_holdout_that_never_trains_is_left_out(tmp_path: Path):
     assert data.codec.classes == ("cat", "dog")
     assert data.holdout_n == 12
     assert data.summary["left out"] == {"class that does not train": 3}
+
+
+def test_a_test_split_of_other_classes_cannot_judge(tmp_path: Path):
+    """As in Tiny ImageNet, whose val/images is no class."""
+    splits(tmp_path, "train")
+    pictures(tmp_path / "val" / "images", 5, start=100)
+    for found in (folder(tmp_path).summary, described("folder", tmp_path)):
+        assert found["classes"] == {"cat": 6, "dog": 6}
+        assert found["splits"]["validation"] == "left out, as it has none of the classes that train"
+
+
+def test_a_look_knows_the_classes_that_train(tmp_path: Path):
+    splits(tmp_path, "train", "test")
+    pictures(tmp_path / "test" / "fox", 3, start=90)
+    assert described("folder", tmp_path) == folder(tmp_path).summary
+
+
+def test_loose_images_may_name_their_split(tmp_path: Path):
+    for i in range(12):
+        saved(tmp_path / f"{'train' if i % 3 else 'test'}_{i}.png", np.full((8, 8), i, np.uint8))
+    assert levels(folder(tmp_path).holdout_images) == [0, 3, 6, 9]
+    saved(tmp_path / "other.png", np.full((8, 8), 99, np.uint8))
+    assert folder(tmp_path).n + folder(tmp_path).holdout_n == 13
+
+
+@pytest.mark.parametrize("names", [("test1", "test2"), ("train1", "train2"), ("control", "test1", "test2")])
+def test_classes_with_numbers_are_no_splits(tmp_path: Path, names: tuple[str, ...]):
+    for name in names:
+        pictures(tmp_path / name)
+    assert folder(tmp_path).codec.classes == names
+
+
+def test_one_name_in_two_spellings_of_unicode_is_one_class(tmp_path: Path):
+    for i, name in enumerate(["caf\u00e9", "cafe\u0301", "tea"]):
+        pictures(tmp_path / name, start=10 * i)
+    assert folder(tmp_path).summary["classes"] == {"caf\u00e9": 12, "tea": 6}
 
 
 def test_splits_within_classes(tmp_path: Path):
@@ -421,7 +480,15 @@ def test_the_depth_can_be_chosen(tmp_path: Path, depth: Any, expected: float):
 
 @pytest.mark.parametrize(
     ("low", "high", "black", "white"),
-    [(0, 1, 0, 255), (0, 255, 0, 255), (0, 0.5, 0, 128), (-1, 1, 0, 255), (-1000, 3000, 0, 255), (0, 70_000, 0, 255)],
+    [
+        (0, 1, 0, 255),
+        (0, 255, 0, 255),
+        (0, 0.5, 0, 128),
+        (0, 1e-3, 0, 255),
+        (-1, 1, 0, 255),
+        (-1000, 3000, 0, 255),
+        (0, 70_000, 0, 255),
+    ],
 )
 def test_floats(tmp_path: Path, low: float, high: float, black: int, white: int):
     deep(tmp_path, (RAMP * (high - low) + low).astype(np.float32), ".tif")
@@ -439,6 +506,34 @@ def test_big_endian_and_signed_integers(tmp_path: Path):
     deep(tmp_path / "signed", values.astype(np.int32) - 1000, ".tif")
     found = everything(folder(tmp_path / "signed"))
     assert (found.min(), found.max()) == (0, 255)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_white_may_be_zero(tmp_path: Path, kind: Any):
+    """As X-rays are stored (MONOCHROME1), and scans; Pillow inverts those of 8 bits alone."""
+    deep(tmp_path, (RAMP * (1 if kind is np.float32 else np.iinfo(kind).max)).astype(kind), ".tif")
+    before = everything(folder(tmp_path)).astype(int)
+    black_is_zero, white_is_zero = (struct.pack("<HHII", 262, 3, 1, value) for value in (1, 0))
+    for file in tmp_path.iterdir():
+        content = file.read_bytes()
+        assert content.count(black_is_zero) == 1
+        file.write_bytes(content.replace(black_is_zero, white_is_zero))
+    assert np.abs(everything(folder(tmp_path)) - (255 - before)).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_masks_that_are_nearly_black_are_refused_or_stretched(tmp_path: Path, channels: int):
+    """Class numbers 0 to 5 in 8 bits look black, and train to black."""
+    deep(tmp_path, np.random.default_rng(0).integers(0, 6, (10, 8, 8, channels)).squeeze().astype(np.uint8))
+    assert described("folder", tmp_path)["depth"] == {"bytes": "0 to 5; 0 is black, 255 white"}
+    overrides = {"source": "folder", "root": str(tmp_path)}
+    values = {"name": "masks", "store": str(tmp_path / "runs"), "train": {"workers": 0}, "data": overrides}
+    with pytest.raises(UserError, match=r"data\.depth=range.*data\.depth=8"):
+        load(modalities.parse(values))
+    stretched = everything(folder(tmp_path, depth="range"))
+    assert np.unique(stretched).tolist() == [0, 51, 102, 153, 204, 255]
+    assert everything(folder(tmp_path, depth=8)).max() == 5
+    load(modalities.parse(values | {"data": overrides | {"depth": 8}}))
 
 
 def test_a_float_that_is_not_finite_is_named(tmp_path: Path):
@@ -574,6 +669,37 @@ def test_a_column_that_holds_no_labels(tmp_path: Path, label: Any):
     assert caught.value.field == "data.label_column"
     assert "data.label_column=null" in caught.value.remedy
     assert parquet(tmp_path, label_column=None).codec.classes is None
+
+
+def test_whole_numbers_that_pandas_made_floats_are_whole(tmp_path: Path):
+    table(tmp_path / "a.parquet", PNGS * 2, pa.array([0.0, 1.0, None, 1.0] * (len(PNGS) // 2)))
+    assert parquet(tmp_path, unlabelled="skip").codec.classes == ("0", "1")
+
+
+def test_a_number_beyond_64_bits_is_no_label(tmp_path: Path):
+    table(tmp_path / "a.parquet", PNGS, pa.array([0] * (len(PNGS) - 1) + [2**63], pa.uint64()))
+    with pytest.raises(UserError, match=r"beyond those of 64 bits in a\.parquet") as caught:
+        parquet(tmp_path)
+    assert caught.value.field == "data.label_column"
+
+
+def test_a_damaged_file_is_named_and_a_pointer_is_fetched(tmp_path: Path):
+    table(tmp_path / "a.parquet", PNGS, [0] * len(PNGS))
+    (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:200])
+    with pytest.raises(UserError, match=r"b\.parquet is not"):
+        parquet(tmp_path)
+    (tmp_path / "b.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(UserError, match="`git lfs pull`"):
+        parquet(tmp_path)
+    pictures(tmp_path / "images")
+    (tmp_path / "b.parquet").rename(tmp_path / "images" / "b.png")
+    with pytest.raises(UserError, match="`git lfs pull`"):
+        folder(tmp_path / "images")
+
+
+def test_one_parquet_file_can_be_inspected_by_its_uri(tmp_path: Path):
+    table(tmp_path / "a.parquet", PNGS, [0, 1] * (len(PNGS) // 2) + [0] * (len(PNGS) % 2))
+    assert inspect(f"file://{tmp_path}/a.parquet")["samples"] == len(PNGS)
 
 
 def test_a_label_column_that_is_misspelt(tmp_path: Path):
@@ -802,6 +928,7 @@ def test_a_look_at_parquet(tmp_path: Path):
         "holdout": "1, a share of 0.2",
         "sizes": {"8x8": 5},
         "modes": {"L": 5},
+        "depth": {"bytes": "0 to 4; 0 is black, 255 white"},
         "left out": {"no image": 1},
     }
 

@@ -42,6 +42,15 @@ def test_a_second_driver_learns_who_works(store: Store) -> None:
         pass
 
 
+@pytest.mark.parametrize("content", [b"", b'{"beat": 1, "pi', b"\xff"])
+def test_a_damaged_lease_expires(store: Store, content: bytes) -> None:
+    store.put("_lease/000001.json", content)
+    store.put("_lease/000009 (conflicted copy).json", b"x")
+    with hold(store, 0.2, FIELD) as held:
+        assert "_lease/000002.json" in store.list()
+        held.check()
+
+
 def test_a_beating_lease_is_not_taken(store: Store) -> None:
     foreign(store)
     beats = threading.Timer(0.7, foreign, (store, 1))

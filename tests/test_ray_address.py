@@ -80,7 +80,7 @@ def test_a_cluster_that_does_not_answer_is_refused(
         require_answer(form.format(closed_port()))
 
 
-@pytest.mark.parametrize("address", ["no-such-host.invalid:6379", "127.0.0.1:99999"])
+@pytest.mark.parametrize("address", ["no-such-host.invalid:6379", "127.0.0.1:99999", "a..b:1", f"{'x' * 70}:1"])
 def test_an_address_that_cannot_be_is_refused(address: str):
     with pytest.raises(UserError, match="must be the address of a cluster that runs"):
         require_answer(address)

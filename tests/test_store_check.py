@@ -3,6 +3,7 @@
 import errno
 import http.server
 import os
+import resource
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from genai_ray.errors import UserError
+from genai_ray.errors import IncompleteError, UserError
 from genai_ray.storage import Store
 
 ERROR = "<Error><Code>{}</Code><Message>{}</Message></Error>"
@@ -38,6 +39,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def date_time_string(self, timestamp: float | None = None) -> str:
+        if self.server.kind == "no date":
+            return "yesterday"
+        if self.server.kind == "no zone":
+            return formatdate(time.time())
         return formatdate(time.time() + (3600 if self.server.kind == "fast clock" else 0), usegmt=True)
 
     def answer(self, status: int, body: str = "") -> None:
@@ -49,7 +54,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         kind = self.server.kind
         self.server.requests.append(self.command)
-        if kind == "redirects":
+        if kind == "no S3":
+            self.answer(404, "<html>Not Found</html>")
+        elif kind == "redirects":
             self.answer(301, ERROR.format("PermanentRedirect", "elsewhere"))
         elif kind == "old signatures":
             self.answer(400, ERROR.format("InvalidRequest", "The authorization mechanism is not supported."))
@@ -117,6 +124,23 @@ def configure(monkeypatch: pytest.MonkeyPatch, folder: Path, profile: str) -> No
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(folder / "none"))
 
 
+@pytest.mark.parametrize(
+    "profile",
+    ["credential_process = /no/program", "role_arn = arn:aws:iam::1:role/r\nweb_identity_token_file = /no/token"],
+)
+def test_credentials_that_cannot_be_read_are_no_missing_object(
+    serve: Callable[[str], S3Server], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, profile: str
+):
+    serve("")
+    configure(monkeypatch, tmp_path, f"[default]\n{profile}\n")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(UserError, match=r"credentials that can be read.*/no/") as caught:
+        Store("s3://b/x").exists("a")
+    assert "AWS_CONFIG_FILE" in caught.value.remedy
+
+
 # --- buckets -------------------------------------------------------------------------------------
 
 
@@ -129,12 +153,19 @@ def test_a_whole_server_passes_with_a_few_requests_and_keeps_nothing(serve: Call
     assert server.requests[4:] == ["GET"]
 
 
+@pytest.mark.parametrize("kind", ["no date", "no zone"])
+def test_a_server_may_write_dates_of_its_own(serve: Callable[[str], S3Server], kind: str):
+    serve(kind)
+    Store("s3://b/x").check()
+
+
 @pytest.mark.parametrize(
     ("kind", "rule", "remedy"),
     [
+        ("no S3", "127.0.0.1 refuses ListObjectsV2 of the bucket", "AWS_ENDPOINT_URL"),
         ("read-only", r"refuses the credentials \(AccessDenied\) for PutObject", "policy"),
         ("no chunks", r"127.0.0.1 refuses PutObject .*\(NotImplemented: aws-chunked", "_CALCULATION=when_required"),
-        ("no conditions", r"127.0.0.1 refuses PutObject .*\(NotImplemented: If-None-Match", "server"),
+        ("no conditions", r"127.0.0.1 refuses PutObject .*\(NotImplemented: If-None-Match", "conditional writes (AWS"),
         ("ignores conditions", "127.0.0.1 ignores If-None-Match", "folder"),
         ("redirects", "127.0.0.1 redirects .* to another region than us-east-1", "AWS_REGION"),
         ("other region", "to another region than us-east-1", "AWS_REGION=eu-central-9"),
@@ -248,6 +279,17 @@ def test_a_file_system_that_takes_no_files_is_found_at_the_start():
     assert "store=" in caught.value.remedy
 
 
+def test_a_disk_that_is_full_stops_the_work_and_it_resumes(tmp_path: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(IncompleteError, match="cannot be written"):
+            Store(str(tmp_path)).put("a", bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_folder_of_a_job_is_no_store(tmp_path: Path):
     package = tmp_path / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
     package.mkdir(parents=True)
@@ -266,6 +308,12 @@ def test_an_error_names_the_field_that_holds_the_uri(uri: str, field: str):
     with pytest.raises(UserError) as caught:
         Store(uri, field)
     assert (caught.value.field, caught.value.value) == (field, uri)
+
+
+@pytest.mark.parametrize("uri", ["s3a://b/x", "S3://b/x", "s3n://b/x"])
+def test_the_uris_of_other_programs_are_told_how_to_be_written(uri: str):
+    with pytest.raises(UserError, match=r"Write s3://b/x\."):
+        Store(uri)
 
 
 def test_a_store_is_shared_if_it_is_a_bucket_or_declared_so():

@@ -16,8 +16,20 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from genai_ray.errors import UserError
-from genai_ray.image.items import Item, Labels, NoImageError, Pieces, Source, listed, root_error, stamp, store_of
-from genai_ray.image.listing import choose_parquet, setting
+from genai_ray.image.items import (
+    FETCH,
+    POINTER,
+    Item,
+    Labels,
+    NoImageError,
+    Pieces,
+    Source,
+    listed,
+    root_error,
+    stamp,
+    store_of,
+)
+from genai_ray.image.listing import NO_LABELS, choose_parquet, setting
 from genai_ray.image.spec import ImageDataSpec
 from genai_ray.modality import Json
 from genai_ray.storage import Store
@@ -25,6 +37,7 @@ from genai_ray.storage import Store
 _READERS = 16
 _ROWS_AT_ONCE = 32  # as photos may be large
 _BUFFER = 1 << 20
+_POINTER_BYTES = 1024
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 
 #: Key, bytes and version of a file.
@@ -44,11 +57,11 @@ def parquet_source(spec: ImageDataSpec) -> Source:
     if name and not objects:
         raise _unreadable(spec, FileNotFoundError(f"there is no {spec.root}"))
 
-    def labelled(keys: Sequence[str]) -> bool:
+    def lacking(keys: Sequence[str]) -> str:
         some = [(key, *objects[key]) for key in keys]
-        return _LabelColumn(spec, some, _footers(spec, store, some)).any_label()
+        return "" if _LabelColumn(spec, some, _footers(spec, store, some)).any_label() else NO_LABELS
 
-    chosen = choose_parquet(spec, objects, lost, labelled)
+    chosen = choose_parquet(spec, objects, lost, lacking)
     files = [(key, *objects[key]) for key in chosen.keys]
     footers = _footers(spec, store, files)
     columns = _image_columns(spec, _common_schema(spec, files, footers))
@@ -331,6 +344,8 @@ class _LabelColumn:
         distinct = sorted(found)
         number = {value: i for i, value in enumerate(distinct)}
         out[known] = np.array([number[value] for value in found], np.int64)[encoded.indices.to_numpy()]
+        if pa.types.is_floating(values.type) and all(value.is_integer() for value in distinct):
+            distinct = [int(value) for value in distinct]  # as pandas writes whole numbers beside missing ones
         return out[kept], tuple(str(value) for value in distinct)
 
     def _read(self) -> list[pa.Array]:
@@ -341,7 +356,10 @@ class _LabelColumn:
                 column = opened.read([self.spec.label_column], use_threads=False).column(0)
             kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
             common = _COMMON[_label_kind(kind) or "nothing"]
-            return column.cast(kind).cast(common).combine_chunks()
+            try:
+                return column.cast(kind).cast(common).combine_chunks()
+            except pa.ArrowInvalid as error:
+                raise self._error(f"holds a number beyond those of 64 bits in {file[0]} ({error})") from None
 
         if not self.there:
             return []
@@ -430,11 +448,16 @@ def _numbers_if_all(labels: Sequence[str | None]) -> list[Any]:
 
 
 def _footers(spec: ImageDataSpec, store: Store, files: Sequence[File]) -> list[pq.FileMetaData]:
-    try:
-        with ThreadPoolExecutor(_READERS) as pool:
-            return list(pool.map(lambda file: _footer(store.uri, *file), files))
-    except (OSError, pa.ArrowInvalid) as error:
-        raise _unreadable(spec, error) from None
+    def footer_of(file: File) -> pq.FileMetaData:
+        try:
+            return _footer(store.uri, *file)
+        except (OSError, pa.ArrowInvalid) as error:
+            pointer = file[1] < _POINTER_BYTES and store.read(file[0]).startswith(POINTER)
+            rule = f"must be readable Parquet, and {file[0]} is not ({error})"
+            raise root_error(spec, rule, FETCH if pointer else "Restore or remove that file.") from None
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(footer_of, files))
 
 
 def _unreadable(spec: ImageDataSpec, error: Exception) -> UserError:

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from genai_ray.errors import UserError
 from genai_ray.image.codec import SIZES, ImageCodec
 from genai_ray.image.files import items, open_image
-from genai_ray.image.items import Item, NoImageError, Pieces
+from genai_ray.image.items import FETCH, POINTER, Item, NoImageError, Pieces
 from genai_ray.image.pixels import COARSE, Scale, depth_of, extremes, has_frames, is_grey, joined, mode_of
 from genai_ray.image.spec import ImageDataSpec
 from genai_ray.storage import Store
@@ -157,6 +157,7 @@ def _decode(spec: ImageDataSpec, room: _Room, scales: Scales, item: Item) -> _De
         raise
     except Exception as error:  # of all kinds, as Pillow's decoders raise what they meet
         remedy = "Remove it, or set data.on_corrupt=skip to leave such files out."
+        remedy = f"{FETCH} Or: {remedy}" if content.startswith(POINTER) else remedy
         return _left_out(spec, item, _reason(error, content), remedy)
 
 

@@ -7,22 +7,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from genai_ray.errors import UserError
 from genai_ray.image.cells import described
-from genai_ray.image.files import items, list_source, open_image
+from genai_ray.image.files import begins_as_image, items, list_source, open_image
 from genai_ray.image.items import Item, NoImageError, Source, store_of
-from genai_ray.image.listing import few, image_suffixes, is_hidden, is_hidden_file
-from genai_ray.image.pixels import Scale, depth_of, extremes, has_frames, joined, mode_of
+from genai_ray.image.listing import few, image_suffixes, is_hidden, is_hidden_file, without_suffix
+from genai_ray.image.pixels import BYTES, Scale, depth_of, extremes, has_frames, joined, mode_of
 from genai_ray.image.source import in_memory_source
 from genai_ray.image.spec import ImageDataSpec
-from genai_ray.image.spool import of_training
+from genai_ray.image.spool import of_training, train_and_holdout
 from genai_ray.image.summary import lines_of, share_of, summary_of
 from genai_ray.modality import Json
-from genai_ray.order import DEFAULT_HOLDOUT
 from genai_ray.spec import DataSpec
 from genai_ray.storage import Store
 
 _LOOKED_AT = 1_000  # images, in runs of so many:
 _RUN = 50
+_SMALL = 1 << 16  # pixels
 #: Files of ours that say that a folder is a run or a data set, and ends of those that say that it holds one.
 _OF_RUNS, _OF_INNER_RUNS = {"spec.yaml", "manifest.json"}, ("dataset/manifest.json", "model/generator.onnx")
 _TABLES = (".csv", ".tsv", ".parquet")
@@ -40,18 +41,22 @@ def describe(spec: DataSpec) -> Json:
     source = list_source(spec)
     found, kept = _looked_at(spec, source)
     labels, classes = source.labels(kept)
-    n, without = int(kept.sum()), 0
+    n, left_out = int(kept.sum()), dict(source.chosen.left_out)
+    if not n:
+        raise UserError("data.root", spec.root, "holds no image that decodes", "Check the files.")
+    trained = None if source.trained is None else int(kept[: source.trained].sum())
     if labels is not None and classes is not None:
-        without = int((labels < 0).sum())
-        labels, classes = of_training(labels, classes, np.flatnonzero(labels >= 0))
-    share = spec.holdout or DEFAULT_HOLDOUT
-    held = f"{round((n - without) * share):,}, {share_of(spec)}"
-    if source.trained is not None:
-        name = next(name for name, use in source.chosen.splits.items() if use == "holdout")
-        held = f"{int(kept[source.trained :].sum()):,}, the split {name}"
-    left_out = {**source.chosen.left_out, "no label": without, "no image": len(kept) - n}
+        left_out["no label"] = int((labels < 0).sum())
+        train, _ = train_and_holdout(spec, n, trained, labels)
+        labels, classes = of_training(labels, classes, train)
+        left_out["class that does not train"] = int((labels < 0).sum()) - left_out["no label"]
+    train, holdout = train_and_holdout(spec, n, trained, labels)
+    why = share_of(spec)
+    if trained is not None:
+        why = "the split " + next(name for name, use in source.chosen.splits.items() if use == "holdout")
+    left_out["no image"] = len(kept) - n
     found |= {"left out": few(left_out), "splits": dict(source.chosen.splits)}
-    return summary_of(classes, labels, n - without, held, found)
+    return summary_of(classes, labels, len(train) + len(holdout), f"{len(holdout):,}, {why}", found)
 
 
 def recognised(uri: str) -> Json:
@@ -62,7 +67,8 @@ def recognised(uri: str) -> Json:
     if "://" in uri and not uri.startswith(("s3://", "file://")):
         return {}
     store = store_of(uri.rstrip("/") or "/")
-    keys = sorted(store.listing())
+    objects = store.listing()
+    keys = sorted(objects)
     if _OF_RUNS & set(keys) or any(key.endswith(_OF_INNER_RUNS) for key in keys):
         return {}
     parquet = next((key for key in keys if key.endswith(".parquet") and not is_hidden_file(key)), None)
@@ -70,6 +76,8 @@ def recognised(uri: str) -> Json:
         return {"source": "parquet", "root": uri, **found}
     suffixes = Counter(os.path.splitext(key)[1].lower() for key in keys if not is_hidden(key))
     images = sum(suffixes[suffix] for suffix in image_suffixes())
+    if any(begins_as_image(store.uri, key, objects[key][1]) for key in without_suffix(keys)[:_RUN]):
+        images += suffixes[""]
     return {"source": "folder", "root": uri} if images > sum(suffixes[suffix] for suffix in _TABLES) else {}
 
 
@@ -95,7 +103,7 @@ def _looked_at(spec: ImageDataSpec, source: Source) -> tuple[Json, NDArray[np.bo
     for start in starts:
         for index, item in enumerate(items(spec, source.pieces(start, min(n, start + _RUN))), start):
             looked_at += 1
-            image = _opened(item)
+            image = _opened(item, decode=index == start)
             if image is None:
                 kept[index] = False
                 continue
@@ -110,8 +118,10 @@ def _looked_at(spec: ImageDataSpec, source: Source) -> tuple[Json, NDArray[np.bo
     return found, kept
 
 
-def _opened(item: Item) -> tuple[str, str, dict[str, Scale], bool] | None:
-    """Size, mode and depth of an image, and whether its file holds more; None if it is none."""
+def _opened(item: Item, *, decode: bool) -> tuple[str, str, dict[str, Scale], bool] | None:
+    """Size, mode and depth of an image, and whether its file holds more; None if it is none. decode: also a large image
+    of 8 bits, for its extremes.
+    """
     try:
         content = item.read()
     except NoImageError:
@@ -119,7 +129,8 @@ def _opened(item: Item) -> tuple[str, str, dict[str, Scale], bool] | None:
     try:
         image = open_image(content, item.shape)
         depth, frames = depth_of(image), has_frames(image)
-        depths = {} if depth is None else {depth: extremes(image)}
+        headers = depth == BYTES and not decode and image.width * image.height > _SMALL
+        depths = {} if depth is None or headers else {depth: extremes(image)}
         return f"{image.width}x{image.height}", mode_of(image), depths, frames
     except Exception:  # see `decode`
         return None

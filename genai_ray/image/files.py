@@ -6,7 +6,8 @@ that is held out come last.
 
 import io
 from collections.abc import Iterator
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,20 @@ from PIL import Image
 
 from genai_ray.image.cells import parquet_items, parquet_source
 from genai_ray.image.items import Item, Labels, Pieces, Source, check_root, listed, root_error, stamp, store_of
-from genai_ray.image.listing import choose_images, class_of, plain_names, readable
+from genai_ray.image.listing import choose_images, class_of, plain_names, readable, without_suffix
 from genai_ray.image.spec import ImageDataSpec
+
+_READERS = 16
+#: Of PNG, JPEG, GIF, TIFF and JPEG 2000; WebP is told by two places.
+_BEGINNINGS = (
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",
+    b"GIF87a",
+    b"GIF89a",
+    b"II*\x00",
+    b"MM\x00*",
+    b"\x00\x00\x00\x0cjP  \r\n\x87\n",
+)
 
 
 def list_source(spec: ImageDataSpec) -> Source:
@@ -42,6 +55,16 @@ def open_image(content: bytes, shape: tuple[int, ...] | None) -> Image.Image:
     return raw_image(content, shape) if shape else Image.open(io.BytesIO(content))
 
 
+@lru_cache(maxsize=1_000_000)
+def begins_as_image(uri: str, key: str, version: str) -> bool:
+    """Whether an object begins as an image of a format that a few bytes tell. version: see `Store.listing`."""
+    try:
+        prefix = store_of(uri).read_range(key, 0, max(map(len, _BEGINNINGS)))
+    except (FileNotFoundError, PermissionError):
+        return False
+    return prefix.startswith(_BEGINNINGS) or (prefix[:4] == b"RIFF" and prefix[8:12] == b"WEBP")
+
+
 def raw_image(content: bytes, shape: tuple[int, ...]) -> Image.Image:
     """An image of raw pixels: uint8, or float32 in 0..1.
 
@@ -60,7 +83,14 @@ def raw_image(content: bytes, shape: tuple[int, ...]) -> Image.Image:
 
 def _folder(spec: ImageDataSpec) -> Source:
     objects, lost = listed(spec, store_of(str(spec.root)))
-    chosen = choose_images(spec, objects, lost)
+    uri = str(spec.root)
+
+    def begins(key: str) -> bool:
+        return begins_as_image(uri, key, objects[key][1])
+
+    with ThreadPoolExecutor(_READERS) as pool:  # so that the answers are known when they are asked for
+        list(pool.map(begins, without_suffix(objects)))
+    chosen = choose_images(spec, objects, lost, begins)
     keys, trained = chosen.keys, len(chosen.train)
     folders = plain_names([class_of(key, chosen.class_depth) for key in keys])
     labelled = folders[0] is not None

@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from genai_ray.errors import UserError
 from genai_ray.image.listing import Chosen, Objects, setting
 from genai_ray.image.spec import ImageDataSpec
-from genai_ray.storage import Store
+from genai_ray.storage import Store, s3_spelling
 
 #: (N,) class numbers, -1 for an item without a label, and names of the classes; None and None without classes.
 Labels = tuple[NDArray[np.int64] | None, tuple[str, ...] | None]
 Pieces = list[list[Any]]
 
+#: How a file begins that Git LFS has not fetched.
+POINTER = b"version https://git-lfs"
+FETCH = "It is a pointer of Git LFS; `git lfs pull` in its folder fetches the file."
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 #: Suffixes of archives, and the module of Python that unpacks them.
 _ARCHIVES = {".zip": "zipfile", **dict.fromkeys(_TARS, "tarfile"), ".7z": "", ".rar": ""}
@@ -96,7 +99,8 @@ def check_root(spec: ImageDataSpec) -> None:
     scheme, separator, rest = root.partition("://")
     name = PurePosixPath(root).name
     if separator and scheme not in ("s3", "file"):
-        raise root_error(spec, "must be a folder or start with s3://", _copy_of(scheme, rest, name or "images"))
+        remedy = s3_spelling(root) or _copy_of(scheme, rest, name or "images")
+        raise root_error(spec, "must be a folder or start with s3://", remedy)
     suffix = next((suffix for suffix in _ARCHIVES if name.lower().endswith(suffix)), None)
     if suffix is not None and (separator or Path(root).is_file()):
         folder = root[: -len(suffix)].rpartition("://")[2]

@@ -3,8 +3,9 @@
 import os
 import re
 import shlex
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
@@ -19,10 +20,12 @@ ROLES |= {name: "test" for name in ("test", "testing", "eval", "evaluation")}
 ROLES |= {name: "validation" for name in ("validation", "valid", "val", "dev")}
 #: Names of files and folders that systems and programs leave, in lower case; and all that begin with a dot.
 _SYSTEM = frozenset(
-    "__macosx _temporary thumbs.db desktop.ini $recycle.bin #recycle @eadir lost+found __pycache__".split()
-)
+    "__macosx _temporary thumbs.db desktop.ini $recycle.bin #recycle @recycle #snapshot @eadir @__thumb _vti_cnf "
+    "lost+found __pycache__".split()
+) | {"system volume information", "network trash folder", "temporary items"}
 #: Formats that Pillow names but does not decode to pixels by itself: vectors, which need Ghostscript, and films.
 _NO_PIXELS = ("EPS", "MPEG")
+NO_LABELS = "it has no labels"
 _SHOWN = 8  # reasons and names in one message
 
 Objects = Mapping[str, tuple[int, str]]
@@ -63,16 +66,24 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in suffixes.items() if decodes(name))
 
 
-def choose_images(spec: ImageDataSpec, objects: Objects, lost: Sequence[str]) -> Chosen:
+def without_suffix(keys: Iterable[str]) -> list[str]:
+    """Keys of files that are not hidden, and have no suffix to tell what they are."""
+    return [key for key in keys if not os.path.splitext(key)[1] and not key.endswith("/") and not is_hidden(key)]
+
+
+def choose_images(
+    spec: ImageDataSpec, objects: Objects, lost: Sequence[str], begins_as_image: Callable[[str], bool]
+) -> Chosen:
     """The image files of a folder.
 
-    lost: links and folders that cannot be followed.
+    lost: links and folders that cannot be followed. begins_as_image: of an object whose name has no suffix.
 
     Raises:
         UserError: if there is no image, if images stand both beside and in folders of classes, or if it is not clear
             which of them train.
     """
-    keys, left_out = _of_suffixes(objects, image_suffixes(), lost, is_hidden)
+    unnamed = {key for key in without_suffix(objects) if begins_as_image(key)}
+    keys, left_out = _of_suffixes(objects, image_suffixes(), lost, is_hidden, unnamed)
     if not keys:
         raise _holds_none(spec, "images", left_out)
     folders = {key: key.split("/")[:-1] for key in keys}
@@ -80,28 +91,36 @@ def choose_images(spec: ImageDataSpec, objects: Objects, lost: Sequence[str]) ->
 
     def split_of(key: str) -> str | None:
         names = folders[key]
-        return ROLES.get(names[split_depth].lower()) if len(names) > split_depth else None
+        return role_of(names[split_depth]) if len(names) > split_depth else None
 
     splits = _by_split(spec, keys, split_of)
+    if not splits and not any(folders.values()):
+        splits = _by_file_names(spec, keys)
+    named = {folders[key][split_depth].lower() for key in keys if split_of(key)}
     if len(splits) == 2 and None in splits and not any(len(folders[k]) > 1 for k in keys if split_of(k)):
         splits = {}  # one class of several is called so
+    elif not named <= ROLES.keys() and not splits.keys() > {"train"}:
+        splits = {}  # classes with numbers, such as test1 and test2
     if not splits:
         _check_depths(spec, keys, 0)
         return Chosen(keys, None, left_out, {})
     _check_depths(spec, _training(spec, splits), class_depth)
 
-    def labelled(some: Sequence[str]) -> bool:
-        return all(class_of(key, class_depth) is not None for key in some)
+    trained = {class_of(key, class_depth) for key in _training(spec, splits)} - {None}
 
-    return _chosen(spec, splits, left_out, labelled, class_depth)
+    def lacking(some: Sequence[str]) -> str:
+        classes = {class_of(key, class_depth) for key in some} - {None}
+        return NO_LABELS if not classes else "" if classes & trained else "it has none of the classes that train"
+
+    return _chosen(spec, splits, left_out, lacking, class_depth)
 
 
 def choose_parquet(
-    spec: ImageDataSpec, objects: Objects, lost: Sequence[str], labelled: Callable[[Sequence[str]], bool]
+    spec: ImageDataSpec, objects: Objects, lost: Sequence[str], lacking: Callable[[Sequence[str]], str]
 ) -> Chosen:
     """The Parquet files of a folder.
 
-    labelled: whether some files have any label.
+    lacking: why some files cannot be samples of classes; empty if they can.
 
     Raises:
         UserError: if there is no file, or it is not clear which of them train.
@@ -110,7 +129,12 @@ def choose_parquet(
     if not keys:
         raise _holds_none(spec, "Parquet", left_out)
     splits = _by_split(spec, keys, _split_of_file)
-    return _chosen(spec, splits, left_out, labelled, 0) if splits else Chosen(keys, None, left_out, {})
+    return _chosen(spec, splits, left_out, lacking, 0) if splits else Chosen(keys, None, left_out, {})
+
+
+def role_of(name: str) -> str | None:
+    """The split that a folder is named by, also with a number: `train2017`, `val_1`."""
+    return ROLES.get(re.sub(r"[-._ ]?[0-9]+\Z", "", name).lower())
 
 
 def class_of(key: str, class_depth: int) -> str | None:
@@ -127,6 +151,7 @@ def readable(name: str) -> str:
 def plain_names(names: Sequence[str | None]) -> list[str | None]:
     """Names of classes; of folders such as `label=cat`, if all are so, the values."""
     plain = [name and readable(name) for name in names]
+    plain = [name and unicodedata.normalize("NFC", name) for name in plain]  # macOS writes names in another form
     parts = [(name or "").partition("=") for name in plain]
     if {key for key, _, _ in parts} != {parts[0][0]} or not all(value for _, _, value in parts):
         return plain
@@ -163,9 +188,13 @@ def shown(counts: Mapping[str, int]) -> str:
 
 
 def _of_suffixes(
-    objects: Objects, suffixes: frozenset[str], lost: Sequence[str], hidden: Callable[[str], bool]
+    objects: Objects,
+    suffixes: frozenset[str],
+    lost: Sequence[str],
+    hidden: Callable[[str], bool],
+    unnamed: Set[str] = frozenset(),
 ) -> tuple[list[str], dict[str, int]]:
-    """Sorted keys that have one of the suffixes, and how many others there are, by reason."""
+    """Sorted keys that have one of the suffixes or are among `unnamed`, and how many others there are, by reason."""
     keys: list[str] = []
     counts: Counter[str] = Counter()
     for key in sorted(objects):
@@ -174,7 +203,7 @@ def _of_suffixes(
             continue  # on S3, the mark of an empty folder
         if hidden(key):
             counts["hidden"] += 1
-        elif suffix in suffixes:
+        elif suffix in suffixes or key in unnamed:
             keys.append(key)
         else:
             counts[f"suffix {suffix}" if suffix else "no suffix"] += 1
@@ -191,7 +220,8 @@ def _holds_none(spec: ImageDataSpec, what: str, left_out: Mapping[str, int]) -> 
         remedy = "Unpack the archives there."
     elif spec.source == "parquet":
         is_folder = any(f"suffix {suffix}" in left_out for suffix in image_suffixes())
-        remedy = "Set data.source=folder to read the image files." if is_folder else "Check the path."
+        remedy = "Check the path; names of Parquet files must end in .parquet."
+        remedy = "Set data.source=folder to read the image files." if is_folder else remedy
     return UserError("data.root", spec.root, rule, remedy)
 
 
@@ -215,11 +245,11 @@ def _depths(folders: Sequence[list[str]]) -> tuple[int, int]:
     pairs = zip(min(folders), max(folders), strict=False)
     common = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
     for depth, name in enumerate(common):
-        if name.lower() in ROLES:  # the only split
+        if role_of(name):  # the only split
             return depth, depth + 1
     depth = len(common)
-    inner = {names[depth + 1].lower() if len(names) > depth + 1 else "" for names in folders}
-    return (depth + 1, depth) if inner <= ROLES.keys() else (depth, depth + 1)
+    inner = {names[depth + 1] if len(names) > depth + 1 else "" for names in folders}
+    return (depth + 1, depth) if all(map(role_of, inner)) else (depth, depth + 1)
 
 
 def _split_of_file(key: str) -> str | None:
@@ -228,7 +258,14 @@ def _split_of_file(key: str) -> str | None:
     words = re.findall("[A-Za-z]+", name.rpartition(".")[0])
     names = [folder.lower().removeprefix("split=").removeprefix("partial-") for folder in folders]
     names += [word.lower() for word in (*words[:1], *words[-1:])]
-    return next((ROLES[name] for name in names if name in ROLES), None)
+    inner = {ROLES[word.lower()] for word in words if word.lower() in ROLES}
+    return next((role for name in names if (role := role_of(name))), inner.pop() if len(inner) == 1 else None)
+
+
+def _by_file_names(spec: ImageDataSpec, keys: Sequence[str]) -> dict[str | None, list[str]]:
+    """Loose images by split, if each of them begins with the name of one: `train_001.png`, `test_001.png`."""
+    splits = _by_split(spec, keys, lambda key: role_of(re.split("[^A-Za-z]", key)[0]))
+    return splits if len(splits) > 1 and None not in splits and "train" in splits else {}
 
 
 def _by_split(
@@ -269,7 +306,7 @@ def _example(spec: ImageDataSpec, splits: Mapping[str | None, list[str]]) -> str
     if spec.source == "parquet":
         return f"{root}/{key}"
     folders = key.split("/")[:-1]
-    depth = next((i for i, name in enumerate(folders) if name.lower() in ROLES), 0)
+    depth = next((i for i, name in enumerate(folders) if role_of(name)), 0)
     return "/".join([root, *folders[: depth + 1]])
 
 
@@ -277,7 +314,7 @@ def _chosen(
     spec: ImageDataSpec,
     splits: Mapping[str | None, list[str]],
     left_out: Mapping[str, int],
-    labelled: Callable[[Sequence[str]], bool],
+    lacking: Callable[[Sequence[str]], str],
     class_depth: int,
 ) -> Chosen:
     """The split that trains, and the one that is held out: test, else validation, unless a share is asked for."""
@@ -285,14 +322,14 @@ def _chosen(
     others = [name for name in ("test", "validation") if name in splits and splits[name] is not train]
     uses = {str(name): "trains" for name, keys in splits.items() if keys is train}
     holdout, out = None, dict(left_out)
-    classes = bool(others) and spec.holdout is None and labelled(train)
+    classes = bool(others) and spec.holdout is None and not lacking(train)
     for name in others:
         if spec.holdout is not None:
             uses[name] = "left out, as data.holdout is given"
         elif holdout is not None:
             uses[name] = "left out"
-        elif classes and not labelled(splits[name]):
-            uses[name] = "left out, as it has no labels"
+        elif classes and (reason := lacking(splits[name])):
+            uses[name] = f"left out, as {reason}"
         else:
             uses[name], holdout = "holdout", splits[name]
         if splits[name] is not holdout:

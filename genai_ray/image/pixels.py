@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageColor
+from PIL import Image, ImageCms, ImageColor, ImageOps
 
 from genai_ray.errors import UserError
 from genai_ray.image.spec import ImageDataSpec
@@ -20,13 +20,18 @@ DEEP = {"F": "floats"} | dict.fromkeys(("I", "I;16", "I;16L", "I;16B", "I;16N"),
 GREY_MODES = ("1", "L", "LA", "La", *DEEP)
 #: RGB or grey with alpha of 16 bits, of which Pillow gives the upper 8.
 COARSE = "upper bytes"
+#: Grey and RGB of 8 bits, of which masks use a few values alone.
+BYTES = "bytes"
 #: What is added to a mode whose images have transparent colours without a channel for them.
 TRANSPARENT = " with transparency"
 #: Scales of values that use all that their type can hold.
-FULL: dict[str, Scale] = {"integers": (0, 65535), "floats": (0, 1)}
+FULL: dict[str, Scale] = {"integers": (0, 65535), "floats": (0, 1), BYTES: (0, 255)}
+#: Of 8 bits: images whose brightest value is less look all black. Of floats it is this, of 255.
+DARK = 16
 _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 _BITS = (8, 10, 12, 14, 16)
 _OPAQUE = 255
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, which Pillow follows for 8 bits alone
 _COARSE = re.compile(r"\b(RGB[AXa]?|LA|CMYK);16")  # as Pillow writes what is stored
 
 
@@ -48,11 +53,15 @@ def mode_of(image: Image.Image) -> str:
 
 
 def depth_of(image: Image.Image) -> str | None:
-    """What the values of an image are that has not been loaded: "integers", "floats" or COARSE; None: 8 bits."""
+    """What the values of an image are that has not been loaded: "integers", "floats", COARSE or BYTES; None: of a
+    palette, with alpha, or of other colours than RGB.
+    """
     if image.mode in DEEP:
         return DEEP[image.mode]
     tiles = getattr(image, "tile", ())
-    return COARSE if any(_COARSE.search(str(tile[3])) for tile in tiles) else None
+    if any(_COARSE.search(str(tile[3])) for tile in tiles):
+        return COARSE
+    return BYTES if image.mode in ("L", "RGB") else None
 
 
 def extremes(image: Image.Image) -> Scale:
@@ -61,6 +70,9 @@ def extremes(image: Image.Image) -> Scale:
     Raises:
         ValueError: for floats that are NaN or infinite.
     """
+    if image.mode in ("L", "RGB"):
+        bounds = np.asarray(image.getextrema())
+        return float(bounds.min()), float(bounds.max())
     values = np.asarray(image)
     values = values[..., :-1] if image.mode in ("LA", "RGBA") else values
     low, high = float(values.min()), float(values.max())
@@ -84,6 +96,8 @@ def flat(image: Image.Image, scales: Mapping[str, Scale] = FULL, background: str
     if image.mode in DEEP:
         values = np.asarray(image, np.float64)
         grey = Image.fromarray(_scaled(values, scales[DEEP[image.mode]]))
+        if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            grey = ImageOps.invert(grey)
         clear = image.info.get("transparency")
         if isinstance(clear, int):
             grey.putalpha(Image.fromarray(np.where(values == clear, 0, _OPAQUE).astype(np.uint8)))
@@ -91,6 +105,12 @@ def flat(image: Image.Image, scales: Mapping[str, Scale] = FULL, background: str
     elif image.mode == "LAB":  # which `convert` does not know
         profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         image = ImageCms.profileToProfile(image, *profiles, outputMode="RGB") or image
+    elif image.mode in ("L", "RGB") and (scale := scales.get(BYTES, FULL[BYTES])) != FULL[BYTES]:
+        table = _scaled(np.arange(256, dtype=np.float64), scale).tolist()
+        clear = image.info.get("transparency")
+        image = image.convert("RGBA" if image.mode == "RGB" else "LA") if clear is not None else image
+        bands = len(image.getbands())
+        image = image.point(table * bands if clear is None else table * (bands - 1) + list(range(256)))
     return _laid_on(background, image) if image.has_transparency_data else image
 
 
@@ -142,12 +162,12 @@ def scales_of(spec: ImageDataSpec, found: Mapping[str, Scale]) -> dict[str, Scal
 
 
 def _scale(depth: str | int, kind: str, low: float, high: float) -> Scale:
-    if depth == "full":
+    if depth == "full" or (kind == BYTES and depth != "range"):
         return FULL[kind]
     if depth == "range" or (depth == "auto" and (low < 0 or high >= 2 ** _BITS[-1])):
         return low, high
     if kind == "floats" and high <= 1:
-        return FULL[kind]
+        return (low, high) if depth == "auto" and high < DARK / 255 else FULL[kind]
     if isinstance(depth, int):
         return 0, 2**depth - 1
     return 0, 2 ** next(bits for bits in _BITS if high < 2**bits) - 1
@@ -169,7 +189,7 @@ def depth_summary(found: Mapping[str, Scale], scales: Mapping[str, Scale]) -> di
     for kind, (low, high) in sorted(found.items()):
         if kind == COARSE:
             out["16-bit colour"] = "the upper 8 bits"
-        else:
+        elif kind != BYTES or high < DARK or scales[kind] != FULL[kind]:
             black, white = scales[kind]
             out[kind] = f"{low:g} to {high:g}; {black:g} is black, {white:g} white"
     return out

@@ -20,6 +20,7 @@ from genai_ray import rng
 from genai_ray.errors import UserError
 from genai_ray.image.codec import ImageCodec
 from genai_ray.image.files import list_source
+from genai_ray.image.pixels import DARK
 from genai_ray.image.spec import ImageDataSpec, ImageRun
 from genai_ray.image.spool import Rows, Spool, open_spool, train_and_holdout
 from genai_ray.image.summary import share_of, summary_of
@@ -101,7 +102,7 @@ def load(spec: Spec) -> Arrays | Spooled:
 
 def _check_variety(spec: ImageRun, data: Arrays | Spooled) -> None:
     """Raises:
-    UserError: if there is nothing to learn: images that are all alike, or a condition with one class.
+    UserError: if there is nothing to learn: images that are all alike or black, or a condition with one class.
     """
     images, at_once = data.train_images, 1024
     first = images[:1]
@@ -112,6 +113,14 @@ def _check_variety(spec: ImageRun, data: Arrays | Spooled) -> None:
             f"has {len(images)} training images that are all the same at {data.codec.size}x{data.codec.size}, so "
             "that there is nothing to learn",
             "Check data.root, data.size and the files.",
+        )
+    brightest = max(int(images[i : i + at_once].max()) for i in range(0, len(images), at_once))
+    if brightest < DARK and spec.data.depth == "auto" and isinstance(data.train_images, Rows):
+        raise UserError(
+            "data.depth",
+            "auto",
+            f"takes 255 for white, and the brightest value of the training images is {brightest}: they are all black",
+            "Set data.depth=range to make the brightest white, or data.depth=8 to learn the images as they are.",
         )
     if spec.model.conditional and data.codec.label_width < 2:
         raise UserError(

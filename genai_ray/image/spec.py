@@ -50,7 +50,7 @@ class ImageDataSpec(DataSpec):
         needs={"source": _FILES},
         description="what is white in images of more than 8 bits: auto: the bits that the source uses (floats: 1, or "
         "as integers; with negative values: the range); full: 16 bits (floats: 1); range: the largest value, and the "
-        "least is black; or a number of bits",
+        "least is black, also of 8 bits; or a number of bits",
     )
     image_column: str = key("image", needs={"source": ("parquet",)})
     label_column: str | None = key(

@@ -215,7 +215,8 @@ def train_and_holdout(
         train, holdout = train[labels[train] >= 0], holdout[labels[holdout] >= 0]
     if not len(train) or not len(holdout):
         rule = f"leaves {len(train)} images to train and {len(holdout)} for the holdout"
-        raise UserError("data.root", spec.root, rule, "Add images, or set data.holdout=0.2 to hold out a share.")
+        share = "data.holdout=0.5 to hold out more" if trained is None else "data.holdout=0.2 to hold out a share"
+        raise UserError("data.root", spec.root, rule, f"Add images, or set {share}.")
     return train, holdout
 
 

@@ -115,6 +115,9 @@ def _user_error(error: pydantic.ValidationError, kind: type[Spec], values: Mappi
         options = ["".join(o) for o in re.findall(r"'([^']+)'|\b(\d+)\b", expected)]
         return UserError(field, value, f"must be one of {expected}", nearest(str(value), options))
     rule = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "string_type" and value is not None:  # a name such as 2024, or [x]
+        written = assignment([], value).removeprefix("'").removesuffix("'")[1:]
+        return UserError(field, value, "must be a string", f"Quote what you typed, as in {assignment(path, written)}.")
     remedy = f"Change {field} in the spec or give {field}=… on the command line."
     return UserError(field, value, rule[0].lower() + rule[1:], remedy)
 

@@ -60,8 +60,8 @@ for _tag, _pattern in _SCHEMA.items():
         _kind.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), None)
 
 
-def parse_yaml(string: str) -> Any:
-    """The value of a YAML document.
+def parse_yaml(string: str | bytes) -> Any:
+    """The value of a YAML document; bytes may be UTF-16, as PowerShell writes them.
 
     Raises:
         yaml.YAMLError: if it is none, or a key appears twice.
@@ -82,10 +82,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     see = "See jobs/specs/."
     try:
-        values = parse_yaml(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError) as error:
+        values = parse_yaml(Path(path).read_bytes()) or {}
+    except (OSError, yaml.reader.ReaderError) as error:
         raise UserError("spec", str(path), f"must be a readable YAML file ({error})", see) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError("spec", str(path), f"must be valid YAML ({error})", see) from None
     if not isinstance(values, dict):
         raise UserError("spec", str(path), "must hold `key: value` lines", see)

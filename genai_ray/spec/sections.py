@@ -439,6 +439,14 @@ class Spec(Section):
             raise ValueError("must name a bucket, as in s3://bucket/prefix")
         if store.startswith("file://") and not store.startswith("file:///"):
             raise ValueError("must be an absolute path, as in file:///shared/runs")
+        other = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)|[A-Za-z]:\\", store)
+        if other:
+            rule = f"must be a folder, or begin with s3:// or file:///, and begins with {other[0]}"
+            raise UserError("store", store, rule, "Write s3://bucket/prefix, or a folder of this system.")
+        if re.search(r"\$(\{\w+\}|[A-Z_]{2,})", store) and not Path(store).exists():
+            rule = "names a variable, which a spec does not replace"
+            remedy = "Write the path itself, or give store=… on the command line without single quotes around it."
+            raise UserError("store", store, rule, remedy)
         return absolute(store)
 
     @property
