@@ -329,12 +329,38 @@ def test_text_in_gbk_is_read_and_told(tmp_path: Path):
         ("miasto,n\n" + "Łódź,1\nWrocław,2\nBiałystok,3\n" * 20, "cp1250"),
         ("město,n\n" + "Plzeň,1\nBřeclav,2\nDěčín,3\n" * 20, "cp1250"),
         ("x,n\n" + "а,1\nб,2\n" * 20, "cp1251"),
+        ("m,n\n" + "Łódź,1\nKraków,2\nGdańsk,3\n" * 20, "cp1250"),
+        ("m,n\n" + "Poznań,1\nKraków,2\n" * 20, "cp1250"),
+        ("m,n\n" + "Novák,1\nDvořák,2\n" * 20, "cp1250"),
+        ("m,n\n" + "Müller,1\nJosé,2\n" * 20, "mac_roman"),
+        ("m,n\n" + "España,1\n" * 20, "mac_roman"),
+        ("m,n\n" + "Müller,1\nJörg,2\n" * 20, "cp850"),
+        ("город,н\n" + "Москва,1\nКазань,2\n" * 20, "koi8_r"),
+        ("m,n\n" + "Αθήνα,1\nΠάτρα,2\n" * 20, "cp1253"),
+        ("m,n\n" + "Iğdır,1\nŞişli,2\n" * 20, "cp1254"),
     ],
 )
 def test_an_encoding_in_doubt_is_a_question(tmp_path: Path, text: str, codec: str):
     with pytest.raises(UserError, match=f"must be UTF-8, and line .*data.table.encoding={codec}"):
         described(tmp_path / "t.csv", text.encode(codec))
     assert "latin" not in str(encodings.detect(text.encode(codec)))
+
+
+def test_an_encoding_is_proposed_by_a_word_that_it_alone_reads():
+    found = encodings.detect(("m,n\n" + "Müller,1\nIğdır,2\n" * 20).encode("cp1254"))
+    assert found.options["cp1254"] == "Iğdır"
+
+
+@pytest.mark.parametrize(
+    "text", ["Peña,50 £\nMuñoz,5 m²\n", "L’œil,«là»\nŒuvre,3\n", "Søren,1\nMálaga,2\n", "ÑANDÚ,1\nÉCOLE,2\n", "œuf,1\n"]
+)
+def test_western_words_are_in_no_doubt(text: str):
+    assert encodings.detect((text * 20).encode("cp1252")).codec == "cp1252"
+
+
+def test_a_zero_byte_here_and_there_is_no_wide_encoding():
+    content = "".join(f"a\0,{i}.5\nb,{i}\n" for i in range(200)).encode()
+    assert encodings.detect(content).codec == "utf-8"
 
 
 def test_a_damaged_file_is_not_read_as_another_encoding(tmp_path: Path):

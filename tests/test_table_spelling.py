@@ -54,6 +54,8 @@ EDGES = pa.table(
     {
         "note": pa.array(["", None, "line one\nline two", 'say "hi"', "a,b", " x "]),
         "kind": pa.array(["", None, "a\r\nb", "NA", "null", "ä"]).dictionary_encode(),
+        "year": pa.array([2022, None, 2023, 2022, 2022, 2023], pa.int32()).dictionary_encode(),
+        "due": pa.array([1, None, 2, 1, 1, 2], pa.date32()).dictionary_encode(),
         "half": pa.array([np.float16(0.1), None, np.float16(-65504), np.float16(6e-8), np.float16(0), np.float16(1)]),
         "single": pa.array([0.1, None, 3.4e38, -1e-40, 0.0, 1.0], pa.float32()),
         "double": pa.array([0.1, None, 1.7e308, 5e-324, 1e22, 2.0]),

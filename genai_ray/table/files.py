@@ -291,7 +291,7 @@ def _partitions(key: str) -> dict[str, str | None]:
 
 
 def _partition_types(entries: Sequence[_Entry]) -> dict[str, pa.DataType]:
-    """Types of the partition columns, as pyarrow infers them: whole numbers or strings.
+    """Types of the partition columns, as pyarrow infers them: whole numbers or strings. 01234 is a code, 01 a month.
 
     Raises:
         UserError: for files that are not all partitioned by the same columns.
@@ -308,7 +308,7 @@ def _partition_types(entries: Sequence[_Entry]) -> dict[str, pa.DataType]:
     types: dict[str, pa.DataType] = {}
     for name in first.partitions:
         values = [v for e in entries if (v := e.partitions[name]) is not None]
-        whole_numbers = bool(values) and all(re.fullmatch(r"-?\d{1,18}", v) for v in values)
+        whole_numbers = bool(values) and all(re.fullmatch(r"-?(0?\d|[1-9]\d{1,17})", v) for v in values)
         small = whole_numbers and all(abs(int(v)) < 2**31 for v in values)
         types[name] = pa.int32() if small else pa.int64() if whole_numbers else pa.string()
     return types

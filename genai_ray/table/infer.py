@@ -20,7 +20,7 @@ from genai_ray.table import digits, ids, values
 from genai_ray.table.columns import Column
 from genai_ray.table.files import Files
 from genai_ray.table.problems import Choice, ColumnError, joined
-from genai_ray.table.reading import MANY, Reading, Source, as_dates, read_cells
+from genai_ray.table.reading import MANY, Reading, Source, as_dates, asked_forms, mostly_iso, read_cells
 from genai_ray.table.spec import ColumnSpec
 from genai_ray.table.values import first_true, pc
 
@@ -124,7 +124,7 @@ def _with_ways_out(error: ColumnError, source: Source) -> ColumnError:
         return {k: v for k, v in (said | dict(choice)).items() if v is not None} or None
 
     likely = [c for c in map(whole, error.choices) if c != "drop" and works(c)]
-    usual = [c for c in ("categorical",) if c not in likely and works(c)]
+    usual = [c for c in ("numerical", "categorical") if c not in likely and works(c)]
     return ColumnError(error.name, error.value, error.rule, error.hint, (*likely, "drop", *usual))
 
 
@@ -179,6 +179,8 @@ def _kind_of_strings(source: Source, reading: Reading) -> Column:
     if wanted is None and len(distinct) > MANY and as_dates(source) is not None:
         raise source.wrong_cell(f"is of type {kind} and reads as dates or times", choices=["datetime", "id"])
     if wanted == "id" or (wanted is None and complete and len(distinct) == rows > 1):
+        if wanted is None:
+            _refuse_dates(source)
         once = len(distinct) == rows or source.repeated
         pattern = source.spec.pattern or (ids.infer_pattern(distinct.to_pylist()) if once else None)
         if wanted == "id":
@@ -196,9 +198,18 @@ def _kind_of_strings(source: Source, reading: Reading) -> Column:
             f"is free text: {len(distinct)} different strings in {rows} rows, most of them in "
             f"fewer than data.table.rare={source.rare}",
             "Give it a pattern if it is an id, or a datetime_format; as a category, rare strings become one.",
+            choices=[{"datetime_format": form} for form in asked_forms(source)],
         )
     _check_common(source, counts)
     return Column(source.name, "categorical", kind, why=reading.why)
+
+
+def _refuse_dates(source: Source) -> None:
+    """Report strings that are no id although all differ: the pattern of dates has days that no month has."""
+    forms = asked_forms(source)
+    if forms or mostly_iso(source):
+        rule = "reads as dates or times, which are not of a form that is read unasked"
+        raise source.wrong_cell(rule, choices=[{"datetime_format": form} for form in forms])
 
 
 def _id_of_strings(source: Source, regex: str, kind: pa.DataType) -> Column:
@@ -366,8 +377,11 @@ def _looks_like_id(source: Source, dense: Any, distinct: int) -> str:
     if _ID_NAME.search(source.name):
         return "no value twice, and the name says so"
     low, high = (pc.min_max(dense)[k].as_py() for k in ("min", "max"))
-    consecutive = high - low + 1 == len(dense) >= 4 * source.rare
-    return "no value twice, and one after the other" if consecutive else ""
+    if high - low + 1 == len(dense) >= 4 * source.rare:
+        return "no value twice, and one after the other"
+    # Only numbers of many digits, so that there are enough others.
+    checked = low >= 10**7 and ids.infer_whole(dense.cast(pa.string()).to_pylist()).endswith(">")
+    return "no value twice, and each ends with a check digit" if checked else ""
 
 
 # --- what both have ------------------------------------------------------------------------------

@@ -32,6 +32,9 @@ _WHOLE_ID = r"^([1-9]\d{0,17}|0)$"
 _INFINITE = r"^(?i:[+-]?inf(inity)?)$"
 #: 007 and 01234 are codes, such as postal ones, whose zeros would be lost.
 _CODE = r"^[+-]?0\d"
+#: 1E5 is a code, such as one of diseases, where no number of the column has a point or a signed exponent; +491234567 is
+#: a telephone number where all cells have a plus.
+_POWER, _TELEPHONE, _MEASURE = r"^\d+E\d+$", r"^\+\d{7,}$", r"\.|[eE][+-]"
 _BOOLS = {"true": True, "false": False}
 _MORE_BOOLS = _BOOLS | {"yes": True, "no": False, "y": True, "n": False, "t": True, "f": False, "1": True, "0": False}
 _MORE_BOOLS |= {"ja": True, "nein": False, "j": True, "oui": True, "non": False, "是": True, "否": False}
@@ -55,8 +58,16 @@ _DATES = (
     *((rf"^{shape}$", (form,)) for shape, form in _TIMES),
     *((rf"^{day} {clock}$", tuple(f"{f} {form}" for f in forms)) for day, forms in _DAYS for clock, form in _TIMES),
 )
+#: Forms of dates and times that are not read unasked.
+_ASKED = (
+    *(f"%d{c}%m{c}%y" for c in "/.-"),
+    *("%m/%d/%y", "%y/%m/%d", "%y-%m-%d", "%d.%m.%y %H:%M", "%m/%d/%y %H:%M", "%d%m%Y", "%Y%m%dT%H%M%S"),
+    *("%B %d, %Y", "%b %d, %Y", "%b %d %Y", "%d %B %Y", "%d. %B %Y", "%d%b%Y", "%Y年%m月%d日", "%Y.%m.%d"),
+    *("%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S %z", "%d/%b/%Y:%H:%M:%S %z", "%H%M", "%H%M%S"),
+)
 _ISO_DAY = r"^\d{4}-\d{2}-\d{2}$"
 _ISO = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}(:\d{2}){0,2}(\.\d{1,9})?(Z|[+-]\d{2}(:?\d{2})?)?$"
+_FINE = r"\.\d{7,}"
 _ISO_ZONED = r"[T ].*(Z|[+-]\d{2}(:?\d{2})?)$"
 
 
@@ -177,6 +188,10 @@ def _numbers(source: Source) -> Reading | None:
         raise source.wrong_cell(rule, "Correct the cell, or change the type.", ~number, [None])
     if wanted != "numerical":
         code = source.like(_CODE, plain=True)
+        if not source.like(_MEASURE, plain=True).any():
+            code |= source.like(_POWER)
+        if source.like(_TELEPHONE).all():
+            code[:] = True
         if code.any() and number.all():
             return None  # a column with such codes is one of codes
         number &= ~code
@@ -288,6 +303,17 @@ def _parsed_dates(source: Source) -> tuple[pa.Array, str | None] | None:
     return None
 
 
+def asked_forms(source: Source) -> list[str]:
+    """Forms of dates and times, none of those that are read unasked, that all cells have."""
+    parts = (source.distinct[:MANY], source.distinct)
+    return [f for f in _ASKED if all(not spelling.strptime(part, f).null_count for part in parts)]
+
+
+def mostly_iso(source: Source) -> bool:
+    """Whether most different cells look like dates of ISO 8601, which not all of them are."""
+    return bool(2 * source.like(f"({_ISO})|({_ISO_DAY})").sum() > len(source.distinct))
+
+
 def _iso_dates(source: Source) -> pa.Array | None:
     """Distinct cells of ISO 8601 as dates or times."""
     days, zoned = source.like(_ISO_DAY), source.like(_ISO_ZONED)
@@ -296,7 +322,8 @@ def _iso_dates(source: Source) -> pa.Array | None:
     try:
         if days.all():
             return source.distinct.cast(pa.date32())
-        moments = source.distinct.cast(pa.timestamp("us", "UTC" if zoned.all() else None))
+        unit = "ns" if source.like(_FINE).any() else "us"
+        moments = source.distinct.cast(pa.timestamp(unit, "UTC" if zoned.all() else None))
     except pa.ArrowInvalid:  # a day that no month has
         return None
     return _compact(moments, "%H")
@@ -312,5 +339,6 @@ def _compact(array: pa.Array, form: str) -> pa.Array:
         return array.cast(pa.time64("us") if fine else pa.time32("ms"), safe=False)
     if not re.search("%[HIMSpfcXTR]", form):
         return array.cast(pa.date32(), safe=False)
-    unit = "ms" if values.step_ns(array) >= 10**6 else "us"
+    step = values.step_ns(array)
+    unit = "ms" if step >= 10**6 else "us" if step >= 10**3 else "ns"
     return array.cast(pa.timestamp(unit, array.type.tz))

@@ -81,6 +81,8 @@ def of_dates(strings: Any, moments: Any, form: str | None) -> Spelling | None:
         strings, moments: distinct cells (Arrow arrays), before and after they were read. form: by which, None for
             ISO 8601.
     """
+    if values.tick_ns(moments.type) == 1:  # of which Python has no type
+        return None
     cells: list[tuple[str, Any]] = list(zip(*(a[:_TRIED].to_pylist() for a in (strings, moments)), strict=True))
     forms = _ISO_FORMS if form is None else (form, re.sub(r"%([dmHI])", r"%-\1", form), *_half_padded(form))
     if moments[:_TRIED].cast(pa.string()).equals(strings[:_TRIED].cast(pa.string())):
@@ -197,7 +199,7 @@ def unspelled(column: Any, kind: pa.DataType, spelling: Spelling | None) -> Any:
         out = _cast(pc.replace_substring(removed, spelling.decimal, "."), cells)
     if out.null_count > array.null_count:
         raise pa.ArrowInvalid(f"a cell is not spelled as {spelling}")
-    return out.cast(kind) if pa.types.is_dictionary(kind) else out
+    return values.retyped(out, kind)
 
 
 def _cast(array: Any, kind: pa.DataType) -> Any:
