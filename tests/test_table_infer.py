@@ -13,6 +13,7 @@ import pytest
 from tables import load, load_csv, spec_of
 
 from genai_ray.errors import UserError
+from genai_ray.table import digits
 from genai_ray.table.ids import check_digit
 from genai_ray.table.source import describe_file, load_table
 from genai_ray.table.spec import ColumnSpec, TableGenerateSpec, TableSpec
@@ -84,6 +85,15 @@ def test_whole_numbers_without_repeats_are_ids_if_the_name_says_so(tmp_path: Pat
     assert seen(tmp_path, cells, "customer_id")["type"] == "id"
     assert seen(tmp_path, cells, "customerId")["pattern"] == "[1-9][0-9]{3}"
     assert seen(tmp_path, cells, "humid")["type"] == "numerical"
+
+
+def test_dates_of_six_digits_are_dates(tmp_path: Path):
+    days = [datetime.date(1999, 12, 1) + datetime.timedelta(7 * i) for i in range(N)]
+    column = seen(tmp_path, [int(f"{d:%y%m%d}") for d in days])
+    assert column["range"] == [str(days[0]), str(days[-1])]
+    numbers = pa.array([int(f"{d:%y%m%d}") for d in (*days, datetime.date(1969, 1, 1), datetime.date(2068, 12, 31))])
+    assert digits.write(digits.read(numbers, "%y%m%d"), "%y%m%d").tolist() == numbers.to_pylist()
+    assert digits.write(np.array([-(10.0**6), 10.0**6]), "%y%m%d").tolist() == [690101, 681231]
 
 
 @pytest.mark.parametrize("check", ["luhn", "ean"])

@@ -21,7 +21,7 @@ from genai_ray.table.delimited import GZIP, STRINGS
 from genai_ray.table.dialect import Dialect, First
 from genai_ray.table.numerals import Numerals
 from genai_ray.table.spec import TableSpec
-from genai_ray.table.values import dense, is_string, pc, supported, whole
+from genai_ray.table.values import dense, is_number, is_string, pc, retyped, supported, whole
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq", ".parq")
 PLAIN = Numerals()
@@ -378,15 +378,18 @@ def _without_nulls(spec: TableSpec, key: str, table: pa.Table) -> pa.Table:
         if column.nulls is None or name not in table.column_names:
             continue
         cells = table.column(name)
-        if not is_string(cells.type):
-            rule = f"are strings, and {key} has a column of type {cells.type}"
+        if not (is_string(cells.type) or is_number(cells.type)):
+            rule = f"are strings or numbers, and {key} has a column of type {cells.type}"
             raise UserError(f"data.table.columns.{name}.nulls", column.nulls, rule, "Leave them out.")
-        plain = dense(cells)
-        missing = pc.is_in(plain, value_set=pa.array(column.nulls, plain.type))
-        kept = pc.if_else(missing, pa.scalar(None, plain.type), plain)
-        index = table.column_names.index(name)
-        table = table.set_column(index, name, kept.cast(cells.type) if kept.type != cells.type else kept)
+        table = table.set_column(table.column_names.index(name), name, without(cells, column.nulls))
     return table
+
+
+def without(cells: pa.ChunkedArray | pa.Array, nulls: Sequence[str]) -> pa.Array:
+    """A column whose cells are missing where they read as one of some strings."""
+    plain = dense(cells)
+    missing = pc.is_in(plain.cast(pa.string()), value_set=pa.array(nulls, pa.string()))
+    return retyped(pc.if_else(missing, pa.scalar(None, plain.type), plain), cells.type)
 
 
 def _override(name: str, value: Any) -> str:

@@ -18,9 +18,9 @@ from genai_ray.errors import UserError, nearest
 from genai_ray.spec import assignment
 from genai_ray.table import digits, ids, values
 from genai_ray.table.columns import Column
-from genai_ray.table.files import Files
+from genai_ray.table.files import Files, without
 from genai_ray.table.problems import Choice, ColumnError, joined
-from genai_ray.table.reading import MANY, Reading, Source, as_dates, asked_forms, mostly_iso, read_cells
+from genai_ray.table.reading import INFINITE, MANY, Reading, Source, as_dates, asked_forms, no_iso, read_cells
 from genai_ray.table.spec import ColumnSpec
 from genai_ray.table.values import first_true, pc
 
@@ -113,7 +113,8 @@ def _with_ways_out(error: ColumnError, source: Source) -> ColumnError:
         told = {"type": choice} if isinstance(choice, str) else dict(choice or {})
         try:
             spec = _implied(source.name, ColumnSpec.model_validate(told), (), ())
-            _infer(Source(source.files, source.name, spec, source.cells))
+            cells = source.cells if spec.nulls is None else without(source.cells, spec.nulls)
+            _infer(Source(source.files, source.name, spec, cells))
         except (UserError, ValueError):
             return False
         return True
@@ -198,7 +199,7 @@ def _kind_of_strings(source: Source, reading: Reading) -> Column:
             f"is free text: {len(distinct)} different strings in {rows} rows, most of them in "
             f"fewer than data.table.rare={source.rare}",
             "Give it a pattern if it is an id, or a datetime_format; as a category, rare strings become one.",
-            choices=[{"datetime_format": form} for form in asked_forms(source)],
+            choices=[*({"datetime_format": form} for form in asked_forms(source)), *source.nulls(no_iso(source))],
         )
     _check_common(source, counts)
     return Column(source.name, "categorical", kind, why=reading.why)
@@ -206,10 +207,14 @@ def _kind_of_strings(source: Source, reading: Reading) -> Column:
 
 def _refuse_dates(source: Source) -> None:
     """Report strings that are no id although all differ: the pattern of dates has days that no month has."""
-    forms = asked_forms(source)
-    if forms or mostly_iso(source):
+    forms, odd = asked_forms(source), no_iso(source)
+    if forms:
         rule = "reads as dates or times, which are not of a form that is read unasked"
         raise source.wrong_cell(rule, choices=[{"datetime_format": form} for form in forms])
+    if odd.any() and 2 * odd.sum() < len(odd):
+        raise source.wrong_cell("is no date or time, as most cells are", "", odd, source.nulls(odd))
+    if not odd.any():
+        raise source.wrong_cell("looks like dates or times, some of which no calendar has")
 
 
 def _id_of_strings(source: Source, regex: str, kind: pa.DataType) -> Column:
@@ -285,12 +290,14 @@ def _check_numbers(source: Source, dense: Any) -> None:
     numbers = values.numbers(dense)
     row = first_true(np.abs(numbers) > _LARGEST)
     if row is not None:
+        infinite = source.like(INFINITE) if source.files.from_csv else np.zeros(len(source.distinct), np.bool_)
         raise source.wrong(
             "is infinite, or so large that it must be a sentinel value",
             "Put a number there, or leave "
             "the cell empty; what means a missing value in CSV belongs in data.table.nulls.",
             row,
             dense[row].as_py(),
+            source.nulls(infinite),
         )
     row = first_true(~np.isin(numbers, (0, 1)) & ~np.isnan(numbers))
     if row is not None and source.spec.type == "boolean":
@@ -311,6 +318,8 @@ def _dates_in_digits(source: Source, dense: Any) -> Column | None:
     if form is None:
         whole = values.decimals_of(values.numbers(dense)) == 0
         form, why = digits.infer(source.name, dense) if whole else "", "all cells read as dates or times of the form "
+    if not form and source.spec.type is None:
+        _refuse_marks(source, dense)
     if form and digits.is_digits(form):
         row = first_true(np.isnan(digits.read(dense, form)) & ~np.isnan(values.numbers(dense)))
         if row is None:
@@ -330,6 +339,16 @@ def _dates_in_digits(source: Source, dense: Any) -> Column | None:
             choices=[None],
         )
     return None
+
+
+def _refuse_marks(source: Source, dense: Any) -> None:
+    """Report whole numbers that are dates but for a few: as numbers, they would become days that no month has."""
+    form, marks = digits.marks(source.name, dense)
+    if form:
+        row = first_true(np.isin(values.numbers(dense), marks))
+        odd = np.isin(values.numbers(source.distinct.cast(pa.float64())), marks)
+        rule = f"is no date or time of the form {form}, as all but {len(marks)} different cells are"
+        raise source.wrong(rule, "", row, int(marks[0]), [*source.nulls(odd), "numerical"])
 
 
 def _decimals(source: Source, dense: Any, read: int | None) -> int | None:

@@ -24,12 +24,14 @@ from genai_ray.table.values import first_true, pc
 
 #: A column of strings with more categories than this may be free text.
 MANY = 50
+#: As many different strings among others may mean a missing value.
+_FEW = 3
 #: Characters of a cell that an error shows.
 _SHOWN = 80
 _WHOLE = r"^[+-]?\d{1,18}$"
 _LONG = r"^[+-]?\d{17,}$"
 _WHOLE_ID = r"^([1-9]\d{0,17}|0)$"
-_INFINITE = r"^(?i:[+-]?inf(inity)?)$"
+INFINITE = r"^(?i:[+-]?inf(inity)?)$"
 #: 007 and 01234 are codes, such as postal ones, whose zeros would be lost.
 _CODE = r"^[+-]?0\d"
 #: 1E5 is a code, such as one of diseases, where no number of the column has a point or a signed exponent; +491234567 is
@@ -61,7 +63,7 @@ _DATES = (
 #: Forms of dates and times that are not read unasked.
 _ASKED = (
     *(f"%d{c}%m{c}%y" for c in "/.-"),
-    *("%m/%d/%y", "%y/%m/%d", "%y-%m-%d", "%d.%m.%y %H:%M", "%m/%d/%y %H:%M", "%d%m%Y", "%Y%m%dT%H%M%S"),
+    *("%m/%d/%y", "%y/%m/%d", "%y-%m-%d", "%d.%m.%y %H:%M", "%m/%d/%y %H:%M", "%d%m%Y", "%y%m%d", "%Y%m%dT%H%M%S"),
     *("%B %d, %Y", "%b %d, %Y", "%b %d %Y", "%d %B %Y", "%d. %B %Y", "%d%b%Y", "%Y年%m月%d日", "%Y.%m.%d"),
     *("%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S %z", "%d/%b/%Y:%H:%M:%S %z", "%H%M", "%H%M%S"),
 )
@@ -121,6 +123,12 @@ class Source:
     def per_cell(self, meaning: Any) -> pa.Array:
         """The cells, given the meaning of each distinct string."""
         return meaning.take(self.strings.indices)
+
+    def nulls(self, odd: NDArray[np.bool_]) -> list[Choice]:
+        """The choice that a few odd distinct strings mean a missing value; none if there are many."""
+        found = self.distinct.filter(pa.array(odd)).to_pylist()
+        before = self.files.facts.get("missing", {}).get(self.name, {})
+        return [{"nulls": [*before, *found]}] if 0 < len(found) <= _FEW else []
 
     def wrong(
         self, rule: str, remedy: str = "", row: int | None = None, value: Any = None, choices: Sequence[Choice] = ()
@@ -182,7 +190,7 @@ def _numbers(source: Source) -> Reading | None:
         return Reading(source.per_cell(source.distinct.cast(pa.int64())), "")
     if wanted != "numerical" and not _untyped(source):
         return None
-    number = source.like(PLAIN, plain=True) | source.like(_INFINITE)
+    number = source.like(PLAIN, plain=True) | source.like(INFINITE)
     if wanted == "numerical" and not number.all():
         rule = "is not a number, as data.table.columns demands"
         raise source.wrong_cell(rule, "Correct the cell, or change the type.", ~number, [None])
@@ -225,7 +233,7 @@ def _refuse_mixed(source: Source, number: NDArray[np.bool_]) -> None:
         f"mixes numbers and strings; this is the first of {odd} cells that are no number",
         "Correct the cell, or add it to data.table.nulls if it means a missing value.",
         ~number,
-        ["categorical"],
+        [*source.nulls(~number), "categorical"],
     )
 
 
@@ -309,9 +317,9 @@ def asked_forms(source: Source) -> list[str]:
     return [f for f in _ASKED if all(not spelling.strptime(part, f).null_count for part in parts)]
 
 
-def mostly_iso(source: Source) -> bool:
-    """Whether most different cells look like dates of ISO 8601, which not all of them are."""
-    return bool(2 * source.like(f"({_ISO})|({_ISO_DAY})").sum() > len(source.distinct))
+def no_iso(source: Source) -> NDArray[np.bool_]:
+    """Which distinct strings are no dates of ISO 8601."""
+    return ~source.like(f"({_ISO})|({_ISO_DAY})") | source.like("^0000-00-00")
 
 
 def _iso_dates(source: Source) -> pa.Array | None:
