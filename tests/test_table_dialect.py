@@ -56,6 +56,44 @@ def test_the_delimiter_is_found_and_shown(tmp_path: Path, delimiter: str, name: 
     assert about["read"]["delimiter"] == f"{name}: {ROWS + 1} of the first {ROWS + 1} rows have 3 cells"
 
 
+@pytest.mark.parametrize("delimiter", "~^:\x01\x1f")
+def test_delimiters_of_few_files_are_found_where_no_other_divides(tmp_path: Path, delimiter: str):
+    about = described(tmp_path / "t.csv", text_of(delimiter))
+    assert kinds(about) == EXPECTED
+    assert about["read"]["delimiter"].isprintable()
+
+
+def test_spaces_between_a_delimiter_and_a_quote_are_none_of_a_cell(tmp_path: Path):
+    rows = "".join(f'"{"fm"[i % 2]}", {i % 7}.5, "a, b{i % 3}"\n' for i in range(ROWS))
+    data = load_csv(tmp_path / "t.csv", "gender, price, note\n" + rows)
+    assert data.train.column_names == list(EXPECTED)
+    assert set(data.train["note"].to_pylist()) == {"a, b0", "a, b1", "a, b2"}
+
+
+@pytest.mark.parametrize("title", ["Sales of 2024,,\n", "Sales of 2024,,\n,,\n", "Sales,,\n\nall,,\n"])
+def test_a_title_above_the_names_is_a_question(tmp_path: Path, title: str):
+    content = title + text_of(",")
+    with pytest.raises(UserError, match="names few of its 3 columns") as caught:
+        load_csv(tmp_path / "t.csv", content)
+    skip = int(re.findall(r"data\.table\.skip=(\d+)", caught.value.remedy)[0])
+    assert skip == title.count("\n")
+    assert kinds(described(tmp_path / "t.csv", content, skip=skip)) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ('{"k": "a", "v": 1}\n{"k": "b", "v": 2}\n', "JSON"),
+        ('[\n  {"k": "a"},\n  {"k": "b"}\n]\n', "JSON"),
+        ("<!DOCTYPE html>\n<html></html>\n", "HTML or XML"),
+        ("@RELATION iris\n\n@ATTRIBUTE a REAL\n@DATA\n1\n2\n", "an ARFF file"),
+    ],
+)
+def test_text_of_other_formats_is_refused_by_name(tmp_path: Path, content: str, kind: str):
+    with pytest.raises(UserError, match=rf"t\.csv'; is {kind}, which is not read"):
+        described(tmp_path / "t.csv", content)
+
+
 def test_a_given_delimiter_is_believed(tmp_path: Path):
     about = described(tmp_path / "t.csv", text_of(";"), delimiter="comma")
     assert list(about["columns"]) == ["gender;price;note"]
