@@ -164,6 +164,9 @@ def columns_of(data: TableData) -> dict[str, Spelling | None]:
         (["94.25", "158.0"], {}, Spelling(whole=True)),
         (["1,234,567", "950"], {}, Spelling(thousands=",")),
         (["7", "12"], {}, None),
+        (["$1,234.50", "-$9.90"], {"type": "numerical"}, Spelling(prefix="$", thousands=",", decimals=2)),
+        (["83,41 €", "-0,50 €"], {"type": "numerical"}, Spelling(suffix=" €", decimal=",", decimals=2)),
+        (["7%", "12%"], {"type": "numerical"}, Spelling(suffix="%")),
     ],
 )
 def test_columns_are_spelled_as_in_the_source(tmp_path: Path, cells: list[str], options: dict[str, Any], expected: Any):
@@ -250,3 +253,21 @@ def test_spelling_changes_nothing_that_is_learnt(tmp_path: Path):
     assert "spelling" not in str(first.codec.to_json())
     assert file_spelling(second.codec) is not None
     assert asdict(learnt(second.codec)) == asdict(first.codec)
+
+
+@pytest.mark.parametrize("form", ["${:,.2f}", "{:.1f}%", "{} %", "€ {:.2f}", "-{:.2f}€"])
+def test_signs_of_currencies_and_percent_stand_where_they_stood(tmp_path: Path, form: str):
+    cells = [form.format(i * 37 + 1) for i in range(2 * N)]
+    data = load_csv(tmp_path / "t.csv", "x;k\n" + "".join(f"{c};{'ab'[i % 2]}\n" for i, c in enumerate(cells)))
+    own = file_spelling(data.codec)
+    assert own is not None
+    assert pa.types.is_integer(data.train["x"].type) or pa.types.is_floating(data.train["x"].type)
+    strings = spelling.spelled(data.train["x"], own.columns["x"])
+    assert set(strings.to_pylist()) <= set(cells)
+    assert spelling.unspelled(strings, data.train["x"].type, own.columns["x"]).equals(data.train["x"].combine_chunks())
+
+
+def test_few_prices_are_categories_as_they_stand(tmp_path: Path):
+    rows = "".join(f"{('$1,234', '$5')[i % 2]};{i % 3}\n" for i in range(N))
+    data = load_csv(tmp_path / "t.csv", "x;k\n" + rows)
+    assert set(data.train["x"].to_pylist()) == {"$1,234", "$5"}

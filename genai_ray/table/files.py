@@ -19,7 +19,7 @@ from genai_ray.storage import Store
 from genai_ray.table import delimited, numerals
 from genai_ray.table.delimited import GZIP, STRINGS
 from genai_ray.table.dialect import Dialect, First
-from genai_ray.table.numerals import Numerals
+from genai_ray.table.numerals import Affix, Numerals
 from genai_ray.table.spec import TableSpec
 from genai_ray.table.values import dense, is_number, is_string, pc, retyped, supported, whole
 
@@ -411,5 +411,6 @@ def _given_numerals(spec: TableSpec) -> Numerals:
 def _numerals(spec: TableSpec, table: pa.Table) -> tuple[Numerals, dict[str, str]]:
     """How the numbers of CSV are written, and why; columns that the spec says are none have no say."""
     said = {n for n, c in spec.columns.items() if c.type not in (None, "numerical") or c.pattern or c.datetime_format}
-    columns = {n: strings(table.column(n)).dictionary for n in table.column_names if n not in said}
-    return numerals.find(columns, spec)
+    distinct = {n: strings(table.column(n)).dictionary for n in table.column_names if n not in said}
+    asked = {n for n, c in spec.columns.items() if c.type == "numerical"}
+    return numerals.find({n: Affix.of(d, n in asked).stripped(d) for n, d in distinct.items()}, spec)

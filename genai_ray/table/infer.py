@@ -19,8 +19,9 @@ from genai_ray.spec import assignment
 from genai_ray.table import digits, ids, values
 from genai_ray.table.columns import Column
 from genai_ray.table.files import Files, without
+from genai_ray.table.numerals import MANY
 from genai_ray.table.problems import Choice, ColumnError, joined
-from genai_ray.table.reading import INFINITE, MANY, Reading, Source, as_dates, asked_forms, no_iso, read_cells
+from genai_ray.table.reading import INFINITE, Reading, Source, as_dates, asked_forms, no_iso, read_cells
 from genai_ray.table.spec import ColumnSpec
 from genai_ray.table.values import first_true, pc
 

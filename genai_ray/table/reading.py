@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 
 from genai_ray.table import spelling, values
 from genai_ray.table.files import Files, strings
-from genai_ray.table.numerals import PLAIN
+from genai_ray.table.numerals import MANY, PLAIN, Affix
 from genai_ray.table.problems import Choice, ColumnError
 from genai_ray.table.spec import ColumnSpec
 from genai_ray.table.spelling import Spelling
 from genai_ray.table.values import first_true, pc
 
-#: A column of strings with more categories than this may be free text.
-MANY = 50
 #: As many different strings among others may mean a missing value.
 _FEW = 3
 #: Characters of a cell that an error shows.
@@ -109,7 +107,14 @@ class Source:
     @cached_property
     def plain(self) -> Any:
         """Its distinct strings, numbers among them with a decimal point and without thousands."""
-        return self.files.numerals.plain(self.distinct)
+        return self.files.numerals.plain(self.affix.stripped(self.distinct))
+
+    @cached_property
+    def affix(self) -> Affix:
+        """The sign of all its numbers; few distinct strings with one are categories, unless the spec says otherwise."""
+        if not self.files.from_csv or self.spec.type not in (None, "numerical"):
+            return Affix()
+        return Affix.of(self.distinct, self.spec.type == "numerical")
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
@@ -208,11 +213,16 @@ def _numbers(source: Source) -> Reading | None:
         if not number.all() or source.like(_LONG, plain=True).any():
             return None
     plain = pc.replace_substring_regex(source.plain, r"^\+", "")
-    style = spelling.of_numbers(source.distinct, plain, source.files.numerals) if source.files.from_csv else None
+    affix, style = source.affix, None
+    if source.files.from_csv:
+        style = spelling.of_numbers(affix.stripped(source.distinct), plain, source.files.numerals)
+    if affix != Affix():
+        style = replace(style or Spelling(), prefix=affix.prefix, suffix=affix.suffix)
+    sign = f" with {(affix.prefix or affix.suffix).strip()}" if affix != Affix() else ""
     if style is not None and source.spec.decimals is not None:
         style = replace(style, decimals=source.spec.decimals or None)
     if np.all(pc.match_substring_regex(plain, _WHOLE)):
-        return Reading(source.per_cell(plain.cast(pa.int64())), "all cells are whole numbers", 0, style)
+        return Reading(source.per_cell(plain.cast(pa.int64())), f"all cells are whole numbers{sign}", 0, style)
     numbers = plain.cast(pa.float64())
     point = np.asarray(pc.find_substring(plain, "."))
     decimals = int(np.where(point < 0, 0, np.asarray(pc.utf8_length(plain)) - point - 1).max())
@@ -221,7 +231,7 @@ def _numbers(source: Source) -> Reading | None:
     # What is written as 880.0 is whole, if all cells are.
     fewest = values.decimals_of(numbers.drop_null().to_numpy())
     decimals = None if decimals is None or decimals > 12 else min(decimals, 12 if fewest is None else fewest)
-    return Reading(source.per_cell(numbers), "all cells are numbers", decimals, style)
+    return Reading(source.per_cell(numbers), f"all cells are numbers{sign}", decimals, style)
 
 
 def _refuse_mixed(source: Source, number: NDArray[np.bool_]) -> None:
