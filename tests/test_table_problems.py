@@ -65,6 +65,8 @@ PROBLEMS: dict[str, tuple[str, Any]] = {
     "dates of ISO 8601, one of which is none": (".csv", [*(f"{d:%Y-%m-%d}" for d in DAYS[1:]), "0000-00-00"]),
     "a mark among dates in digits": (".csv", [*(int(f"{d:%Y%m%d}") for d in DAYS[1:]), 0]),
     "a mark among dates of Parquet": (".parquet", [*(int(f"{d:%Y%m%d}") for d in DAYS[1:]), 99999999]),
+    "dates of another form, one of which is none": (".csv", [*(f"{d:%d.%m.%Y}" for d in DAYS[1:]), "-"]),
+    "durations": (".csv", [f"{i % 90:02}:{i % 60:02}" for i in range(N)]),
     "numbers as strings": (".parquet", [f"{i * 1.37:.2f}" for i in range(N)]),
     "beyond 2**53": (".parquet", [2**60 + i % 3 for i in range(N)]),
     "beyond 2**53, each once": (".parquet", [2**60 + i**2 for i in range(N)]),
@@ -114,7 +116,15 @@ def test_every_way_out_of_a_problem_works(tmp_path: Path, problem: str):
         works(path, way)
 
 
-@pytest.mark.parametrize("problem", ["a word among numbers", "infinite", "a mark among dates of Parquet"])
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "a word among numbers",
+        "infinite",
+        "a mark among dates of Parquet",
+        "dates of another form, one of which is none",
+    ],
+)
 def test_a_few_odd_cells_can_be_read_as_missing(tmp_path: Path, problem: str):
     suffix, cells = PROBLEMS[problem]
     path = written(tmp_path, {"x": cells}, suffix)

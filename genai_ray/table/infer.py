@@ -21,7 +21,7 @@ from genai_ray.table.columns import Column
 from genai_ray.table.files import Files, without
 from genai_ray.table.numerals import MANY
 from genai_ray.table.problems import Choice, ColumnError, joined
-from genai_ray.table.reading import INFINITE, Reading, Source, as_dates, asked_forms, no_iso, read_cells
+from genai_ray.table.reading import INFINITE, Reading, Source, as_dates, asked_forms, no_dates, read_cells
 from genai_ray.table.spec import ColumnSpec
 from genai_ray.table.values import first_true, pc
 
@@ -200,7 +200,7 @@ def _kind_of_strings(source: Source, reading: Reading) -> Column:
             f"is free text: {len(distinct)} different strings in {rows} rows, most of them in "
             f"fewer than data.table.rare={source.rare}",
             "Give it a pattern if it is an id, or a datetime_format; as a category, rare strings become one.",
-            choices=[*({"datetime_format": form} for form in asked_forms(source)), *source.nulls(no_iso(source))],
+            choices=[*({"datetime_format": form} for form in asked_forms(source)), *source.nulls(no_dates(source))],
         )
     _check_common(source, counts)
     return Column(source.name, "categorical", kind, why=reading.why)
@@ -208,7 +208,7 @@ def _kind_of_strings(source: Source, reading: Reading) -> Column:
 
 def _refuse_dates(source: Source) -> None:
     """Report strings that are no id although all differ: the pattern of dates has days that no month has."""
-    forms, odd = asked_forms(source), no_iso(source)
+    forms, odd = asked_forms(source), no_dates(source)
     if forms:
         rule = "reads as dates or times, which are not of a form that is read unasked"
         raise source.wrong_cell(rule, choices=[{"datetime_format": form} for form in forms])

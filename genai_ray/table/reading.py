@@ -327,9 +327,10 @@ def asked_forms(source: Source) -> list[str]:
     return [f for f in _ASKED if all(not spelling.strptime(part, f).null_count for part in parts)]
 
 
-def no_iso(source: Source) -> NDArray[np.bool_]:
-    """Which distinct strings are no dates of ISO 8601."""
-    return ~source.like(f"({_ISO})|({_ISO_DAY})") | source.like("^0000-00-00")
+def no_dates(source: Source) -> NDArray[np.bool_]:
+    """Which distinct strings do not look like dates or times that are read unasked."""
+    shapes = "|".join(f"({shape})" for shape in (_ISO, _ISO_DAY, *(shape for shape, _ in _DATES)))
+    return ~source.like(shapes) | source.like(r"^0000-00-00|^0?0([/.-])0?0[/.-]0000")
 
 
 def _iso_dates(source: Source) -> pa.Array | None:
