@@ -377,6 +377,8 @@ def literal(value: Any, kind: pa.DataType) -> pa.Array:
     elif isinstance(value, str):
         whole_number = pa.types.is_integer(cells) and re.fullmatch(r"[+-]?\d+", value)
         value = int(value) if whole_number else float(value)
+    if pa.types.is_integer(cells) and isinstance(value, float) and not value.is_integer():
+        raise ValueError(f"{value} is no whole number")
     return pa.array([value], cells)
 
 
