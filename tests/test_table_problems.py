@@ -146,6 +146,13 @@ def test_dates_of_other_forms_are_asked_about_and_no_ids(tmp_path: Path, form: s
     assert inspect(str(path), printed(caught.value.remedy)[0])["columns"]["x"]["type"] == "datetime"
 
 
+@pytest.mark.parametrize("content", ["a,b\n" + ",\n" * N, "a b\n" + "".join(f"w{i * i} zz\n" for i in range(N))])
+def test_no_remedy_drops_all_columns(tmp_path: Path, content: str):
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(UserError, match=r"nothing that can be learnt.*data\.table\.delimiter"):
+        inspect(str(tmp_path / "t.csv"))
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_every_way_out_of_a_mistake_works(tmp_path: Path, mistake: str):
     said, cells = MISTAKES[mistake]

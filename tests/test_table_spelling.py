@@ -255,7 +255,7 @@ def test_spelling_changes_nothing_that_is_learnt(tmp_path: Path):
     assert asdict(learnt(second.codec)) == asdict(first.codec)
 
 
-@pytest.mark.parametrize("form", ["${:,.2f}", "{:.1f}%", "{} %", "€ {:.2f}", "-{:.2f}€"])
+@pytest.mark.parametrize("form", ["${:,.2f}", "{:.1f}%", "{} %", "€ {:.2f}", "-{:.2f}€", "USD {:,.2f}", "{} EUR"])
 def test_signs_of_currencies_and_percent_stand_where_they_stood(tmp_path: Path, form: str):
     cells = [form.format(i * 37 + 1) for i in range(2 * N)]
     data = load_csv(tmp_path / "t.csv", "x;k\n" + "".join(f"{c};{'ab'[i % 2]}\n" for i, c in enumerate(cells)))

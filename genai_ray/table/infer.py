@@ -74,6 +74,14 @@ def infer_columns(
             cells = values.dense(source.strings) if files.from_csv else values.whole(source.cells)
             columns[source.name], arrays[source.name] = replace(column, type=cells.type), cells
     problems = [_with_ways_out(error, source) for source, error in failed if source.name not in columns]
+    if problems and not columns and files.from_csv and all(p.choices == ("drop",) for p in problems):
+        rules = "; ".join(f"{p.name} {p.rule}" for p in problems[:3])
+        raise UserError(
+            "data.table.columns",
+            [p.name if p.value is None else f"{p.name}, {p.value}" for p in problems],
+            f"have nothing that can be learnt: {rules}",
+            "Check the file, and how it is read: data.table.delimiter, data.table.header and data.table.skip.",
+        )
     if problems:
         raise joined(problems)
     if not columns:
@@ -319,8 +327,8 @@ def _dates_in_digits(source: Source, dense: Any) -> Column | None:
     if form is None:
         whole = values.decimals_of(values.numbers(dense)) == 0
         form, why = digits.infer(source.name, dense) if whole else "", "all cells read as dates or times of the form "
-    if not form and source.spec.type is None:
-        _refuse_marks(source, dense)
+        if whole and not form and source.spec.type is None:
+            _refuse_marks(source, dense)
     if form and digits.is_digits(form):
         row = first_true(np.isnan(digits.read(dense, form)) & ~np.isnan(values.numbers(dense)))
         if row is None:

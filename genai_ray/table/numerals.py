@@ -24,7 +24,8 @@ SPACES, APOSTROPHES = " \u00a0\u2009\u202f", "'\u2019"
 _CLASSES = {".": r"\.", ",": ",", " ": f"[{SPACES}]", "'": f"[{APOSTROPHES}]"}
 _ANY = rf"^[+-]?[.,]?\d[\d.,{APOSTROPHES}{SPACES}]*([eE][+-]?\d+)?$"
 #: Signs of currencies, before or after a number, and percent signs.
-_AFFIXED = re.compile(r"-?([$€£¥₹]\s?)?[\d.,][^$€£¥₹%]*?(\s?[$€£¥₹%‰])?$")
+_CURRENCY = "(?:[$€£¥₹]|USD|EUR|GBP|CHF|JPY|CNY|RMB|INR)"
+_AFFIXED = re.compile(rf"-?({_CURRENCY}\s?)?[\d.,].*?(\s?(?:{_CURRENCY}|[%‰]))?$")
 _SEPARATED = rf"^[+-]?\d*[.,{APOSTROPHES}{SPACES}]\d"
 #: A column of strings with more categories than this may be free text.
 MANY = 50
