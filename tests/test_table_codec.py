@@ -482,9 +482,12 @@ def test_what_is_asked_for_is_what_matches(where: dict[str, Any]):
         ({"town": "Rome"}, "town.*city"),
         ({"city": "Rom"}, "city=Rom.*Did you mean 'Rome'"),
         ({"age": None}, "no missing"),
-        ({"age": 35, "fixed": "g"}, "fixed=g.*one other value"),
+        ({"age": 30, "fixed": "g"}, "fixed=g.*one other value"),
         ({"age": 200}, r"20 \.\. 60"),
         ({"age": "old"}, "int64"),
+        ({"age": 35}, "no values"),
+        ({"age": {"min": 41, "max": 49}}, "no values"),
+        ({"age": 30.5}, "no whole number"),
         ({"day": "soon"}, "date32"),
         ({"member": "perhaps"}, "true or false"),
         ({"key": "K001"}, "is an id"),
@@ -494,6 +497,16 @@ def test_conditions_that_cannot_be_met_are_refused(where: dict[str, Any], says: 
     with pytest.raises(UserError, match=says) as caught:
         _PEOPLE.codec.requested_codes(where, "generate.conditions")
     assert caught.value.field == "generate.conditions"
+
+
+def test_a_request_in_a_gap_of_a_column_is_refused():
+    ages = [-999 if i % 20 == 0 else 18 + i % 61 for i in range(400)]
+    codec = load(pa.table({"age": ages, "kind": ["a", "b"] * 200})).codec
+    for where in ({"age": -500}, {"age": {"min": -900, "max": 0}}):
+        with pytest.raises(UserError, match="where the source has no values"):
+            codec.requested_codes(where, "generate.conditions")
+    for where in ({"age": -999}, {"age": 44}, {"age": {"max": 18}}, {"age": {"min": -900, "max": 20}}):
+        codec.requested_codes(where, "generate.conditions")
 
 
 _KINDS = load(

@@ -56,6 +56,44 @@ def test_the_delimiter_is_found_and_shown(tmp_path: Path, delimiter: str, name: 
     assert about["read"]["delimiter"] == f"{name}: {ROWS + 1} of the first {ROWS + 1} rows have 3 cells"
 
 
+@pytest.mark.parametrize("delimiter", "~^:\x01\x1f")
+def test_delimiters_of_few_files_are_found_where_no_other_divides(tmp_path: Path, delimiter: str):
+    about = described(tmp_path / "t.csv", text_of(delimiter))
+    assert kinds(about) == EXPECTED
+    assert about["read"]["delimiter"].isprintable()
+
+
+def test_spaces_between_a_delimiter_and_a_quote_are_none_of_a_cell(tmp_path: Path):
+    rows = "".join(f'"{"fm"[i % 2]}", {i % 7}.5, "a, b{i % 3}"\n' for i in range(ROWS))
+    data = load_csv(tmp_path / "t.csv", "gender, price, note\n" + rows)
+    assert data.train.column_names == list(EXPECTED)
+    assert set(data.train["note"].to_pylist()) == {"a, b0", "a, b1", "a, b2"}
+
+
+@pytest.mark.parametrize("title", ["Sales of 2024,,\n", "Sales of 2024,,\n,,\n", "Sales,,\n\nall,,\n"])
+def test_a_title_above_the_names_is_a_question(tmp_path: Path, title: str):
+    content = title + text_of(",")
+    with pytest.raises(UserError, match="names few of its 3 columns") as caught:
+        load_csv(tmp_path / "t.csv", content)
+    skip = int(re.findall(r"data\.table\.skip=(\d+)", caught.value.remedy)[0])
+    assert skip == title.count("\n")
+    assert kinds(described(tmp_path / "t.csv", content, skip=skip)) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ('{"k": "a", "v": 1}\n{"k": "b", "v": 2}\n', "JSON"),
+        ('[\n  {"k": "a"},\n  {"k": "b"}\n]\n', "JSON"),
+        ("<!DOCTYPE html>\n<html></html>\n", "HTML or XML"),
+        ("@RELATION iris\n\n@ATTRIBUTE a REAL\n@DATA\n1\n2\n", "an ARFF file"),
+    ],
+)
+def test_text_of_other_formats_is_refused_by_name(tmp_path: Path, content: str, kind: str):
+    with pytest.raises(UserError, match=rf"t\.csv'; is {kind}, which is not read"):
+        described(tmp_path / "t.csv", content)
+
+
 def test_a_given_delimiter_is_believed(tmp_path: Path):
     about = described(tmp_path / "t.csv", text_of(";"), delimiter="comma")
     assert list(about["columns"]) == ["gender;price;note"]
@@ -329,12 +367,38 @@ def test_text_in_gbk_is_read_and_told(tmp_path: Path):
         ("miasto,n\n" + "Łódź,1\nWrocław,2\nBiałystok,3\n" * 20, "cp1250"),
         ("město,n\n" + "Plzeň,1\nBřeclav,2\nDěčín,3\n" * 20, "cp1250"),
         ("x,n\n" + "а,1\nб,2\n" * 20, "cp1251"),
+        ("m,n\n" + "Łódź,1\nKraków,2\nGdańsk,3\n" * 20, "cp1250"),
+        ("m,n\n" + "Poznań,1\nKraków,2\n" * 20, "cp1250"),
+        ("m,n\n" + "Novák,1\nDvořák,2\n" * 20, "cp1250"),
+        ("m,n\n" + "Müller,1\nJosé,2\n" * 20, "mac_roman"),
+        ("m,n\n" + "España,1\n" * 20, "mac_roman"),
+        ("m,n\n" + "Müller,1\nJörg,2\n" * 20, "cp850"),
+        ("город,н\n" + "Москва,1\nКазань,2\n" * 20, "koi8_r"),
+        ("m,n\n" + "Αθήνα,1\nΠάτρα,2\n" * 20, "cp1253"),
+        ("m,n\n" + "Iğdır,1\nŞişli,2\n" * 20, "cp1254"),
     ],
 )
 def test_an_encoding_in_doubt_is_a_question(tmp_path: Path, text: str, codec: str):
     with pytest.raises(UserError, match=f"must be UTF-8, and line .*data.table.encoding={codec}"):
         described(tmp_path / "t.csv", text.encode(codec))
     assert "latin" not in str(encodings.detect(text.encode(codec)))
+
+
+def test_an_encoding_is_proposed_by_a_word_that_it_alone_reads():
+    found = encodings.detect(("m,n\n" + "Müller,1\nIğdır,2\n" * 20).encode("cp1254"))
+    assert found.options["cp1254"] == "Iğdır"
+
+
+@pytest.mark.parametrize(
+    "text", ["Peña,50 £\nMuñoz,5 m²\n", "L’œil,«là»\nŒuvre,3\n", "Søren,1\nMálaga,2\n", "ÑANDÚ,1\nÉCOLE,2\n", "œuf,1\n"]
+)
+def test_western_words_are_in_no_doubt(text: str):
+    assert encodings.detect((text * 20).encode("cp1252")).codec == "cp1252"
+
+
+def test_a_zero_byte_here_and_there_is_no_wide_encoding():
+    content = "".join(f"a\0,{i}.5\nb,{i}\n" for i in range(200)).encode()
+    assert encodings.detect(content).codec == "utf-8"
 
 
 def test_a_damaged_file_is_not_read_as_another_encoding(tmp_path: Path):

@@ -46,6 +46,15 @@ def test_folders_of_hive_are_columns(tmp_path: Path, suffix: str):
     assert set(back(data)["region"].to_pylist()) == {"north", "a/b", None}
 
 
+def test_codes_of_folders_keep_their_zeros(tmp_path: Path):
+    for folder in ("zip=01234/month=01", "zip=99999/month=12"):
+        (tmp_path / folder).mkdir(parents=True)
+        pq.write_table(pa.table({"kind": ["new", "used"] * 30}), tmp_path / folder / "a.parquet")
+    data = load_table(spec_of(tmp_path))
+    assert set(data.train["zip"].to_pylist()) == {"01234", "99999"}
+    assert set(data.train["month"].to_pylist()) == {1, 12}
+
+
 def test_partition_columns_are_those_of_pyarrow(tmp_path: Path):
     root = partitioned(tmp_path)
     expected = pq.read_table(root)
@@ -88,7 +97,9 @@ def test_columns_of_any_type_can_be_dropped(tmp_path: Path):
 
 def test_keys_of_csv_are_refused_for_parquet(tmp_path: Path):
     path = tmp_path / "t.parquet"
-    pq.write_table(pa.table({"k": ["a", "b", "-"] * (N // 3), "x": [1, 2, 3] * (N // 3)}), path)
+    pq.write_table(
+        pa.table({"k": ["a", "b", "-"] * (N // 3), "x": [1, 2, 3] * (N // 3), "b": [True, False] * (N // 2)}), path
+    )
     keys: dict[str, Any] = {"header": True, "delimiter": ";", "escape": "double", "skip": 1, "encoding": "cp1252"}
     for name, value in keys.items():
         with pytest.raises(UserError, match=rf"data\.table\.{name}: .* is for CSV, and t\.parquet is Parquet"):
@@ -96,8 +107,9 @@ def test_keys_of_csv_are_refused_for_parquet(tmp_path: Path):
     describe_file(spec_of(path, delimiter=",", encoding="utf8"))  # as specs of earlier versions say
     about = describe_file(spec_of(path, columns={"k": {"nulls": ["-"]}}))["columns"]["k"]
     assert (about["missing"], about["most frequent"]) == (40, {"a": 40, "b": 40})
-    with pytest.raises(UserError, match=r"columns\.x\.nulls.*are strings"):
-        describe_file(spec_of(path, columns={"x": {"nulls": ["-"]}}))
+    assert describe_file(spec_of(path, columns={"x": {"nulls": ["3"]}}))["columns"]["x"]["range"] == [1, 2]
+    with pytest.raises(UserError, match=r"columns\.b\.nulls.*are strings or numbers"):
+        describe_file(spec_of(path, columns={"b": {"nulls": ["-"]}}))
 
 
 def test_an_index_of_pandas_without_a_name_is_left_out(tmp_path: Path):

@@ -13,6 +13,8 @@ import pytest
 from tables import load, load_csv, spec_of
 
 from genai_ray.errors import UserError
+from genai_ray.table import digits
+from genai_ray.table.ids import check_digit
 from genai_ray.table.source import describe_file, load_table
 from genai_ray.table.spec import ColumnSpec, TableGenerateSpec, TableSpec
 
@@ -63,6 +65,12 @@ def seen(tmp_path: Path, cells: list[Any], name: str = "x", **table: Any) -> dic
         (repeated("x", "NA"), "categorical", "string", "1 different"),
         ([f"K{i:04}" for i in range(N)], "id", "string", "pattern"),
         ([1000 + i for i in range(N)], "id", "int64", "one after the other"),
+        (repeated("8E3", "2E1", "123"), "categorical", "string", "3 different"),
+        (repeated("1e5", "2.5", "1E6"), "numerical", "double", "numbers"),
+        ([f"+49{1570000000 + i * 7919}" for i in range(N)], "id", "string", "pattern"),
+        (repeated("+1", "+2", "+3"), "numerical", "int64", "whole"),
+        (repeated("2024-01-31 10:00:00.1234567", "2024-02-01 11:30:00"), "datetime", "timestamp[ns]", "dates"),
+        ([f"2024-01-31 10:00:00.{i:09}" for i in range(N)], "datetime", "timestamp[ns]", "dates"),
         (repeated("1", "2", "3+"), "categorical", "string", "3 different"),
     ],
 )
@@ -77,6 +85,24 @@ def test_whole_numbers_without_repeats_are_ids_if_the_name_says_so(tmp_path: Pat
     assert seen(tmp_path, cells, "customer_id")["type"] == "id"
     assert seen(tmp_path, cells, "customerId")["pattern"] == "[1-9][0-9]{3}"
     assert seen(tmp_path, cells, "humid")["type"] == "numerical"
+
+
+def test_dates_of_six_digits_are_dates(tmp_path: Path):
+    days = [datetime.date(1999, 12, 1) + datetime.timedelta(7 * i) for i in range(N)]
+    column = seen(tmp_path, [int(f"{d:%y%m%d}") for d in days])
+    assert column["range"] == [str(days[0]), str(days[-1])]
+    numbers = pa.array([int(f"{d:%y%m%d}") for d in (*days, datetime.date(1969, 1, 1), datetime.date(2068, 12, 31))])
+    assert digits.write(digits.read(numbers, "%y%m%d"), "%y%m%d").tolist() == numbers.to_pylist()
+    assert digits.write(np.array([-(10.0**6), 10.0**6]), "%y%m%d").tolist() == [690101, 681231]
+
+
+@pytest.mark.parametrize("check", ["luhn", "ean"])
+def test_whole_numbers_that_all_end_with_a_check_digit_are_ids(tmp_path: Path, check: str):
+    digits = [str(40000000000 + i * 7919 % 9973) for i in range(N)]
+    column = seen(tmp_path, [d + check_digit(d, check) for d in digits])
+    assert column["type"] == "id"
+    assert column["pattern"].endswith(f"<{check}>")
+    assert seen(tmp_path, [d + "7" for d in digits])["type"] == "numerical"
 
 
 def test_what_was_seen_is_told_but_no_rare_category(tmp_path: Path):

@@ -21,6 +21,7 @@ from genai_ray.table.problems import ColumnError
 from genai_ray.table.source import load_table
 
 N = 120
+DAYS = pd.date_range("2020-01-01", periods=N)
 WORDS = [f"w{i * i} zz" for i in range(N)]  # free text
 
 
@@ -57,6 +58,16 @@ PROBLEMS: dict[str, tuple[str, Any]] = {
     "infinite": (".csv", with_one("-inf")),
     "rare categories": (".csv", [f"v{i // 4:03} x" for i in range(N)]),
     "dates as strings": (".parquet", [f"{d:%Y-%m-%d}" for d in pd.date_range("2020-01-01", periods=N)]),
+    "dates in words": (".csv", [f"{d:%b %d %Y}" for d in DAYS]),
+    "points in time in words": (".csv", [f"{d:%a, %d %b %Y 10:00:00 +0000}" for d in DAYS]),
+    "dates with years of two digits": (".csv", [f"{d:%d/%m/%y}" for d in DAYS]),
+    "times in digits": (".csv", [f"{i // 60:02}{i % 60:02}" for i in range(N)]),
+    "dates of ISO 8601, one of which is none": (".csv", [*(f"{d:%Y-%m-%d}" for d in DAYS[1:]), "0000-00-00"]),
+    "a mark among dates in digits": (".csv", [*(int(f"{d:%Y%m%d}") for d in DAYS[1:]), 0]),
+    "a mark among dates of Parquet": (".parquet", [*(int(f"{d:%Y%m%d}") for d in DAYS[1:]), 99999999]),
+    "dates of another form, one of which is none": (".csv", [*(f"{d:%d.%m.%Y}" for d in DAYS[1:]), "-"]),
+    "durations": (".csv", [f"{i % 90:02}:{i % 60:02}" for i in range(N)]),
+    "numbers as strings": (".parquet", [f"{i * 1.37:.2f}" for i in range(N)]),
     "beyond 2**53": (".parquet", [2**60 + i % 3 for i in range(N)]),
     "beyond 2**53, each once": (".parquet", [2**60 + i**2 for i in range(N)]),
     "a sentinel of float64": (".parquet", with_one(1.7e308)),
@@ -103,6 +114,43 @@ def test_every_way_out_of_a_problem_works(tmp_path: Path, problem: str):
         inspect(str(path))
     for way in printed(caught.value.remedy):
         works(path, way)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "a word among numbers",
+        "infinite",
+        "a mark among dates of Parquet",
+        "dates of another form, one of which is none",
+    ],
+)
+def test_a_few_odd_cells_can_be_read_as_missing(tmp_path: Path, problem: str):
+    suffix, cells = PROBLEMS[problem]
+    path = written(tmp_path, {"x": cells}, suffix)
+    with pytest.raises(ColumnError) as caught:
+        inspect(str(path))
+    column = inspect(str(path), printed(caught.value.remedy)[0])["columns"]["x"]
+    assert (column["type"], column["missing"]) == ("datetime" if "dates" in problem else "numerical", 1)
+
+
+@pytest.mark.parametrize(
+    "form", ["%b %d %Y", "%B %d, %Y", "%d.%m.%y", "%Y年%m月%d日", "%a, %d %b %Y %H:%M:%S %z", "%d%m%Y"]
+)
+def test_dates_of_other_forms_are_asked_about_and_no_ids(tmp_path: Path, form: str):
+    cells = [d.strftime(form).replace("+0000", "") + "+0000" * form.endswith("z") for d in DAYS.tz_localize("UTC")]
+    path = written(tmp_path, {"x": cells}, ".csv")
+    with pytest.raises(ColumnError) as caught:
+        inspect(str(path))
+    assert form in printed(caught.value.remedy)[0][0]
+    assert inspect(str(path), printed(caught.value.remedy)[0])["columns"]["x"]["type"] == "datetime"
+
+
+@pytest.mark.parametrize("content", ["a,b\n" + ",\n" * N, "a b\n" + "".join(f"w{i * i} zz\n" for i in range(N))])
+def test_no_remedy_drops_all_columns(tmp_path: Path, content: str):
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(UserError, match=r"nothing that can be learnt.*data\.table\.delimiter"):
+        inspect(str(tmp_path / "t.csv"))
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -54,6 +54,8 @@ EDGES = pa.table(
     {
         "note": pa.array(["", None, "line one\nline two", 'say "hi"', "a,b", " x "]),
         "kind": pa.array(["", None, "a\r\nb", "NA", "null", "ä"]).dictionary_encode(),
+        "year": pa.array([2022, None, 2023, 2022, 2022, 2023], pa.int32()).dictionary_encode(),
+        "due": pa.array([1, None, 2, 1, 1, 2], pa.date32()).dictionary_encode(),
         "half": pa.array([np.float16(0.1), None, np.float16(-65504), np.float16(6e-8), np.float16(0), np.float16(1)]),
         "single": pa.array([0.1, None, 3.4e38, -1e-40, 0.0, 1.0], pa.float32()),
         "double": pa.array([0.1, None, 1.7e308, 5e-324, 1e22, 2.0]),
@@ -162,6 +164,9 @@ def columns_of(data: TableData) -> dict[str, Spelling | None]:
         (["94.25", "158.0"], {}, Spelling(whole=True)),
         (["1,234,567", "950"], {}, Spelling(thousands=",")),
         (["7", "12"], {}, None),
+        (["$1,234.50", "-$9.90"], {"type": "numerical"}, Spelling(prefix="$", thousands=",", decimals=2)),
+        (["83,41 €", "-0,50 €"], {"type": "numerical"}, Spelling(suffix=" €", decimal=",", decimals=2)),
+        (["7%", "12%"], {"type": "numerical"}, Spelling(suffix="%")),
     ],
 )
 def test_columns_are_spelled_as_in_the_source(tmp_path: Path, cells: list[str], options: dict[str, Any], expected: Any):
@@ -248,3 +253,21 @@ def test_spelling_changes_nothing_that_is_learnt(tmp_path: Path):
     assert "spelling" not in str(first.codec.to_json())
     assert file_spelling(second.codec) is not None
     assert asdict(learnt(second.codec)) == asdict(first.codec)
+
+
+@pytest.mark.parametrize("form", ["${:,.2f}", "{:.1f}%", "{} %", "€ {:.2f}", "-{:.2f}€", "USD {:,.2f}", "{} EUR"])
+def test_signs_of_currencies_and_percent_stand_where_they_stood(tmp_path: Path, form: str):
+    cells = [form.format(i * 37 + 1) for i in range(2 * N)]
+    data = load_csv(tmp_path / "t.csv", "x;k\n" + "".join(f"{c};{'ab'[i % 2]}\n" for i, c in enumerate(cells)))
+    own = file_spelling(data.codec)
+    assert own is not None
+    assert pa.types.is_integer(data.train["x"].type) or pa.types.is_floating(data.train["x"].type)
+    strings = spelling.spelled(data.train["x"], own.columns["x"])
+    assert set(strings.to_pylist()) <= set(cells)
+    assert spelling.unspelled(strings, data.train["x"].type, own.columns["x"]).equals(data.train["x"].combine_chunks())
+
+
+def test_few_prices_are_categories_as_they_stand(tmp_path: Path):
+    rows = "".join(f"{('$1,234', '$5')[i % 2]};{i % 3}\n" for i in range(N))
+    data = load_csv(tmp_path / "t.csv", "x;k\n" + rows)
+    assert set(data.train["x"].to_pylist()) == {"$1,234", "$5"}

@@ -233,7 +233,9 @@ class TableCodec:
         for name, value in where.items():
             column = conditions.requested_column(name, self.by_name, field)
             if isinstance(value, Mapping):
-                conditions.range_ends(column, value, field)
+                ends = conditions.range_ends(column, value, field)
+                if name in part_of and name not in self.distances:
+                    conditions.check_reached(column, self.parts[part_of[name][0]], ends, value, field)
                 continue
             code = conditions.category_code(column, value, field)
             if name not in part_of or name in self.distances:

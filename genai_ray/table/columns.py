@@ -165,6 +165,18 @@ class Part:
         """A category: it has no scalar, and can be a condition of a model."""
         return not self.offset
 
+    def reaches(self, low: float, high: float) -> bool:
+        """Whether some code makes a number in low..high; there may be gaps between the codes."""
+        slack = 1e-9 * max(1.0, abs(self.low), abs(self.high))
+        for code in range(self.size):
+            if self.lows:
+                ends = self.lows[code], self.highs[code]
+            else:
+                ends = (self.offset[code],) * 2 if self.scale[code] == 0 else (self.low, self.high)
+            if code != self.missing and ends[0] - slack <= high and ends[1] + slack >= low:
+                return True
+        return False
+
     def to_json(self) -> dict[str, Any]:
         out = {f.name: getattr(self, f.name) for f in fields(self)}
         # Codecs of earlier versions had none of these, and keep their digest.

@@ -103,10 +103,19 @@ def number_code(column: Column, part: Part, value: Any, field: str) -> int:
     if not part.low <= number[0] <= part.high:
         rule = f"must lie in {column.shown(part.low)} .. {column.shown(part.high)}"
         raise UserError(field, f"{column.name}={value}", rule, "Request a value in this range.")
+    check_reached(column, part, (number[0], number[0]), value, field)
     # The mode is drawn; the likeliest one is that which most draws hit.
     draws = (np.arange(101) + 0.5) / 101
     codes, _ = modes.encode_numbers(part, np.repeat(number, len(draws)), draws)
     return int(np.bincount(codes).argmax())
+
+
+def check_reached(column: Column, part: Part, ends: tuple[float, float], value: Any, field: str) -> None:
+    """Report numbers in a gap of the column, such as between ages and a mark of -999: no row would have them."""
+    if part.offset and not part.reaches(*ends):
+        shown = dict(value) if isinstance(value, Mapping) else value
+        rule = "lies where the source has no values, and none is generated"
+        raise UserError(field, f"{column.name}={shown}", rule, "Request values that the source has.")
 
 
 def holds(column: Column, cells: pa.ChunkedArray, value: Any) -> NDArray[np.bool_]:

@@ -35,6 +35,14 @@ _OTHERS = {
     b"\x28\xb5\x2f\xfd": "compressed by zstd",
     b"\xfd7zXZ": "compressed by xz",
 }
+#: How text begins that is no table of delimited cells.
+_MARKED_UP = (
+    (re.compile(rb"\s*[{\[]\s*(\[\s*)?[{\"]"), "JSON"),
+    (re.compile(rb"(?i)\s*<(!doctype|html|table|\?xml)"), "HTML or XML"),
+    (re.compile(rb"(?i)\s*@relation\s"), "an ARFF file"),
+)
+#: Spaces between a delimiter and a quote.
+_PADDED = re.compile(r'(?<=[,;|\t]) +(?=")')
 #: Cells of CSV as dictionary-encoded strings: most columns have few distinct values.
 STRINGS = pa.dictionary(pa.int32(), pa.string())
 #: Bytes that Arrow parses at once; more where a row is longer.
@@ -90,11 +98,16 @@ def decode(spec: TableSpec, field: str, key: str, content: bytes, first: First |
         rule = f"must be {encoding}, and {_where(content, error)} is not ({error.reason})"
         raise UserError(field, key, rule, "Set data.table.encoding=null to have it detected.") from None
     string = string.removeprefix("\ufeff")
+    kind = next((kind for start, kind in _MARKED_UP if start.match(string[:_LOOKED_AT].encode())), None)
+    if kind is not None and spec.skip is None and spec.comment is None:
+        raise UserError(field, key, f"is {kind}, which is not read", "Save it as CSV or Parquet.")
     skip, named = dialects.skipped_lines(string, spec)
     if skip:
         string = re.sub(r"(?m)^[^\r\n]*", "", string, count=skip)
     if spec.comment:
         string = re.sub(rf"(?m)^{re.escape(spec.comment)}[^\r\n]*", "", string)
+    if '""' not in string and '\\"' not in string:  # so that no quoted cell can hold what is matched
+        string = _PADDED.sub("", string)
     dialect, found = dialects.detect(string, spec, (field, key), named, first)
     content = string.encode()
     if dialect.delimiter == "space":

@@ -22,6 +22,8 @@ _ROWS = 1000
 _REGULAR = 0.9
 #: By how much more of its cells a delimiter must make numbers, dates or booleans to be preferred to another.
 _PLAINLY = 0.25
+#: Delimiters that are looked for where no usual one divides the rows, those of Hive and of ASCII first.
+_RARE = "\x01\x1f~^:"
 _ENOUGH = 20  # rows whose first cells all differ, for these to be names of rows
 _SEP_LINE = re.compile(r'\A"?sep=(.)"?[ \t]*\r?\n', re.IGNORECASE)
 _VALUE = re.compile(
@@ -66,6 +68,8 @@ class First:
 
 def name_of(delimiter: str) -> str:
     """A delimiter as it can be given on a command line."""
+    if not delimiter.isprintable() and delimiter != "\t":
+        return repr(delimiter)
     return {" ": "'\" \"'", **{c: n for n, c in reversed(DELIMITERS.items())}}.get(delimiter, delimiter)
 
 
@@ -130,19 +134,22 @@ def detect(
 
 @dataclass(frozen=True)
 class _Trial:
-    """The first rows read by a dialect. malformed: a quote ends within a cell."""
+    """The first rows read by a dialect, and the line on which each ends. malformed: a quote ends within a cell."""
 
     dialect: Dialect
     rows: Sequence[Sequence[str]]
     malformed: bool
+    lines: Sequence[int] = ()
 
     @classmethod
     def of(cls, string: str, dialect: Dialect, cut: bool) -> "_Trial":
         rows: list[list[str]] = []
+        lines: list[int] = []
         malformed = False
         try:
-            for _, cells in rows_of(string, dialect, strict='"' in string):
+            for line, cells in rows_of(string, dialect, strict='"' in string):
                 rows.append(cells)
+                lines.append(line)
                 if len(rows) == _ROWS:
                     break
             else:
@@ -150,7 +157,8 @@ class _Trial:
         except csv.Error:
             malformed = True
             rows = [cells for _, (_, cells) in zip(range(_ROWS), rows_of(string, dialect), strict=False)]
-        return cls(dialect, rows, malformed)
+            lines = [line for _, (line, _) in zip(range(_ROWS), rows_of(string, dialect), strict=False)]
+        return cls(dialect, rows, malformed, lines)
 
     @cached_property
     def width(self) -> int:
@@ -195,7 +203,7 @@ def _chosen(head: str, spec: TableSpec, where: tuple[str, str], named: str | Non
     if given is not None:
         return _escaped(head, given, spec, cut)
     tried = [_escaped(head, d, spec, cut) for d in ",;\t|" if d in head]
-    trials = [t for t in tried if t.divides]
+    trials = [t for t in tried if t.divides] or _unusual(head, spec, cut)
     if not trials:
         # Rows of other lengths are reported when the file is parsed.
         ragged = [t for t in tried if t.width > 1 and t.regular > 0.5 and len(t.rows[0]) == t.width]
@@ -210,6 +218,12 @@ def _chosen(head: str, spec: TableSpec, where: tuple[str, str], named: str | Non
         names = [name_of(t.dialect.delimiter) for t in trials]
         raise _doubt(where, f"may be divided by {' or '.join(names)}, and each gives rows of one length", *_set(names))
     return trials[0]
+
+
+def _unusual(head: str, spec: TableSpec, cut: bool) -> list[_Trial]:
+    """Readings by characters that few files use, in which the header and all rows have as many cells."""
+    trials = [_escaped(head, d, spec, cut) for d in _RARE if d in head.partition("\n")[0]]
+    return [t for t in trials if t.divides and t.regular == 1 and len(t.rows[0]) == t.width and len(t.rows) > 1]
 
 
 def _escaped(head: str, delimiter: str, spec: TableSpec, cut: bool) -> _Trial:
@@ -268,6 +282,8 @@ def _header(
     first = [c.strip() for c in trial.rows[0]] if trial.rows else []
     if len(trial.rows) < 2 or first == list(names):
         return True
+    if len(first) - sum(map(bool, first)) > max(1, len(first) // 2):
+        raise _titled(trial, where)
     named, alike = _signs(trial, first, spec.nulls)
     if not alike:
         shown = f", as {first[named[0]]!r} over values of another kind" if named else ""
@@ -284,6 +300,15 @@ def _header(
         "Say which: data.table.header=true or data.table.header=false; without one the columns are named column_1, "
         "column_2 and so on, or by data.table.names.",
     )
+
+
+def _titled(trial: _Trial, where: tuple[str, str]) -> UserError:
+    """The error of a first line that names few columns, such as the title of a sheet."""
+    full = next((i for i, row in enumerate(trial.rows) if len(row) == trial.width and all(map(str.strip, row))), 0)
+    below = f"data.table.skip={trial.lines[full] - 1} if the names are in line {trial.lines[full]}, or " if full else ""
+    cells = ", ".join(c[:20] for c in trial.rows[0] if c.strip())
+    rule = f"has a first line that names few of its {trial.width} columns ({cells})"
+    return UserError(*where, rule, f"Set {below}data.table.header=true if these are names.")
 
 
 def _unnamed(trial: _Trial) -> str:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -18,6 +20,7 @@ _MARKS = (
 )
 #: Bytes of lines that are not ASCII, which are looked at.
 _ENOUGH = 1 << 16
+_LINES = 200  # in which a word is looked for by which encodings differ
 #: Share of the letters beyond ASCII that must be common in an encoding.
 _COMMON = 0.8
 _PLAINLY = 0.1  # by how much more of them another encoding must have to come before GB18030
@@ -32,6 +35,13 @@ _WESTERN = frozenset(
 )
 #: Letters that come together in Central European text when it is read as cp1252, and in no Western language.
 _EASTERN = re.compile(r"[^\W\d_][³¹²¼¾¿][a-zà-ÿ]")
+#: What no Western word has: a capital or a sign after a small letter, as in MŸller, and letters that stand for others
+#: in Gdañsk, £ódz, Œroda and Dvoøák.
+_ODD = re.compile(
+    r"[a-zß-öø-ÿœšž](?:[À-ÖØ-ÞŒŠŽŸ]|[^\w\s\x00-\x7f\xad\xb4\xb7\u2019](?=[a-zß-öø-ÿ]))"
+    r"|£(?=[a-zß-öø-ÿ])|ñ(?![aeiouyáéíóúüâàèòA-ZÀ-Þ])|[œŒ](?![acdeinostuéèêACDEINOSTU])"
+    r"|ø\w*[áýíúšžìèùò]|[áýíúšžìèùò]\w*ø"
+)
 _RUN = re.compile(r"[À-ÖØ-öø-ÿŒœŠšŽžŸ]{3,}")
 
 
@@ -63,7 +73,9 @@ def detect(content: bytes) -> Encoding:
 def _wide(content: bytes) -> str | None:
     """UTF-16 or UTF-32 without a mark: text in one byte a letter holds no zero bytes."""
     head = content[: 1 << 16]
-    if b"\0" not in head:
+    zeros = np.flatnonzero(np.frombuffer(head, np.uint8) == 0) % 2
+    # One of two bytes is zero in an end of line; few zeros at odd and even places are damage.
+    if not len(zeros) or (0.1 < zeros.mean() < 0.9 and b"\0\0" not in head):
         return None
     for codec in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
         try:
@@ -71,7 +83,7 @@ def _wide(content: bytes) -> str | None:
         except UnicodeDecodeError:
             continue
         # In the other byte order a line feed is U+0A00 and a comma is U+2C00.
-        if "\0" not in string and re.search(r"[\n\r,;\t]", string):
+        if "\0" not in string and re.search(r"[\n\r]", string):
             return codec
     return None
 
@@ -99,8 +111,32 @@ def _legacy(content: bytes, error: UnicodeDecodeError) -> Encoding:
         return Encoding(best, f"not UTF-8, and common letters in {best}, as in {options[best]!r}", {})
     if shares.get("cp1252", 0.0) > 0:
         return Encoding("cp1252", f"not UTF-8, and Western letters in cp1252, as in {options['cp1252']!r}", {})
-    doubtful = [*_ASIAN, "cp1252", "cp1251", "cp1250"]
-    return Encoding(None, error.reason, {c: options[c] for c in doubtful if c in options})
+    doubtful = [c for c in (*_ASIAN, "cp1252", *_SINGLE) if c in options]
+    likely = [c for c in doubtful if _readable(readable[c])] or doubtful
+    return Encoding(None, error.reason, _words({c: readable[c] for c in likely}))
+
+
+def _words(readings: dict[str, str]) -> dict[str, str]:
+    """By codec a word of the line in which the readings differ most."""
+    lines = zip(*(string.split("\n")[:_LINES] for string in readings.values()), strict=False)
+    words = [tuple(map(_word, line)) for line in lines]
+    return dict(zip(readings, max(words, key=lambda w: len(set(w))), strict=True)) if words else {}
+
+
+def _readable(string: str) -> bool:
+    """Whether letters stand among letters of their script, without signs or capitals in the middle of a word."""
+    for before, letter, after in zip(string, string[1:], string[2:], strict=False):
+        if letter <= "\x7f":
+            continue
+        if "\x80" <= letter < "\xa0" or "\u2500" <= letter <= "\u259f":
+            return False
+        small = before.islower() and after.islower()
+        latin = before.isascii() and before.isalpha()
+        if small and not letter.islower() and letter not in "\u2019\xb7\xb4":
+            return False
+        if (before.islower() and letter.isupper()) or (latin and letter.isalpha() and letter > "\u036f"):
+            return False
+    return True
 
 
 def _lines_beyond_ascii(content: bytes) -> bytes:
@@ -168,7 +204,12 @@ def _japanese(codec: str, *rows: tuple[int, int]) -> Callable[[str], float]:
 def _western(string: str) -> float:
     """1 for text whose letters beyond ASCII stand singly among others, as in Western languages; else 0."""
     letters = [c for c in string if c > "\x7f"]
-    odd = _EASTERN.search(string) or any(c not in _WESTERN for c in letters) or _mixed(set(letters))
+    odd = (
+        _EASTERN.search(string)
+        or _ODD.search(string)
+        or any(c not in _WESTERN for c in letters)
+        or _mixed(set(letters))
+    )
     alone = re.search(r"(?<![\w])[À-ÖØ-öø-ÿ](?![\w])", string) and not re.search(r"[A-Za-z][À-ÿ]|[À-ÿ][A-Za-z]", string)
     runs = sum(len(run) for run in _RUN.findall(string))
     return 0.0 if odd or alone or runs > 0.05 * len(letters) else 1.0
@@ -179,6 +220,8 @@ def _mixed(letters: set[str]) -> bool:
     return bool("ø" in letters and letters & set("ìèùò")) or bool("õ" in letters and letters & set("öüû"))
 
 
+#: Encodings that are only proposed: one byte a letter, so that they read nearly anything.
+_SINGLE = ("cp1251", "koi8_r", "cp1250", "iso8859_2", "cp1253", "cp1254", "mac_roman", "cp850")
 _ASIAN = ("gb18030", "big5", "cp932", "euc_jp", "cp949")
 #: By codec, the share of letters that are common in it; for single bytes, whether they read as a language.
 _TESTS: dict[str, Callable[[str], float]] = {
@@ -188,6 +231,5 @@ _TESTS: dict[str, Callable[[str], float]] = {
     "euc_jp": _japanese("euc_jp", (0xA1, 0xA5), (0xB0, 0xCF)),
     "cp949": _share(_in_rows("cp949", (0xB0, 0xC8), (0xA1, 0xA3))),
     "cp1252": _western,
-    "cp1251": lambda string: 0.0,
-    "cp1250": lambda string: 0.0,
+    **dict.fromkeys(_SINGLE, lambda string: 0.0),
 }

@@ -19,9 +19,9 @@ from genai_ray.storage import Store
 from genai_ray.table import delimited, numerals
 from genai_ray.table.delimited import GZIP, STRINGS
 from genai_ray.table.dialect import Dialect, First
-from genai_ray.table.numerals import Numerals
+from genai_ray.table.numerals import Affix, Numerals
 from genai_ray.table.spec import TableSpec
-from genai_ray.table.values import dense, is_string, pc, supported, whole
+from genai_ray.table.values import dense, is_number, is_string, pc, retyped, supported, whole
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq", ".parq")
 PLAIN = Numerals()
@@ -291,7 +291,7 @@ def _partitions(key: str) -> dict[str, str | None]:
 
 
 def _partition_types(entries: Sequence[_Entry]) -> dict[str, pa.DataType]:
-    """Types of the partition columns, as pyarrow infers them: whole numbers or strings.
+    """Types of the partition columns, as pyarrow infers them: whole numbers or strings. 01234 is a code, 01 a month.
 
     Raises:
         UserError: for files that are not all partitioned by the same columns.
@@ -308,7 +308,7 @@ def _partition_types(entries: Sequence[_Entry]) -> dict[str, pa.DataType]:
     types: dict[str, pa.DataType] = {}
     for name in first.partitions:
         values = [v for e in entries if (v := e.partitions[name]) is not None]
-        whole_numbers = bool(values) and all(re.fullmatch(r"-?\d{1,18}", v) for v in values)
+        whole_numbers = bool(values) and all(re.fullmatch(r"-?(0?\d|[1-9]\d{1,17})", v) for v in values)
         small = whole_numbers and all(abs(int(v)) < 2**31 for v in values)
         types[name] = pa.int32() if small else pa.int64() if whole_numbers else pa.string()
     return types
@@ -378,15 +378,18 @@ def _without_nulls(spec: TableSpec, key: str, table: pa.Table) -> pa.Table:
         if column.nulls is None or name not in table.column_names:
             continue
         cells = table.column(name)
-        if not is_string(cells.type):
-            rule = f"are strings, and {key} has a column of type {cells.type}"
+        if not (is_string(cells.type) or is_number(cells.type)):
+            rule = f"are strings or numbers, and {key} has a column of type {cells.type}"
             raise UserError(f"data.table.columns.{name}.nulls", column.nulls, rule, "Leave them out.")
-        plain = dense(cells)
-        missing = pc.is_in(plain, value_set=pa.array(column.nulls, plain.type))
-        kept = pc.if_else(missing, pa.scalar(None, plain.type), plain)
-        index = table.column_names.index(name)
-        table = table.set_column(index, name, kept.cast(cells.type) if kept.type != cells.type else kept)
+        table = table.set_column(table.column_names.index(name), name, without(cells, column.nulls))
     return table
+
+
+def without(cells: pa.ChunkedArray | pa.Array, nulls: Sequence[str]) -> pa.Array:
+    """A column whose cells are missing where they read as one of some strings."""
+    plain = dense(cells)
+    missing = pc.is_in(plain.cast(pa.string()), value_set=pa.array(nulls, pa.string()))
+    return retyped(pc.if_else(missing, pa.scalar(None, plain.type), plain), cells.type)
 
 
 def _override(name: str, value: Any) -> str:
@@ -408,5 +411,6 @@ def _given_numerals(spec: TableSpec) -> Numerals:
 def _numerals(spec: TableSpec, table: pa.Table) -> tuple[Numerals, dict[str, str]]:
     """How the numbers of CSV are written, and why; columns that the spec says are none have no say."""
     said = {n for n, c in spec.columns.items() if c.type not in (None, "numerical") or c.pattern or c.datetime_format}
-    columns = {n: strings(table.column(n)).dictionary for n in table.column_names if n not in said}
-    return numerals.find(columns, spec)
+    distinct = {n: strings(table.column(n)).dictionary for n in table.column_names if n not in said}
+    asked = {n for n, c in spec.columns.items() if c.type == "numerical"}
+    return numerals.find({n: Affix.of(d, n in asked).stripped(d) for n, d in distinct.items()}, spec)

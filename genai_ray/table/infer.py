@@ -18,9 +18,10 @@ from genai_ray.errors import UserError, nearest
 from genai_ray.spec import assignment
 from genai_ray.table import digits, ids, values
 from genai_ray.table.columns import Column
-from genai_ray.table.files import Files
+from genai_ray.table.files import Files, without
+from genai_ray.table.numerals import MANY
 from genai_ray.table.problems import Choice, ColumnError, joined
-from genai_ray.table.reading import MANY, Reading, Source, as_dates, read_cells
+from genai_ray.table.reading import INFINITE, Reading, Source, as_dates, asked_forms, no_dates, read_cells
 from genai_ray.table.spec import ColumnSpec
 from genai_ray.table.values import first_true, pc
 
@@ -73,6 +74,14 @@ def infer_columns(
             cells = values.dense(source.strings) if files.from_csv else values.whole(source.cells)
             columns[source.name], arrays[source.name] = replace(column, type=cells.type), cells
     problems = [_with_ways_out(error, source) for source, error in failed if source.name not in columns]
+    if problems and not columns and files.from_csv and all(p.choices == ("drop",) for p in problems):
+        rules = "; ".join(f"{p.name} {p.rule}" for p in problems[:3])
+        raise UserError(
+            "data.table.columns",
+            [p.name if p.value is None else f"{p.name}, {p.value}" for p in problems],
+            f"have nothing that can be learnt: {rules}",
+            "Check the file, and how it is read: data.table.delimiter, data.table.header and data.table.skip.",
+        )
     if problems:
         raise joined(problems)
     if not columns:
@@ -113,7 +122,8 @@ def _with_ways_out(error: ColumnError, source: Source) -> ColumnError:
         told = {"type": choice} if isinstance(choice, str) else dict(choice or {})
         try:
             spec = _implied(source.name, ColumnSpec.model_validate(told), (), ())
-            _infer(Source(source.files, source.name, spec, source.cells))
+            cells = source.cells if spec.nulls is None else without(source.cells, spec.nulls)
+            _infer(Source(source.files, source.name, spec, cells))
         except (UserError, ValueError):
             return False
         return True
@@ -124,7 +134,7 @@ def _with_ways_out(error: ColumnError, source: Source) -> ColumnError:
         return {k: v for k, v in (said | dict(choice)).items() if v is not None} or None
 
     likely = [c for c in map(whole, error.choices) if c != "drop" and works(c)]
-    usual = [c for c in ("categorical",) if c not in likely and works(c)]
+    usual = [c for c in ("numerical", "categorical") if c not in likely and works(c)]
     return ColumnError(error.name, error.value, error.rule, error.hint, (*likely, "drop", *usual))
 
 
@@ -179,6 +189,8 @@ def _kind_of_strings(source: Source, reading: Reading) -> Column:
     if wanted is None and len(distinct) > MANY and as_dates(source) is not None:
         raise source.wrong_cell(f"is of type {kind} and reads as dates or times", choices=["datetime", "id"])
     if wanted == "id" or (wanted is None and complete and len(distinct) == rows > 1):
+        if wanted is None:
+            _refuse_dates(source)
         once = len(distinct) == rows or source.repeated
         pattern = source.spec.pattern or (ids.infer_pattern(distinct.to_pylist()) if once else None)
         if wanted == "id":
@@ -196,9 +208,22 @@ def _kind_of_strings(source: Source, reading: Reading) -> Column:
             f"is free text: {len(distinct)} different strings in {rows} rows, most of them in "
             f"fewer than data.table.rare={source.rare}",
             "Give it a pattern if it is an id, or a datetime_format; as a category, rare strings become one.",
+            choices=[*({"datetime_format": form} for form in asked_forms(source)), *source.nulls(no_dates(source))],
         )
     _check_common(source, counts)
     return Column(source.name, "categorical", kind, why=reading.why)
+
+
+def _refuse_dates(source: Source) -> None:
+    """Report strings that are no id although all differ: the pattern of dates has days that no month has."""
+    forms, odd = asked_forms(source), no_dates(source)
+    if forms:
+        rule = "reads as dates or times, which are not of a form that is read unasked"
+        raise source.wrong_cell(rule, choices=[{"datetime_format": form} for form in forms])
+    if odd.any() and 2 * odd.sum() < len(odd):
+        raise source.wrong_cell("is no date or time, as most cells are", "", odd, source.nulls(odd))
+    if not odd.any():
+        raise source.wrong_cell("looks like dates or times, some of which no calendar has")
 
 
 def _id_of_strings(source: Source, regex: str, kind: pa.DataType) -> Column:
@@ -279,12 +304,14 @@ def _check_numbers(source: Source, dense: Any) -> None:
     numbers = values.numbers(dense)
     row = first_true(np.abs(numbers) > _LARGEST)
     if row is not None:
+        infinite = source.like(INFINITE) if source.files.from_csv else np.zeros(len(source.distinct), np.bool_)
         raise source.wrong(
             "is infinite, or so large that it must be a sentinel value",
             "Put a number there, or leave "
             "the cell empty; what means a missing value in CSV belongs in data.table.nulls.",
             row,
             dense[row].as_py(),
+            source.nulls(infinite),
         )
     row = first_true(~np.isin(numbers, (0, 1)) & ~np.isnan(numbers))
     if row is not None and source.spec.type == "boolean":
@@ -305,6 +332,8 @@ def _dates_in_digits(source: Source, dense: Any) -> Column | None:
     if form is None:
         whole = values.decimals_of(values.numbers(dense)) == 0
         form, why = digits.infer(source.name, dense) if whole else "", "all cells read as dates or times of the form "
+        if whole and not form and source.spec.type is None:
+            _refuse_marks(source, dense)
     if form and digits.is_digits(form):
         row = first_true(np.isnan(digits.read(dense, form)) & ~np.isnan(values.numbers(dense)))
         if row is None:
@@ -324,6 +353,16 @@ def _dates_in_digits(source: Source, dense: Any) -> Column | None:
             choices=[None],
         )
     return None
+
+
+def _refuse_marks(source: Source, dense: Any) -> None:
+    """Report whole numbers that are dates but for a few: as numbers, they would become days that no month has."""
+    form, marks = digits.marks(source.name, dense)
+    if form:
+        row = first_true(np.isin(values.numbers(dense), marks))
+        odd = np.isin(values.numbers(source.distinct.cast(pa.float64())), marks)
+        rule = f"is no date or time of the form {form}, as all but {len(marks)} different cells are"
+        raise source.wrong(rule, "", row, int(marks[0]), [*source.nulls(odd), "numerical"])
 
 
 def _decimals(source: Source, dense: Any, read: int | None) -> int | None:
@@ -371,8 +410,11 @@ def _looks_like_id(source: Source, dense: Any, distinct: int) -> str:
     if _ID_NAME.search(source.name):
         return "no value twice, and the name says so"
     low, high = (pc.min_max(dense)[k].as_py() for k in ("min", "max"))
-    consecutive = high - low + 1 == len(dense) >= 4 * source.rare
-    return "no value twice, and one after the other" if consecutive else ""
+    if high - low + 1 == len(dense) >= 4 * source.rare:
+        return "no value twice, and one after the other"
+    # Only numbers of many digits, so that there are enough others.
+    checked = low >= 10**7 and ids.infer_whole(dense.cast(pa.string()).to_pylist()).endswith(">")
+    return "no value twice, and each ends with a check digit" if checked else ""
 
 
 # --- what both have ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Most numbers say it themselves (3,50 and 1.234,56 have a decimal comma; 1,234,56
 is read as the other columns are, and if they say nothing either, it is the user who decides.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,9 +23,46 @@ SPACES, APOSTROPHES = " \u00a0\u2009\u202f", "'\u2019"
 #: Patterns of the separators that a spec can name.
 _CLASSES = {".": r"\.", ",": ",", " ": f"[{SPACES}]", "'": f"[{APOSTROPHES}]"}
 _ANY = rf"^[+-]?[.,]?\d[\d.,{APOSTROPHES}{SPACES}]*([eE][+-]?\d+)?$"
+#: Signs of currencies, before or after a number, and percent signs.
+_CURRENCY = "(?:[$€£¥₹]|USD|EUR|GBP|CHF|JPY|CNY|RMB|INR)"
+_AFFIXED = re.compile(rf"-?({_CURRENCY}\s?)?[\d.,].*?(\s?(?:{_CURRENCY}|[%‰]))?$")
 _SEPARATED = rf"^[+-]?\d*[.,{APOSTROPHES}{SPACES}]\d"
+#: A column of strings with more categories than this may be free text.
+MANY = 50
 #: As many different cells such as 1,234, beside some of three digits and none of four, are in thousands.
 _GROUPS = 10
+
+
+@dataclass(frozen=True)
+class Affix:
+    """What stands before and after all numbers of a column: a currency or a percent sign."""
+
+    prefix: str = ""
+    suffix: str = ""
+
+    @classmethod
+    def of(cls, strings: Any, asked: bool = False) -> "Affix":
+        """That of distinct strings (an Arrow array), none if they do not share one. asked: also of few strings, which
+        are categories otherwise.
+        """
+        first = _AFFIXED.match(strings[0].as_py()) if len(strings) and (asked or len(strings) > MANY) else None
+        found = cls(first[1] or "", first[2] or "") if first else cls()
+        return found if found == cls() or bool(_like(strings, found._pattern).all()) else cls()
+
+    @property
+    def _pattern(self) -> str:
+        before, after = re.escape(self.prefix), re.escape(self.suffix)
+        return rf"^-?{before}[.,]?\d[\d.,{APOSTROPHES}{SPACES}]*{after}$"
+
+    def stripped(self, strings: Any) -> Any:
+        """Strings (an Arrow array) without it."""
+        if self == Affix():
+            return strings
+        without = pc.replace_substring_regex(strings, f"^(-?){re.escape(self.prefix)}", r"\1")
+        return pc.replace_substring_regex(without, f"{re.escape(self.suffix)}$", "")
+
+    def added(self, string: str) -> str:
+        return f"-{self.prefix}{string[1:]}{self.suffix}" if string[:1] == "-" else self.prefix + string + self.suffix
 
 
 @dataclass(frozen=True)

@@ -16,22 +16,25 @@ from numpy.typing import NDArray
 
 from genai_ray.table import spelling, values
 from genai_ray.table.files import Files, strings
-from genai_ray.table.numerals import PLAIN
+from genai_ray.table.numerals import MANY, PLAIN, Affix
 from genai_ray.table.problems import Choice, ColumnError
 from genai_ray.table.spec import ColumnSpec
 from genai_ray.table.spelling import Spelling
 from genai_ray.table.values import first_true, pc
 
-#: A column of strings with more categories than this may be free text.
-MANY = 50
+#: As many different strings among others may mean a missing value.
+_FEW = 3
 #: Characters of a cell that an error shows.
 _SHOWN = 80
 _WHOLE = r"^[+-]?\d{1,18}$"
 _LONG = r"^[+-]?\d{17,}$"
 _WHOLE_ID = r"^([1-9]\d{0,17}|0)$"
-_INFINITE = r"^(?i:[+-]?inf(inity)?)$"
+INFINITE = r"^(?i:[+-]?inf(inity)?)$"
 #: 007 and 01234 are codes, such as postal ones, whose zeros would be lost.
 _CODE = r"^[+-]?0\d"
+#: 1E5 is a code, such as one of diseases, where no number of the column has a point or a signed exponent; +491234567 is
+#: a telephone number where all cells have a plus.
+_POWER, _TELEPHONE, _MEASURE = r"^\d+E\d+$", r"^\+\d{7,}$", r"\.|[eE][+-]"
 _BOOLS = {"true": True, "false": False}
 _MORE_BOOLS = _BOOLS | {"yes": True, "no": False, "y": True, "n": False, "t": True, "f": False, "1": True, "0": False}
 _MORE_BOOLS |= {"ja": True, "nein": False, "j": True, "oui": True, "non": False, "是": True, "否": False}
@@ -55,8 +58,16 @@ _DATES = (
     *((rf"^{shape}$", (form,)) for shape, form in _TIMES),
     *((rf"^{day} {clock}$", tuple(f"{f} {form}" for f in forms)) for day, forms in _DAYS for clock, form in _TIMES),
 )
+#: Forms of dates and times that are not read unasked.
+_ASKED = (
+    *(f"%d{c}%m{c}%y" for c in "/.-"),
+    *("%m/%d/%y", "%y/%m/%d", "%y-%m-%d", "%d.%m.%y %H:%M", "%m/%d/%y %H:%M", "%d%m%Y", "%y%m%d", "%Y%m%dT%H%M%S"),
+    *("%B %d, %Y", "%b %d, %Y", "%b %d %Y", "%d %B %Y", "%d. %B %Y", "%d%b%Y", "%Y年%m月%d日", "%Y.%m.%d"),
+    *("%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S %z", "%d/%b/%Y:%H:%M:%S %z", "%H%M", "%H%M%S"),
+)
 _ISO_DAY = r"^\d{4}-\d{2}-\d{2}$"
 _ISO = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}(:\d{2}){0,2}(\.\d{1,9})?(Z|[+-]\d{2}(:?\d{2})?)?$"
+_FINE = r"\.\d{7,}"
 _ISO_ZONED = r"[T ].*(Z|[+-]\d{2}(:?\d{2})?)$"
 
 
@@ -96,7 +107,14 @@ class Source:
     @cached_property
     def plain(self) -> Any:
         """Its distinct strings, numbers among them with a decimal point and without thousands."""
-        return self.files.numerals.plain(self.distinct)
+        return self.files.numerals.plain(self.affix.stripped(self.distinct))
+
+    @cached_property
+    def affix(self) -> Affix:
+        """The sign of all its numbers; few distinct strings with one are categories, unless the spec says otherwise."""
+        if not self.files.from_csv or self.spec.type not in (None, "numerical"):
+            return Affix()
+        return Affix.of(self.distinct, self.spec.type == "numerical")
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
@@ -110,6 +128,12 @@ class Source:
     def per_cell(self, meaning: Any) -> pa.Array:
         """The cells, given the meaning of each distinct string."""
         return meaning.take(self.strings.indices)
+
+    def nulls(self, odd: NDArray[np.bool_]) -> list[Choice]:
+        """The choice that a few odd distinct strings mean a missing value; none if there are many."""
+        found = self.distinct.filter(pa.array(odd)).to_pylist()
+        before = self.files.facts.get("missing", {}).get(self.name, {})
+        return [{"nulls": [*before, *found]}] if 0 < len(found) <= _FEW else []
 
     def wrong(
         self, rule: str, remedy: str = "", row: int | None = None, value: Any = None, choices: Sequence[Choice] = ()
@@ -171,12 +195,16 @@ def _numbers(source: Source) -> Reading | None:
         return Reading(source.per_cell(source.distinct.cast(pa.int64())), "")
     if wanted != "numerical" and not _untyped(source):
         return None
-    number = source.like(PLAIN, plain=True) | source.like(_INFINITE)
+    number = source.like(PLAIN, plain=True) | source.like(INFINITE)
     if wanted == "numerical" and not number.all():
         rule = "is not a number, as data.table.columns demands"
         raise source.wrong_cell(rule, "Correct the cell, or change the type.", ~number, [None])
     if wanted != "numerical":
         code = source.like(_CODE, plain=True)
+        if not source.like(_MEASURE, plain=True).any():
+            code |= source.like(_POWER)
+        if source.like(_TELEPHONE).all():
+            code[:] = True
         if code.any() and number.all():
             return None  # a column with such codes is one of codes
         number &= ~code
@@ -185,11 +213,16 @@ def _numbers(source: Source) -> Reading | None:
         if not number.all() or source.like(_LONG, plain=True).any():
             return None
     plain = pc.replace_substring_regex(source.plain, r"^\+", "")
-    style = spelling.of_numbers(source.distinct, plain, source.files.numerals) if source.files.from_csv else None
+    affix, style = source.affix, None
+    if source.files.from_csv:
+        style = spelling.of_numbers(affix.stripped(source.distinct), plain, source.files.numerals)
+    if affix != Affix():
+        style = replace(style or Spelling(), prefix=affix.prefix, suffix=affix.suffix)
+    sign = f" with {(affix.prefix or affix.suffix).strip()}" if affix != Affix() else ""
     if style is not None and source.spec.decimals is not None:
         style = replace(style, decimals=source.spec.decimals or None)
     if np.all(pc.match_substring_regex(plain, _WHOLE)):
-        return Reading(source.per_cell(plain.cast(pa.int64())), "all cells are whole numbers", 0, style)
+        return Reading(source.per_cell(plain.cast(pa.int64())), f"all cells are whole numbers{sign}", 0, style)
     numbers = plain.cast(pa.float64())
     point = np.asarray(pc.find_substring(plain, "."))
     decimals = int(np.where(point < 0, 0, np.asarray(pc.utf8_length(plain)) - point - 1).max())
@@ -198,7 +231,7 @@ def _numbers(source: Source) -> Reading | None:
     # What is written as 880.0 is whole, if all cells are.
     fewest = values.decimals_of(numbers.drop_null().to_numpy())
     decimals = None if decimals is None or decimals > 12 else min(decimals, 12 if fewest is None else fewest)
-    return Reading(source.per_cell(numbers), "all cells are numbers", decimals, style)
+    return Reading(source.per_cell(numbers), f"all cells are numbers{sign}", decimals, style)
 
 
 def _refuse_mixed(source: Source, number: NDArray[np.bool_]) -> None:
@@ -210,7 +243,7 @@ def _refuse_mixed(source: Source, number: NDArray[np.bool_]) -> None:
         f"mixes numbers and strings; this is the first of {odd} cells that are no number",
         "Correct the cell, or add it to data.table.nulls if it means a missing value.",
         ~number,
-        ["categorical"],
+        [*source.nulls(~number), "categorical"],
     )
 
 
@@ -288,6 +321,18 @@ def _parsed_dates(source: Source) -> tuple[pa.Array, str | None] | None:
     return None
 
 
+def asked_forms(source: Source) -> list[str]:
+    """Forms of dates and times, none of those that are read unasked, that all cells have."""
+    parts = (source.distinct[:MANY], source.distinct)
+    return [f for f in _ASKED if all(not spelling.strptime(part, f).null_count for part in parts)]
+
+
+def no_dates(source: Source) -> NDArray[np.bool_]:
+    """Which distinct strings do not look like dates or times that are read unasked."""
+    shapes = "|".join(f"({shape})" for shape in (_ISO, _ISO_DAY, *(shape for shape, _ in _DATES)))
+    return ~source.like(shapes) | source.like(r"^0000-00-00|^0?0([/.-])0?0[/.-]0000")
+
+
 def _iso_dates(source: Source) -> pa.Array | None:
     """Distinct cells of ISO 8601 as dates or times."""
     days, zoned = source.like(_ISO_DAY), source.like(_ISO_ZONED)
@@ -296,7 +341,8 @@ def _iso_dates(source: Source) -> pa.Array | None:
     try:
         if days.all():
             return source.distinct.cast(pa.date32())
-        moments = source.distinct.cast(pa.timestamp("us", "UTC" if zoned.all() else None))
+        unit = "ns" if source.like(_FINE).any() else "us"
+        moments = source.distinct.cast(pa.timestamp(unit, "UTC" if zoned.all() else None))
     except pa.ArrowInvalid:  # a day that no month has
         return None
     return _compact(moments, "%H")
@@ -312,5 +358,6 @@ def _compact(array: pa.Array, form: str) -> pa.Array:
         return array.cast(pa.time64("us") if fine else pa.time32("ms"), safe=False)
     if not re.search("%[HIMSpfcXTR]", form):
         return array.cast(pa.date32(), safe=False)
-    unit = "ms" if values.step_ns(array) >= 10**6 else "us"
+    step = values.step_ns(array)
+    unit = "ms" if step >= 10**6 else "us" if step >= 10**3 else "ns"
     return array.cast(pa.timestamp(unit, array.type.tz))

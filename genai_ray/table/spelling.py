@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from genai_ray.table import delimited, values
 from genai_ray.table.dialect import Dialect
-from genai_ray.table.numerals import APOSTROPHES, SPACES, Numerals
+from genai_ray.table.numerals import APOSTROPHES, SPACES, Affix, Numerals
 from genai_ray.table.values import pc
 
 #: Distinct strings by which a spelling is found: it must make all of them again.
@@ -34,7 +34,7 @@ class Spelling:
 
     form: of dates and times, as in strptime; %-d is a day without a zero before it, %3f are milliseconds. words: for
     true and for false. decimal, thousands: separators of numbers. decimals: their fixed number. whole: whole numbers
-    end in .0. null: a missing value.
+    end in .0. null: a missing value. prefix, suffix: before and after all numbers.
     """
 
     form: str = ""
@@ -44,6 +44,8 @@ class Spelling:
     decimals: int | None = None
     whole: bool = False
     null: str = ""
+    prefix: str = ""
+    suffix: str = ""
 
     def to_json(self) -> dict[str, Any]:
         defaults = {f.name: f.default for f in fields(self)}
@@ -81,6 +83,8 @@ def of_dates(strings: Any, moments: Any, form: str | None) -> Spelling | None:
         strings, moments: distinct cells (Arrow arrays), before and after they were read. form: by which, None for
             ISO 8601.
     """
+    if values.tick_ns(moments.type) == 1:  # of which Python has no type
+        return None
     cells: list[tuple[str, Any]] = list(zip(*(a[:_TRIED].to_pylist() for a in (strings, moments)), strict=True))
     forms = _ISO_FORMS if form is None else (form, re.sub(r"%([dmHI])", r"%-\1", form), *_half_padded(form))
     if moments[:_TRIED].cast(pa.string()).equals(strings[:_TRIED].cast(pa.string())):
@@ -141,7 +145,7 @@ def _spell(value: Any, spelling: Spelling) -> str:
         return spelling.words[0 if value else 1] if spelling.words else str(value).lower()
     if isinstance(value, date | time):
         return _moment(value, spelling.form)
-    return value if isinstance(value, str) else _number(value, spelling)
+    return value if isinstance(value, str) else Affix(spelling.prefix, spelling.suffix).added(_number(value, spelling))
 
 
 def _number(value: float, spelling: Spelling) -> str:
@@ -193,11 +197,12 @@ def unspelled(column: Any, kind: pa.DataType, spelling: Spelling | None) -> Any:
         known = pc.is_in(array, value_set=pa.array(spelling.words))
         out = pc.if_else(known, pc.equal(array, spelling.words[0]), pa.scalar(None, pa.bool_()))
     else:
-        removed = pc.replace_substring(array, spelling.thousands, "") if spelling.thousands else array
+        bare = Affix(spelling.prefix, spelling.suffix).stripped(array)
+        removed = pc.replace_substring(bare, spelling.thousands, "") if spelling.thousands else bare
         out = _cast(pc.replace_substring(removed, spelling.decimal, "."), cells)
     if out.null_count > array.null_count:
         raise pa.ArrowInvalid(f"a cell is not spelled as {spelling}")
-    return out.cast(kind) if pa.types.is_dictionary(kind) else out
+    return values.retyped(out, kind)
 
 
 def _cast(array: Any, kind: pa.DataType) -> Any:

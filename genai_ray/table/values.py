@@ -27,7 +27,7 @@ _TICKS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 #: Different numbers from which on a common step is no chance.
 _SPACED = 20
 #: Steps in which dates and times may be kept, in nanoseconds, the longest first.
-_STEPS = (DAY_NS, 3600 * 10**9, 60 * 10**9, 10**9, 10**6, 10**3, 1)
+_STEPS = (DAY_NS, 3600 * 10**9, 60 * 10**9, 10**9, 10**6, 10**3, 100, 1)
 _NAMES = (
     "int8 int16 int32 int64 uint8 uint16 uint32 uint64 halffloat float double bool string large_string "
     "date32[day] date64[ms] timestamp[s] timestamp[ms] timestamp[us] timestamp[ns] "
@@ -204,7 +204,7 @@ def from_numbers(
         if pa.types.is_temporal(cells) and width == 32:
             array = array.cast(pa.int32())
         array = array.cast(cells)
-    return _as(array, kind)
+    return retyped(array, kind)
 
 
 def _toward_zero(bound: int) -> float:
@@ -252,7 +252,7 @@ def from_plain(values: Sequence[Any] | NDArray[Any], kind: pa.DataType) -> pa.Ar
         array = pa.array(values, pa.string()).cast(cells)
     else:
         array = pa.array(values, cells)
-    return _as(array, kind)
+    return retyped(array, kind)
 
 
 def take(values: tuple[Any, ...], index: NDArray[np.integer], kind: pa.DataType) -> pa.Array:
@@ -335,7 +335,8 @@ def shown(value: float, kind: pa.DataType, unit: int) -> Any:
     return str(from_numbers(np.array([value]), value_type(kind), unit)[0])
 
 
-def _as(array: pa.Array, kind: pa.DataType) -> pa.Array:
+def retyped(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Values as a column of a type, which may be a dictionary of them."""
     if not pa.types.is_dictionary(kind):
         return array
     encoded = array.dictionary_encode()
@@ -376,6 +377,8 @@ def literal(value: Any, kind: pa.DataType) -> pa.Array:
     elif isinstance(value, str):
         whole_number = pa.types.is_integer(cells) and re.fullmatch(r"[+-]?\d+", value)
         value = int(value) if whole_number else float(value)
+    if pa.types.is_integer(cells) and isinstance(value, float) and not value.is_integer():
+        raise ValueError(f"{value} is no whole number")
     return pa.array([value], cells)
 
 
