@@ -322,5 +322,5 @@ def test_a_request_is_checked_before_anything_is_trained(folder: Path) -> None:
 def test_a_changed_reading_is_told_before_it_is_measured(folder: Path) -> None:
     finished(spec_of(folder, "tvae", "generate.into=read"))
     other = spec_of(folder, "tvae", "generate.into=read", table={"columns": {"tax": "drop"}})
-    with pytest.raises(UserError, match="holds other samples.*how they are read"):
+    with pytest.raises(UserError, match=r"holds other samples.*how they are read"):
         evaluate(other)
