@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +28,7 @@ from genai_ray.image.items import (
     stamp,
     store_of,
 )
-from genai_ray.image.listing import NO_LABELS, choose_parquet, setting
+from genai_ray.image.listing import NO_LABELS, choose_parquet, columns_in_path, setting
 from genai_ray.image.spec import ImageDataSpec
 from genai_ray.modality import Json
 from genai_ray.storage import Store
@@ -37,8 +36,6 @@ from genai_ray.storage import Store
 _READERS = 16
 _ROWS_AT_ONCE = 32  # as photos may be large
 _BUFFER = 1 << 20
-_POINTER_BYTES = 1024
-_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 #: Key, bytes and version of a file.
 File = tuple[str, int, str]
@@ -275,8 +272,8 @@ class _LabelColumn:
         self.rows = [footer.num_rows for footer in footers]
         schemas = [footer.schema.to_arrow_schema() for footer in footers]
         self.in_files = all(spec.label_column in schema.names for schema in schemas)
-        self.folders = [_columns_in_path(key).get(spec.label_column or "") for key, *_ in files]
-        self.candidates = tuple(dict.fromkeys((*schemas[0].names, *_columns_in_path(files[0][0]))))
+        self.folders = [columns_in_path(key).get(spec.label_column or "") for key, *_ in files]
+        self.candidates = tuple(dict.fromkeys((*schemas[0].names, *columns_in_path(files[0][0]))))
         self.there = self.in_files or any(label is not None for label in self.folders)
         self.names: tuple[str, ...] | None = None
         if self.in_files:
@@ -344,9 +341,9 @@ class _LabelColumn:
         distinct = sorted(found)
         number = {value: i for i, value in enumerate(distinct)}
         out[known] = np.array([number[value] for value in found], np.int64)[encoded.indices.to_numpy()]
-        if pa.types.is_floating(values.type) and all(value.is_integer() for value in distinct):
-            distinct = [int(value) for value in distinct]  # as pandas writes whole numbers beside missing ones
-        return out[kept], tuple(str(value) for value in distinct)
+        # Pandas writes whole numbers as floats where some are missing.
+        whole = pa.types.is_floating(values.type) and all(value.is_integer() for value in distinct)
+        return out[kept], tuple(str(int(value) if whole else value) for value in distinct)
 
     def _read(self) -> list[pa.Array]:
         """The labels of each file, in types that are the same for all files."""
@@ -432,12 +429,6 @@ def _label_kind(kind: pa.DataType) -> str | None:
     return "nothing" if pa.types.is_null(kind) else None
 
 
-def _columns_in_path(key: str) -> dict[str, str | None]:
-    """The columns that folders of a key name, as Hive does: `label=cat/part-0.parquet`."""
-    parts = (folder.partition("=") for folder in key.split("/")[:-1])
-    return {unquote(name): None if value == _NULL else unquote(value) for name, equals, value in parts if equals}
-
-
 def _numbers_if_all(labels: Sequence[str | None]) -> list[Any]:
     """Labels as numbers if all are written as such, so that 2 stands before 10."""
     canonical = all(label is None or (label.isdecimal() and str(int(label)) == label) for label in labels)
@@ -452,7 +443,7 @@ def _footers(spec: ImageDataSpec, store: Store, files: Sequence[File]) -> list[p
         try:
             return _footer(store.uri, *file)
         except (OSError, pa.ArrowInvalid) as error:
-            pointer = file[1] < _POINTER_BYTES and store.read(file[0]).startswith(POINTER)
+            pointer = store.read_range(file[0], 0, len(POINTER)) == POINTER
             rule = f"must be readable Parquet, and {file[0]} is not ({error})"
             raise root_error(spec, rule, FETCH if pointer else "Restore or remove that file.") from None
 
