@@ -716,6 +716,20 @@ def test_one_parquet_file_can_be_inspected_by_its_uri(tmp_path: Path):
     assert inspect(f"file://{tmp_path}/a.parquet")["samples"] == len(PNGS)
 
 
+def test_two_columns_of_one_name_are_refused(tmp_path: Path):
+    columns = [pa.array(PNGS), pa.array([0] * len(PNGS)), pa.array([1] * len(PNGS))]
+    pq.write_table(pa.table(columns, names=["image", "label", "label"]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"two columns of one name in a\.parquet"):
+        parquet(tmp_path)
+
+
+def test_a_suffix_of_capitals_and_cells_of_bytes_alone(tmp_path: Path):
+    cells = pa.array([{"bytes": content} for content in PNGS])
+    table(tmp_path / "A.PARQUET", cells, ["cat", "dog"] * (len(PNGS) // 2))
+    for root in (tmp_path, tmp_path / "A.PARQUET"):
+        assert inspect(str(root)) == parquet(root).summary
+
+
 def test_a_label_column_that_is_misspelt(tmp_path: Path):
     table(tmp_path / "a.parquet", label=[0, 1] * 3)
     with pytest.raises(UserError, match=r"is not a column of a\.parquet"):

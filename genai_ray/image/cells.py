@@ -28,7 +28,7 @@ from genai_ray.image.items import (
     stamp,
     store_of,
 )
-from genai_ray.image.listing import NO_LABELS, choose_parquet, columns_in_path, setting
+from genai_ray.image.listing import NO_LABELS, choose_parquet, columns_in_path, numbers_if_all, setting
 from genai_ray.image.spec import ImageDataSpec
 from genai_ray.modality import Json
 from genai_ray.storage import Store
@@ -151,7 +151,7 @@ def image_column_of(schema: pa.Schema) -> str | None:
     for field in schema:
         kind = field.type
         named = isinstance(features.get(field.name), dict) and features[field.name].get("_type") == "Image"
-        both = pa.types.is_struct(kind) and {kind.field(i).name for i in range(kind.num_fields)} == {"bytes", "path"}
+        both = pa.types.is_struct(kind) and "bytes" in {f.name for f in kind} <= {"bytes", "path"}
         raw = pa.types.is_fixed_size_binary(kind) and b"shape" in (field.metadata or {})
         if named or both or raw:
             return field.name
@@ -198,12 +198,15 @@ def _place(root: str) -> tuple[str, str]:
     folder, _, name = root.rstrip("/").rpartition("/")
     store = store_of(folder or ("/" if root.startswith("/") else "."))
     # Spark gives folders such names, too.
-    is_file = name.endswith(".parquet") and (store.exists(name) or not store.listing(f"{name}/"))
+    is_file = name.lower().endswith(".parquet") and (store.exists(name) or not store.listing(f"{name}/"))
     return (store.uri, name) if is_file else (root, "")
 
 
 def _common_schema(spec: ImageDataSpec, files: Sequence[File], footers: Sequence[pq.FileMetaData]) -> pa.Schema:
     schemas = [footer.schema.to_arrow_schema() for footer in footers]
+    for (key, *_), schema in zip(files, schemas, strict=True):
+        if any(schema.names.count(name) > 1 for name in (spec.image_column, spec.label_column)):
+            raise root_error(spec, f"has two columns of one name in {key}", "Rename one of them, and write it again.")
     shape = _raw_shape(spec, schemas[0], files[0][0])
     for (key, *_), schema in zip(files, schemas, strict=True):
         if _raw_shape(spec, schema, key) != shape:
@@ -310,7 +313,7 @@ class _LabelColumn:
 
     def _one(self) -> str:
         root = str(self.spec.root).rstrip("/")
-        return root if root.endswith(".parquet") else f"{root}/{self.files[0][0]}"
+        return root if root.lower().endswith(".parquet") else f"{root}/{self.files[0][0]}"
 
     def any_label(self) -> bool:
         return any(not self._missing(column).all() for column in self._read())
@@ -361,7 +364,7 @@ class _LabelColumn:
         if not self.there:
             return []
         if not self.in_files:
-            labels = _numbers_if_all(self.folders)
+            labels = numbers_if_all(self.folders)
             kind = pa.array(labels).type
             return [pa.array([label] * rows, kind) for label, rows in zip(labels, self.rows, strict=True)]
         with ThreadPoolExecutor(_READERS) as pool:
@@ -427,12 +430,6 @@ def _label_kind(kind: pa.DataType) -> str | None:
     if pa.types.is_boolean(kind):
         return "booleans"
     return "nothing" if pa.types.is_null(kind) else None
-
-
-def _numbers_if_all(labels: Sequence[str | None]) -> list[Any]:
-    """Labels as numbers if all are written as such, so that 2 stands before 10."""
-    canonical = all(label is None or (label.isdecimal() and str(int(label)) == label) for label in labels)
-    return [None if label is None else int(label) for label in labels] if canonical else list(labels)
 
 
 # --- files ---------------------------------------------------------------------------------------

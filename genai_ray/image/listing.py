@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
+from typing import Any
 from urllib.parse import unquote
 
 from genai_ray.errors import UserError
@@ -155,6 +156,12 @@ def columns_in_path(key: str) -> dict[str, str | None]:
     """The columns that folders of a key name, as Hive does: `label=cat/part-0.parquet`."""
     parts = (folder.partition("=") for folder in key.split("/")[:-1])
     return {unquote(name): None if value == _NULL else unquote(value) for name, equals, value in parts if equals}
+
+
+def numbers_if_all(labels: Sequence[str | None]) -> list[Any]:
+    """Labels as numbers if all are written as such, so that 2 stands before 10."""
+    canonical = all(label is None or (label.isdecimal() and str(int(label)) == label) for label in labels)
+    return [None if label is None else int(label) for label in labels] if canonical else list(labels)
 
 
 def plain_names(names: Sequence[str | None]) -> list[str | None]:
