@@ -209,10 +209,12 @@ def splits(root: Path, *names: str, classes: bool = True) -> Path:
         (("train", "valid"), 1, {}),
         (("training", "dev", "eval"), 2, {"split validation": 12}),
         (("train2017", "val2017"), 1, {}),
+        (("training_set", "test_set"), 1, {}),
+        (("Training Data", "Validation Data"), 1, {}),
     ],
 )
 @pytest.mark.parametrize("classes", [True, False])
-@pytest.mark.parametrize("inside", ["", "data/"])
+@pytest.mark.parametrize("inside", ["", "data/", "my test project/"])
 def test_the_split_that_trains_and_the_one_that_is_held_out(
     tmp_path: Path, names: tuple[str, ...], held: int, left_out: dict[str, int], classes: bool, inside: str
 ):
@@ -274,7 +276,9 @@ def test_loose_images_may_name_their_split(tmp_path: Path):
     assert folder(tmp_path).n + folder(tmp_path).holdout_n == 13
 
 
-@pytest.mark.parametrize("names", [("test1", "test2"), ("train1", "train2"), ("control", "test1", "test2")])
+@pytest.mark.parametrize(
+    "names", [("test1", "test2"), ("train1", "train2"), ("control", "test1", "test2"), ("bus", "train set")]
+)
 def test_classes_with_numbers_are_no_splits(tmp_path: Path, names: tuple[str, ...]):
     for name in names:
         pictures(tmp_path / name)
@@ -311,6 +315,16 @@ def test_a_layout_that_does_not_say_what_trains_is_refused(tmp_path: Path, names
     assert len(everything(folder(named))) == 6
     assert "data.splits=none" in caught.value.remedy
     assert len(everything(folder(tmp_path, splits="none"))) == 6 * len(names)
+
+
+def test_a_folder_beside_splits_of_longer_names_is_asked_about(tmp_path: Path):
+    """As in a well-known set of landscapes: seg_train, seg_test and seg_pred, which has no classes."""
+    splits(tmp_path, "seg_train", "seg_test")
+    pictures(tmp_path / "seg_pred", start=100)
+    with pytest.raises(UserError, match="does not say what trains") as caught:
+        folder(tmp_path)
+    root = Path(caught.value.remedy.rpartition("data.root=")[2].rstrip("."))
+    assert levels(everything(folder(root))) == [*range(6), *range(10, 16)]
 
 
 def test_a_class_may_be_called_train(tmp_path: Path):
@@ -700,6 +714,20 @@ def test_a_damaged_file_is_named_and_a_pointer_is_fetched(tmp_path: Path):
 def test_one_parquet_file_can_be_inspected_by_its_uri(tmp_path: Path):
     table(tmp_path / "a.parquet", PNGS, [0, 1] * (len(PNGS) // 2) + [0] * (len(PNGS) % 2))
     assert inspect(f"file://{tmp_path}/a.parquet")["samples"] == len(PNGS)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path):
+    columns = [pa.array(PNGS), pa.array([0] * len(PNGS)), pa.array([1] * len(PNGS))]
+    pq.write_table(pa.table(columns, names=["image", "label", "label"]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"two columns of one name in a\.parquet"):
+        parquet(tmp_path)
+
+
+def test_a_suffix_of_capitals_and_cells_of_bytes_alone(tmp_path: Path):
+    cells = pa.array([{"bytes": content} for content in PNGS])
+    table(tmp_path / "A.PARQUET", cells, ["cat", "dog"] * (len(PNGS) // 2))
+    for root in (tmp_path, tmp_path / "A.PARQUET"):
+        assert inspect(str(root)) == parquet(root).summary
 
 
 def test_a_label_column_that_is_misspelt(tmp_path: Path):

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +28,7 @@ from genai_ray.image.items import (
     stamp,
     store_of,
 )
-from genai_ray.image.listing import NO_LABELS, choose_parquet, setting
+from genai_ray.image.listing import NO_LABELS, choose_parquet, columns_in_path, numbers_if_all, setting
 from genai_ray.image.spec import ImageDataSpec
 from genai_ray.modality import Json
 from genai_ray.storage import Store
@@ -37,8 +36,6 @@ from genai_ray.storage import Store
 _READERS = 16
 _ROWS_AT_ONCE = 32  # as photos may be large
 _BUFFER = 1 << 20
-_POINTER_BYTES = 1024
-_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 #: Key, bytes and version of a file.
 File = tuple[str, int, str]
@@ -154,7 +151,7 @@ def image_column_of(schema: pa.Schema) -> str | None:
     for field in schema:
         kind = field.type
         named = isinstance(features.get(field.name), dict) and features[field.name].get("_type") == "Image"
-        both = pa.types.is_struct(kind) and {kind.field(i).name for i in range(kind.num_fields)} == {"bytes", "path"}
+        both = pa.types.is_struct(kind) and "bytes" in {f.name for f in kind} <= {"bytes", "path"}
         raw = pa.types.is_fixed_size_binary(kind) and b"shape" in (field.metadata or {})
         if named or both or raw:
             return field.name
@@ -201,12 +198,15 @@ def _place(root: str) -> tuple[str, str]:
     folder, _, name = root.rstrip("/").rpartition("/")
     store = store_of(folder or ("/" if root.startswith("/") else "."))
     # Spark gives folders such names, too.
-    is_file = name.endswith(".parquet") and (store.exists(name) or not store.listing(f"{name}/"))
+    is_file = name.lower().endswith(".parquet") and (store.exists(name) or not store.listing(f"{name}/"))
     return (store.uri, name) if is_file else (root, "")
 
 
 def _common_schema(spec: ImageDataSpec, files: Sequence[File], footers: Sequence[pq.FileMetaData]) -> pa.Schema:
     schemas = [footer.schema.to_arrow_schema() for footer in footers]
+    for (key, *_), schema in zip(files, schemas, strict=True):
+        if any(schema.names.count(name) > 1 for name in (spec.image_column, spec.label_column)):
+            raise root_error(spec, f"has two columns of one name in {key}", "Rename one of them, and write it again.")
     shape = _raw_shape(spec, schemas[0], files[0][0])
     for (key, *_), schema in zip(files, schemas, strict=True):
         if _raw_shape(spec, schema, key) != shape:
@@ -275,8 +275,8 @@ class _LabelColumn:
         self.rows = [footer.num_rows for footer in footers]
         schemas = [footer.schema.to_arrow_schema() for footer in footers]
         self.in_files = all(spec.label_column in schema.names for schema in schemas)
-        self.folders = [_columns_in_path(key).get(spec.label_column or "") for key, *_ in files]
-        self.candidates = tuple(dict.fromkeys((*schemas[0].names, *_columns_in_path(files[0][0]))))
+        self.folders = [columns_in_path(key).get(spec.label_column or "") for key, *_ in files]
+        self.candidates = tuple(dict.fromkeys((*schemas[0].names, *columns_in_path(files[0][0]))))
         self.there = self.in_files or any(label is not None for label in self.folders)
         self.names: tuple[str, ...] | None = None
         if self.in_files:
@@ -313,7 +313,7 @@ class _LabelColumn:
 
     def _one(self) -> str:
         root = str(self.spec.root).rstrip("/")
-        return root if root.endswith(".parquet") else f"{root}/{self.files[0][0]}"
+        return root if root.lower().endswith(".parquet") else f"{root}/{self.files[0][0]}"
 
     def any_label(self) -> bool:
         return any(not self._missing(column).all() for column in self._read())
@@ -344,9 +344,9 @@ class _LabelColumn:
         distinct = sorted(found)
         number = {value: i for i, value in enumerate(distinct)}
         out[known] = np.array([number[value] for value in found], np.int64)[encoded.indices.to_numpy()]
-        if pa.types.is_floating(values.type) and all(value.is_integer() for value in distinct):
-            distinct = [int(value) for value in distinct]  # as pandas writes whole numbers beside missing ones
-        return out[kept], tuple(str(value) for value in distinct)
+        # Pandas writes whole numbers as floats where some are missing.
+        whole = pa.types.is_floating(values.type) and all(value.is_integer() for value in distinct)
+        return out[kept], tuple(str(int(value) if whole else value) for value in distinct)
 
     def _read(self) -> list[pa.Array]:
         """The labels of each file, in types that are the same for all files."""
@@ -364,7 +364,7 @@ class _LabelColumn:
         if not self.there:
             return []
         if not self.in_files:
-            labels = _numbers_if_all(self.folders)
+            labels = numbers_if_all(self.folders)
             kind = pa.array(labels).type
             return [pa.array([label] * rows, kind) for label, rows in zip(labels, self.rows, strict=True)]
         with ThreadPoolExecutor(_READERS) as pool:
@@ -432,18 +432,6 @@ def _label_kind(kind: pa.DataType) -> str | None:
     return "nothing" if pa.types.is_null(kind) else None
 
 
-def _columns_in_path(key: str) -> dict[str, str | None]:
-    """The columns that folders of a key name, as Hive does: `label=cat/part-0.parquet`."""
-    parts = (folder.partition("=") for folder in key.split("/")[:-1])
-    return {unquote(name): None if value == _NULL else unquote(value) for name, equals, value in parts if equals}
-
-
-def _numbers_if_all(labels: Sequence[str | None]) -> list[Any]:
-    """Labels as numbers if all are written as such, so that 2 stands before 10."""
-    canonical = all(label is None or (label.isdecimal() and str(int(label)) == label) for label in labels)
-    return [None if label is None else int(label) for label in labels] if canonical else list(labels)
-
-
 # --- files ---------------------------------------------------------------------------------------
 
 
@@ -452,7 +440,7 @@ def _footers(spec: ImageDataSpec, store: Store, files: Sequence[File]) -> list[p
         try:
             return _footer(store.uri, *file)
         except (OSError, pa.ArrowInvalid) as error:
-            pointer = file[1] < _POINTER_BYTES and store.read(file[0]).startswith(POINTER)
+            pointer = store.read_range(file[0], 0, len(POINTER)) == POINTER
             rule = f"must be readable Parquet, and {file[0]} is not ({error})"
             raise root_error(spec, rule, FETCH if pointer else "Restore or remove that file.") from None
 

@@ -62,7 +62,7 @@ def describe(spec: DataSpec) -> Json:
 def recognised(uri: str) -> Json:
     """The `data` section that reads a folder of images, or Parquet with an image column; empty for all else."""
     folder, _, name = uri.rstrip("/").rpartition("/")
-    if name.endswith(".parquet") and (found := _described(store_of(folder or "."), name)):
+    if name.lower().endswith(".parquet") and (found := _described(store_of(folder or "."), name)):
         return {"source": "parquet", "root": uri, **found}
     if "://" in uri and not uri.startswith(("s3://", "file://")):
         return {}
@@ -71,7 +71,7 @@ def recognised(uri: str) -> Json:
     keys = sorted(objects)
     if _OF_RUNS & set(keys) or any(key.endswith(_OF_INNER_RUNS) for key in keys):
         return {}
-    parquet = next((key for key in keys if key.endswith(".parquet") and not is_hidden_file(key)), None)
+    parquet = next((key for key in keys if key.lower().endswith(".parquet") and not is_hidden_file(key)), None)
     if parquet is not None and (found := _described(store, parquet)):
         return {"source": "parquet", "root": uri, **found}
     suffixes = Counter(os.path.splitext(key)[1].lower() for key in keys if not is_hidden(key))

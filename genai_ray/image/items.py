@@ -109,7 +109,7 @@ def check_root(spec: ImageDataSpec) -> None:
         if separator or not _ARCHIVES[suffix]:
             remedy = "Unpack it, and name the folder or the prefix of the files."
         raise root_error(spec, "is an archive, and must be a folder", remedy)
-    if not separator and Path(root).is_file() and not (spec.source == "parquet" and name.endswith(".parquet")):
+    if not separator and Path(root).is_file() and not (spec.source == "parquet" and name.lower().endswith(".parquet")):
         if spec.source == "parquet":
             remedy = "Give it a name that ends in .parquet."
         elif name.lower().endswith(".parquet"):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
+from typing import Any
 from urllib.parse import unquote
 
 from genai_ray.errors import UserError
@@ -26,6 +27,7 @@ _SYSTEM = frozenset(
 #: Formats that Pillow names but does not decode to pixels by itself: vectors, which need Ghostscript, and films.
 _NO_PIXELS = ("EPS", "MPEG")
 NO_LABELS = "it has no labels"
+_NULL = "__HIVE_DEFAULT_PARTITION__"
 _SHOWN = 8  # reasons and names in one message
 
 Objects = Mapping[str, tuple[int, str]]
@@ -99,8 +101,8 @@ def choose_images(
     named = {folders[key][split_depth].lower() for key in keys if split_of(key)}
     if len(splits) == 2 and None in splits and not any(len(folders[k]) > 1 for k in keys if split_of(k)):
         splits = {}  # one class of several is called so
-    elif not named <= ROLES.keys() and not splits.keys() > {"train"}:
-        splits = {}  # classes with numbers, such as test1 and test2
+    elif not named <= ROLES.keys() and ("train" not in splits or len(splits.keys() - {None}) < 2):
+        splits = {}  # classes such as test1 and test2
     if not splits:
         _check_depths(spec, keys, 0)
         return Chosen(keys, None, left_out, {})
@@ -133,8 +135,10 @@ def choose_parquet(
 
 
 def role_of(name: str) -> str | None:
-    """The split that a folder is named by, also with a number: `train2017`, `val_1`."""
-    return ROLES.get(re.sub(r"[-._ ]?[0-9]+\Z", "", name).lower())
+    """The split that a folder is named by, also among other words: `train2017`, `test_set`, `Validation Data`."""
+    words = re.findall("[A-Z]?[a-z]+|[A-Z]+", name)
+    roles = {ROLES[word.lower()] for word in words if word.lower() in ROLES}
+    return roles.pop() if len(roles) == 1 else None
 
 
 def class_of(key: str, class_depth: int) -> str | None:
@@ -146,6 +150,18 @@ def class_of(key: str, class_depth: int) -> str | None:
 def readable(name: str) -> str:
     """A name of a file in which bytes that are no UTF-8, as in archives of other systems, are written as such."""
     return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def columns_in_path(key: str) -> dict[str, str | None]:
+    """The columns that folders of a key name, as Hive does: `label=cat/part-0.parquet`."""
+    parts = (folder.partition("=") for folder in key.split("/")[:-1])
+    return {unquote(name): None if value == _NULL else unquote(value) for name, equals, value in parts if equals}
+
+
+def numbers_if_all(labels: Sequence[str | None]) -> list[Any]:
+    """Labels as numbers if all are written as such, so that 2 stands before 10."""
+    canonical = all(label is None or (label.isdecimal() and str(int(label)) == label) for label in labels)
+    return [None if label is None else int(label) for label in labels] if canonical else list(labels)
 
 
 def plain_names(names: Sequence[str | None]) -> list[str | None]:
@@ -245,7 +261,7 @@ def _depths(folders: Sequence[list[str]]) -> tuple[int, int]:
     pairs = zip(min(folders), max(folders), strict=False)
     common = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
     for depth, name in enumerate(common):
-        if role_of(name):  # the only split
+        if name.lower() in ROLES:  # the only split
             return depth, depth + 1
     depth = len(common)
     inner = {names[depth + 1] if len(names) > depth + 1 else "" for names in folders}
@@ -259,12 +275,12 @@ def _split_of_file(key: str) -> str | None:
     names = [folder.lower().removeprefix("split=").removeprefix("partial-") for folder in folders]
     names += [word.lower() for word in (*words[:1], *words[-1:])]
     inner = {ROLES[word.lower()] for word in words if word.lower() in ROLES}
-    return next((role for name in names if (role := role_of(name))), inner.pop() if len(inner) == 1 else None)
+    return next((ROLES[name] for name in names if name in ROLES), inner.pop() if len(inner) == 1 else None)
 
 
 def _by_file_names(spec: ImageDataSpec, keys: Sequence[str]) -> dict[str | None, list[str]]:
     """Loose images by split, if each of them begins with the name of one: `train_001.png`, `test_001.png`."""
-    splits = _by_split(spec, keys, lambda key: role_of(re.split("[^A-Za-z]", key)[0]))
+    splits = _by_split(spec, keys, lambda key: ROLES.get(re.split("[^A-Za-z]", key)[0].lower()))
     return splits if len(splits) > 1 and None not in splits and "train" in splits else {}
 
 
@@ -306,7 +322,8 @@ def _example(spec: ImageDataSpec, splits: Mapping[str | None, list[str]]) -> str
     if spec.source == "parquet":
         return f"{root}/{key}"
     folders = key.split("/")[:-1]
-    depth = next((i for i, name in enumerate(folders) if role_of(name)), 0)
+    exact = (i for i, name in enumerate(folders) if name.lower() in ROLES)
+    depth = next(exact, next((i for i, name in enumerate(folders) if role_of(name)), 0))
     return "/".join([root, *folders[: depth + 1]])
 
 
