@@ -286,9 +286,9 @@ def test_classes_with_numbers_are_no_splits(tmp_path: Path, names: tuple[str, ..
 
 
 def test_one_name_in_two_spellings_of_unicode_is_one_class(tmp_path: Path):
-    for i, name in enumerate(["caf\u00e9", "cafe\u0301", "tea"]):
+    for i, name in enumerate(["th\u00e9", "the\u0301", "tea"]):
         pictures(tmp_path / name, start=10 * i)
-    assert folder(tmp_path).summary["classes"] == {"caf\u00e9": 12, "tea": 6}
+    assert folder(tmp_path).summary["classes"] == {"th\u00e9": 12, "tea": 6}
 
 
 def test_splits_within_classes(tmp_path: Path):

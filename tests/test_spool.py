@@ -549,8 +549,8 @@ def test_a_shard_that_a_node_does_not_see(tmp_path: Path):
 @pytest.mark.s3
 @pytest.mark.usefixtures("s3_stack")
 def test_a_parquet_file_of_s3_is_read_in_parts(tmp_path: Path, s3_uri: str, monkeypatch: pytest.MonkeyPatch):
-    from genai_ray.image import cells as columns
     from genai_ray.image import files as sources
+    from genai_ray.image import ranges
 
     pixels = np.random.default_rng(0).integers(0, 256, (12_000, 64), np.uint8)
     cells = pa.array([i.tobytes() for i in pixels], pa.binary(64))
@@ -559,7 +559,7 @@ def test_a_parquet_file_of_s3_is_read_in_parts(tmp_path: Path, s3_uri: str, monk
     pq.write_table(pa.table([cells], pa.schema([field])), buffer, row_group_size=700)
     Store(s3_uri).put("a.parquet", buffer.getvalue())
     read_bytes = 0
-    real = columns._Ranges.read
+    real = ranges.Ranges.read
 
     def counted(self: Any, size: int = -1) -> bytes:
         nonlocal read_bytes
@@ -567,7 +567,7 @@ def test_a_parquet_file_of_s3_is_read_in_parts(tmp_path: Path, s3_uri: str, monk
         read_bytes += len(data)
         return data
 
-    monkeypatch.setattr(columns._Ranges, "read", counted)
+    monkeypatch.setattr(ranges.Ranges, "read", counted)
     spec = ImageDataSpec(source="parquet", root=f"{s3_uri}/a.parquet")
     source = sources.list_source(spec)
     assert read_bytes < len(buffer.getvalue()) / 4

@@ -29,13 +29,13 @@ from genai_ray.image.items import (
     store_of,
 )
 from genai_ray.image.listing import NO_LABELS, choose_parquet, columns_in_path, numbers_if_all, setting
+from genai_ray.image.ranges import footer, open_parquet
 from genai_ray.image.spec import ImageDataSpec
 from genai_ray.modality import Json
 from genai_ray.storage import Store
 
 _READERS = 16
 _ROWS_AT_ONCE = 32  # as photos may be large
-_BUFFER = 1 << 20
 
 #: Key, bytes and version of a file.
 File = tuple[str, int, str]
@@ -64,10 +64,10 @@ def parquet_source(spec: ImageDataSpec) -> Source:
     columns = _image_columns(spec, _common_schema(spec, files, footers))
     groups: Pieces = []
     nbytes: list[NDArray[np.int64]] = []
-    for file, footer in zip(files, footers, strict=True):
+    for file, about in zip(files, footers, strict=True):
         before = 0
-        for index in range(footer.num_row_groups):
-            group = footer.row_group(index)
+        for index in range(about.num_row_groups):
+            group = about.row_group(index)
             groups.append([*file, index, before, group.num_rows])
             nbytes.append(np.full(group.num_rows, _column_bytes(group, columns[0]) // max(1, group.num_rows)))
             before += group.num_rows
@@ -102,7 +102,7 @@ def parquet_items(spec: ImageDataSpec, piece: Sequence[Any]) -> Iterator[Item]:
     """The items of a piece: file, row group, rows of the file before it, and which of its rows."""
     key, size, version, group, before, start, stop = piece
     try:
-        with _parquet_file(spec, key, size, version) as file:
+        with open_parquet(_root(spec)[0].uri, key, size, version) as file:
             schema = file.schema_arrow
             shape, columns = _raw_shape(spec, schema, key), _image_columns(spec, schema)
             first = 0
@@ -164,11 +164,11 @@ def described(store: Store, file: File) -> Json:
     Raises:
         OSError, ArrowInvalid: if it is not Parquet.
     """
-    schema = _footer(store.uri, *file).schema.to_arrow_schema()
+    schema = footer(store.uri, *file).schema.to_arrow_schema()
     column = image_column_of(schema)
     if column is None:
         binary = (f.name for f in schema if pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type))
-        with _opened(store.uri, *file[:2]) as opened:
+        with open_parquet(store.uri, *file) as opened:
             column = next((name for name in binary if _begins_with_an_image(opened, name)), None)
     if column is None:
         return {}
@@ -352,7 +352,7 @@ class _LabelColumn:
         """The labels of each file, in types that are the same for all files."""
 
         def column_of(file: File) -> pa.Array:
-            with _parquet_file(self.spec, *file) as opened:
+            with open_parquet(_root(self.spec)[0].uri, *file) as opened:
                 column = opened.read([self.spec.label_column], use_threads=False).column(0)
             kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
             common = _COMMON[_label_kind(kind) or "nothing"]
@@ -438,7 +438,7 @@ def _label_kind(kind: pa.DataType) -> str | None:
 def _footers(spec: ImageDataSpec, store: Store, files: Sequence[File]) -> list[pq.FileMetaData]:
     def footer_of(file: File) -> pq.FileMetaData:
         try:
-            return _footer(store.uri, *file)
+            return footer(store.uri, *file)
         except (OSError, pa.ArrowInvalid) as error:
             pointer = store.read_range(file[0], 0, len(POINTER)) == POINTER
             rule = f"must be readable Parquet, and {file[0]} is not ({error})"
@@ -450,47 +450,3 @@ def _footers(spec: ImageDataSpec, store: Store, files: Sequence[File]) -> list[p
 
 def _unreadable(spec: ImageDataSpec, error: Exception) -> UserError:
     return root_error(spec, f"must be readable Parquet ({error})", "Check the file.")
-
-
-class _Ranges(io.RawIOBase):
-    """An object as a file; each read is one range request."""
-
-    def __init__(self, store: Store, key: str, size: int):
-        self._store, self._key, self._size, self._position = store, key, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        stop = self._size if size < 0 else min(self._size, self._position + size)
-        data = self._store.read_range(self._key, self._position, stop)
-        self._position += len(data)
-        return data
-
-
-def _parquet_file(spec: ImageDataSpec, key: str, size: int, version: str) -> pq.ParquetFile:
-    uri = _root(spec)[0].uri
-    return _opened(uri, key, size, _footer(uri, key, size, version))
-
-
-@lru_cache(maxsize=512)
-def _footer(uri: str, key: str, size: int, version: str) -> pq.FileMetaData:
-    with _opened(uri, key, size) as file:
-        return file.metadata
-
-
-def _opened(uri: str, key: str, size: int, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
-    store = store_of(uri)
-    source: Any = store.path(key) or _Ranges(store, key, size)
-    # Buffered, so that a column chunk is not read as a whole.
-    return pq.ParquetFile(source, metadata=footer, buffer_size=_BUFFER)
