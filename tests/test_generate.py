@@ -327,7 +327,7 @@ def test_a_manifest_lists_what_the_receipts_say(run_store: Path) -> None:
 # --- lower precision -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=pytest.mark.slow)])
 def test_a_lower_precision_is_smaller_and_near(run_store: Path, precision: str) -> None:
     whole = Store(str(run_store)).read(f"small/{MODEL_KEY}")
     spec = small_spec(run_store, f"export.precision={precision}", "generate.samples=300")

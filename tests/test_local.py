@@ -15,6 +15,7 @@ from genai_ray.errors import IncompleteError, UserError
 from genai_ray.storage import Store
 
 
+@pytest.mark.slow
 def test_objects_outlive_the_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = []
     for content in (None, b"kept"):

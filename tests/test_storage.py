@@ -581,6 +581,7 @@ def test_what_the_server_refuses_is_not_tried_again(s3_uri: str, proxy: FaultPro
 
 
 @pytest.mark.s3
+@pytest.mark.slow
 def test_a_killed_server_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with stacks.running(tmp_path, with_ray=False) as stack:
         for name, value in stack.environment.items():

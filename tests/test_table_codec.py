@@ -116,7 +116,10 @@ def test_numbers_come_back_within_the_precision_of_the_encoding(
     # Beyond four deviations of its mode a number is cut, and so it is beyond the range.
     reach = 0.99 if how == "modes" else 1.01
     inside = (np.abs(data.scalars[:, 0]) < reach) & (real >= part.low) & (real <= part.high)
-    assert inside[~np.isnan(real)].mean() > 0.9
+    # Fewer than `rare` values in a wide gap, and at its ends, go to where `rare` values reach.
+    ranges = modes.ranges_of(np.sort(real[~np.isnan(real)]), 5)
+    inside &= np.any([(low <= real) & (real <= high) for low, high in ranges or [(-np.inf, np.inf)]], axis=0)
+    assert inside[~np.isnan(real)].mean() > 0.8
     error = np.abs(made - real)[inside]
     assert error.max() <= (1e-5 * max(part.scale) if decimals is None else 10.0**-decimals / 2)
     clipped = made[~np.isnan(made)]

@@ -338,6 +338,7 @@ train(small_spec({str(tmp_path / folder)!r}, *{options!r}))
     assert_bit_equal(final_state(small_spec(tmp_path / "a", *options)), final_state(spec))
 
 
+@pytest.mark.slow
 def test_a_store_that_is_full_ends_as_incomplete_and_goes_on(tmp_path: Path) -> None:
     """A limit on the size of files stands for a full disk: a write fails half-way."""
     whole, full = small_spec(tmp_path / "a"), small_spec(tmp_path / "b")
