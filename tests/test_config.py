@@ -344,3 +344,8 @@ def test_a_saved_spec_is_read_as_it_was(path: Path, tmp_path: Path):
     save_spec(Store(str(tmp_path)), spec)
     assert yaml.safe_load((tmp_path / "spec.yaml").read_text())["format"] == 1
     assert saved_spec(Store(str(tmp_path))) == spec
+
+
+def test_a_gate_without_a_space_behind_its_colon_is_no_gate():
+    with pytest.raises(UserError, match=r"evaluate\.gates: got .fid_max:1.; is no name of a gate"):
+        modalities.load(SPECS[0], ["evaluate.gates={fid_max:1}"])

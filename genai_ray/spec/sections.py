@@ -410,6 +410,10 @@ class EvaluateSpec(Section):
     def _null_is_no_gate(cls, gates: Any) -> Any:
         if not isinstance(gates, Mapping):
             return {} if gates is None else gates
+        for name in cast(Mapping[str, Any], gates):
+            if not re.fullmatch(r"\w+", name):
+                remedy = "Put a space behind the colon, as in 'evaluate.gates={fid_ratio_max: 10}'."
+                raise UserError("evaluate.gates", name, "is no name of a gate", remedy)
         return {k: v for k, v in cast(Mapping[str, Any], gates).items() if v is not None}
 
 
