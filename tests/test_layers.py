@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "genai_ray"
 
 #: From the bottom to the top: a file imports from its own row or from lower ones.
 ROWS = {
-    "ground": {"errors", "progress", "rng", "labels", "s3", "storage"},
+    "ground": {"errors", "progress", "rng", "labels", "hive", "s3", "storage"},
     "values": {"provenance", "spec", "metrics", "report"},
     "contract": {
         "modality",

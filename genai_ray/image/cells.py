@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from genai_ray.errors import UserError
+from genai_ray.hive import columns_in_path
 from genai_ray.image.items import (
     FETCH,
     POINTER,
@@ -28,10 +29,11 @@ from genai_ray.image.items import (
     stamp,
     store_of,
 )
-from genai_ray.image.listing import NO_LABELS, choose_parquet, columns_in_path, numbers_if_all, setting
+from genai_ray.image.listing import NO_LABELS, choose_parquet, numbers_if_all
 from genai_ray.image.ranges import footer, open_parquet
 from genai_ray.image.spec import ImageDataSpec
 from genai_ray.modality import Json
+from genai_ray.spec import assignment
 from genai_ray.storage import Store
 
 _READERS = 16
@@ -225,7 +227,7 @@ def _raw_shape(spec: ImageDataSpec, schema: pa.Schema, key: str) -> tuple[int, .
     guess = image_column_of(schema)
     remedy = f"Columns: {', '.join(schema.names)}."
     if guess is not None and guess != spec.image_column:
-        remedy += f" Set {setting('data.image_column', guess)}."
+        remedy += f" Set {assignment(('data', 'image_column'), guess)}."
     if spec.image_column not in schema.names:
         raise UserError("data.image_column", spec.image_column, f"is not a column of {key}", remedy)
     field = schema.field(spec.image_column)
@@ -308,7 +310,9 @@ class _LabelColumn:
             self.names, named_in = tuple(names), key
 
     def _error(self, rule: str) -> UserError:
-        remedy = f"Write the column alike in all files, or read one file alone: {setting('data.root', self._one())}."
+        remedy = (
+            f"Write the column alike in all files, or read one file alone: {assignment(('data', 'root'), self._one())}."
+        )
         return UserError("data.label_column", self.spec.label_column, rule, remedy)
 
     def _one(self) -> str:

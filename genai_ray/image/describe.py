@@ -21,7 +21,7 @@ from genai_ray.modality import Json
 from genai_ray.spec import DataSpec
 from genai_ray.storage import Store
 
-_LOOKED_AT = 1_000  # images, in runs of so many:
+_LOOKED_AT = 1_000  # images, in runs of _RUN consecutive ones
 _RUN = 50
 _SMALL = 1 << 16  # pixels
 #: Files of ours that say that a folder is a run or a data set, and ends of those that say that it holds one.

@@ -19,7 +19,7 @@ from genai_ray.image.listing import choose_images, class_of, plain_names, readab
 from genai_ray.image.spec import ImageDataSpec
 
 _READERS = 16
-#: Of PNG, JPEG, GIF, TIFF and JPEG 2000; WebP is told by two places.
+#: First bytes of PNG, JPEG, GIF, TIFF and JPEG 2000; WebP has marks at two offsets.
 _BEGINNINGS = (
     b"\x89PNG\r\n\x1a\n",
     b"\xff\xd8\xff",

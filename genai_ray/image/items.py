@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genai_ray.errors import UserError
-from genai_ray.image.listing import Chosen, Objects, setting
+from genai_ray.image.listing import Chosen, Objects
 from genai_ray.image.spec import ImageDataSpec
+from genai_ray.spec import assignment
 from genai_ray.storage import Store, s3_spelling
 
 #: (N,) class numbers, -1 for an item without a label, and names of the classes; None and None without classes.
@@ -105,7 +106,7 @@ def check_root(spec: ImageDataSpec) -> None:
     if suffix is not None and (separator or Path(root).is_file()):
         folder = root[: -len(suffix)].rpartition("://")[2]
         command = f"python3 -m {_ARCHIVES[suffix]} -e {shlex.quote(root)} {shlex.quote(folder)}"
-        remedy = f"Unpack it: `{command}`; then {setting('data.root', folder)}."
+        remedy = f"Unpack it: `{command}`; then {assignment(('data', 'root'), folder)}."
         if separator or not _ARCHIVES[suffix]:
             remedy = "Unpack it, and name the folder or the prefix of the files."
         raise root_error(spec, "is an archive, and must be a folder", remedy)
@@ -115,7 +116,7 @@ def check_root(spec: ImageDataSpec) -> None:
         elif name.lower().endswith(".parquet"):
             remedy = "Set data.source=parquet to read the images in it."
         else:
-            remedy = f"Name its folder: {setting('data.root', Path(root).parent)}."
+            remedy = f"Name its folder: {assignment(('data', 'root'), str(Path(root).parent))}."
         raise root_error(spec, "is a file, and must be a folder", remedy)
 
 
@@ -130,7 +131,7 @@ def _copy_of(scheme: str, rest: str, name: str) -> str:
     }
     if scheme not in commands:
         return "Copy it to a folder or to an S3 bucket, and name that."
-    return f"Copy it: `{commands[scheme]}`; then {setting('data.root', name)}."
+    return f"Copy it: `{commands[scheme]}`; then {assignment(('data', 'root'), name)}."
 
 
 def _repository(rest: str) -> str:

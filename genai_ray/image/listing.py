@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -14,6 +13,7 @@ from urllib.parse import unquote
 
 from genai_ray.errors import UserError
 from genai_ray.image.spec import ImageDataSpec
+from genai_ray.spec import assignment
 
 #: Names of splits, as Hugging Face `datasets` reads them, in any case.
 ROLES = {name: "train" for name in ("train", "training")}
@@ -27,7 +27,6 @@ _SYSTEM = frozenset(
 #: Formats that Pillow names but does not decode to pixels by itself: vectors, which need Ghostscript, and films.
 _NO_PIXELS = ("EPS", "MPEG")
 NO_LABELS = "it has no labels"
-_NULL = "__HIVE_DEFAULT_PARTITION__"
 _SHOWN = 8  # reasons and names in one message
 
 Objects = Mapping[str, tuple[int, str]]
@@ -152,12 +151,6 @@ def readable(name: str) -> str:
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
-def columns_in_path(key: str) -> dict[str, str | None]:
-    """The columns that folders of a key name, as Hive does: `label=cat/part-0.parquet`."""
-    parts = (folder.partition("=") for folder in key.split("/")[:-1])
-    return {unquote(name): None if value == _NULL else unquote(value) for name, equals, value in parts if equals}
-
-
 def numbers_if_all(labels: Sequence[str | None]) -> list[Any]:
     """Labels as numbers if all are written as such, so that 2 stands before 10."""
     canonical = all(label is None or (label.isdecimal() and str(int(label)) == label) for label in labels)
@@ -181,11 +174,6 @@ def is_hidden(key: str) -> bool:
 def is_hidden_file(key: str) -> bool:
     """Of Parquet: writers of many files mark what is not data by an underscore, too."""
     return is_hidden(key) or any(part.startswith("_") and "=" not in part for part in key.split("/"))
-
-
-def setting(field: str, value: object) -> str:
-    """An argument of the command line, quoted where a shell needs it."""
-    return shlex.quote(f"{field}={value}")
 
 
 def few(counts: Mapping[str, int], most: int = _SHOWN) -> dict[str, int]:
@@ -311,7 +299,7 @@ def _training(spec: ImageDataSpec, splits: Mapping[str | None, list[str]]) -> li
         spec.root,
         f"does not say what trains: it holds files of {names}",
         "Set data.splits=none to read all files alike, whatever their names; or name the folder or the file that "
-        "trains, such as " + setting("data.root", _example(spec, splits)) + ".",
+        "trains, such as " + assignment(("data", "root"), _example(spec, splits)) + ".",
     )
 
 

@@ -24,7 +24,7 @@ _FOR_EVER = 9999
 _SHORT = (1969, 2068)
 #: Values of a column that mark something among its dates, and dates that it has at least.
 _MARKS, _DATES = 3, 20
-#: Chance that so many whole numbers of a range are all dates, below which they are.
+#: Whole numbers are dates if the chance that random ones of their range all read as dates is below this.
 _CHANCE = 1e-6
 
 

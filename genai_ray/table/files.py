@@ -2,19 +2,18 @@
 
 import io
 import re
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from genai_ray.errors import UserError
+from genai_ray.hive import columns_in_path
+from genai_ray.spec import assignment
 from genai_ray.storage import Store
 from genai_ray.table import delimited, numerals
 from genai_ray.table.delimited import GZIP, STRINGS
@@ -27,8 +26,6 @@ SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq", ".parq")
 PLAIN = Numerals()
 _PARQUET = b"PAR1"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-#: How Hive names the folder of rows whose value is missing.
-_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 #: Keys by which folders are known whose files may hold rows that were deleted.
 _TABLE_FORMATS = {
     r"(^|/)_delta_log/": "Delta Lake",
@@ -103,7 +100,7 @@ def read_files(spec: TableSpec, root: str, holdout_root: str | None) -> Files:
     for name, uri in (("data.root", root), ("data.holdout_root", holdout_root)):
         if uri is not None:
             store, keys = _keys(name, uri, left_out)
-            entries += [_Entry(name, store, key, _partitions(key)) for key in keys]
+            entries += [_Entry(name, store, key, columns_in_path(key)) for key in keys]
     reader = _Reader(spec, entries)
     for entry in entries:
         reader.add(entry)
@@ -284,12 +281,6 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or (name.startswith("_") and "=" not in name) or name == "__MACOSX"
 
 
-def _partitions(key: str) -> dict[str, str | None]:
-    """Columns by the folders `column=value` of a key, as Hive writes them."""
-    pairs = (folder.partition("=") for folder in key.split("/")[:-1])
-    return {unquote(n): None if value == _NO_VALUE else unquote(value) for n, equals, value in pairs if equals and n}
-
-
 def _partition_types(entries: Sequence[_Entry]) -> dict[str, pa.DataType]:
     """Types of the partition columns, as pyarrow infers them: whole numbers or strings. 01234 is a code, 01 a month.
 
@@ -324,7 +315,7 @@ def _check(field: str, key: str, table: pa.Table, from_csv: bool) -> None:
     if twice:
         name = twice[0]
         others = [n if n not in names[:i] else f"{n}_{i + 1}" for i, n in enumerate(names)]
-        ways = f"Name them all: {_override('names', others)} data.table.header=true."
+        ways = f"Name them all: {assignment(('data', 'table', 'names'), others)} data.table.header=true."
         rule = f"has {names.count(name)} columns named {name!r}"
         raise UserError(field, key, rule, ways if from_csv else "Rename one in the file.")
     if not table.num_rows:
@@ -351,13 +342,12 @@ def _parquet(spec: TableSpec, field: str, key: str, content: bytes, left_out: di
     kept = {n: kind for n, kind in odd.items() if n not in spec.columns or spec.columns[n].type != "drop"}
     if kept:
         said: dict[str, Any] = {n: c.model_dump(exclude_defaults=True) for n, c in spec.columns.items()}
-        columns = said | dict.fromkeys(kept, "drop")
+        without = assignment(("data", "table", "columns"), said | dict.fromkeys(kept, "drop"))
         raise UserError(
             field,
             f"{key}: {', '.join(f'{n} ({kind})' for n, kind in kept.items())}",
             "has columns of types that no model here makes and CSV has no notation for",
-            f"Leave them out: {_override('columns', columns)}; or store durations as numbers, and lists and structs as "
-            "columns of their parts.",
+            f"Leave them out: {without}; or store durations as numbers, lists and structs as columns of their parts.",
         )
     return _without_nulls(spec, key, table).replace_schema_metadata(None)
 
@@ -390,12 +380,6 @@ def without(cells: pa.ChunkedArray | pa.Array, nulls: Sequence[str]) -> pa.Array
     plain = dense(cells)
     missing = pc.is_in(plain.cast(pa.string()), value_set=pa.array(nulls, pa.string()))
     return retyped(pc.if_else(missing, pa.scalar(None, plain.type), plain), cells.type)
-
-
-def _override(name: str, value: Any) -> str:
-    """A key of `data.table` as an override, as a shell takes it."""
-    flow = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
-    return shlex.quote(f"data.table.{name}={flow.strip()}")
 
 
 def _pandas_index(schema: pa.Schema) -> list[str]:

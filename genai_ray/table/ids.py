@@ -111,7 +111,7 @@ class Pattern:
         return "".join(w + (f"{{{n}}}" if n > 1 else "") for w, n in zip(written, counts, strict=True)) + check
 
     def largest(self, rows: int) -> str:
-        """The id of so many rows that is the greatest number, if the ids are digits."""
+        """The greatest id that `rows` rows can have, if the ids are digits."""
         return "".join(map(max, self.letters)) + ("9" if self.check else "")
 
     @cached_property
@@ -187,7 +187,7 @@ class Counted:
         return f"{self.before}<{str(self.low).zfill(self.width and len(str(high)))}..{high}{step}>{self.after}"
 
     def largest(self, rows: int) -> str:
-        """The greatest id of so many rows."""
+        """The greatest id that `rows` rows can have."""
         blocks = -(-rows // self._count)
         return f"{self.before}{self.low + self.step * (blocks * self._count - 1)}{self.after}"
 
@@ -239,7 +239,7 @@ def infer_prefix(ids: pa.Array, categories: pa.Array, least: int) -> str | None:
 
 
 def check_enough(name: str, pattern: Pattern | Counted, kind: pa.DataType, rows: int) -> None:
-    """Check that a column has ids for so many rows, which its type holds.
+    """Check that a column has ids for `rows` rows, and that its type holds them.
 
     Raises:
         UserError: with a pattern that has enough.

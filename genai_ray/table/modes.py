@@ -28,7 +28,7 @@ FEW, FEW_REST = 50, 0.05
 COMPONENTS, CONCENTRATION, LEAST_WEIGHT = 10, 0.001, 0.005
 SAMPLE = 10_000
 BINS = 64
-#: A gap is wide if it is so many times what the rows of a bin on either side span, and this share of what most span.
+#: A gap is wide if it exceeds GAP times what the rows of a bin on either side span, and GAP_SHARE of what most span.
 GAP, GAP_SHARE = 4.0, 0.25
 #: A tail is long if filling its bin evenly would move the mean by this share of the mean distance from the median.
 LONG_TAIL = 0.1

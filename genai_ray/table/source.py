@@ -28,7 +28,7 @@ from genai_ray.table.infer import infer_columns
 from genai_ray.table.spec import ColumnSpec, TableDataSpec, TableRun
 from genai_ray.table.spelling import FileSpelling
 
-#: Whole numbers of so many values may be codes.
+#: Whole numbers with at most this many distinct values may be codes.
 _CODES = 10
 
 
